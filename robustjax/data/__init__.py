@@ -1,0 +1,11 @@
+"""Readers of image data sets in their official formats, as NumPy arrays in [0, 1].
+
+`load` reads a data set by name; the readers behind it are the modules `idx`, `cifar`,
+`gtsrb`, `folders`, `arrays` (npz), `digits` and `huggingface`. Nothing is downloaded
+except by `hf:` names, and nothing is ever unpickled.
+"""
+
+from robustjax.data.dataset import Dataset, fingerprint, from_arrays
+from robustjax.data.loading import load
+
+__all__ = ["Dataset", "fingerprint", "from_arrays", "load"]
