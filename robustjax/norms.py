@@ -1,0 +1,80 @@
+"""p-norms by name: "l1", "l2", "linf", or "l" and a number, such as "l1.5"."""
+
+import math
+
+
+def exponent(norm: str) -> float:
+    """The exponent p >= 1 of a norm given by name.
+
+    [host]
+
+    Args:
+        norm: "linf", or "l" followed by a number >= 1.
+
+    Returns:
+        p as a float, inf for "linf".
+
+    Raises:
+        ValueError: if the name is not that of a norm.
+
+    Example:
+        >>> exponent("l1.5"), exponent("linf")
+        (1.5, inf)
+    """
+    try:
+        p = float(norm.removeprefix("l")) if norm.startswith("l") else math.nan
+    except ValueError:
+        p = math.nan
+    if not p >= 1:
+        raise ValueError(
+            f"Unknown norm {norm!r}; expected l1, l2, linf, lp with a number p >= 1, "
+            "or subspace."
+        )
+    return p
+
+
+def dual_exponent(p: float) -> float:
+    """The exponent q of the dual norm, 1/p + 1/q = 1.
+
+    [host]
+
+    Args:
+        p: an exponent >= 1; inf is allowed.
+
+    Returns:
+        q, an exponent >= 1.
+
+    Example:
+        >>> dual_exponent(1.0), dual_exponent(2.0), dual_exponent(math.inf)
+        (inf, 2.0, 1.0)
+    """
+    if p == 1:
+        return math.inf
+    return 1.0 if math.isinf(p) else p / (p - 1)
+
+
+def l2_circumradius(norm: str, dim: int | None) -> float:
+    """Largest l2 length in the unit ball of a norm: d^(1/2 - 1/p) for p >= 2, else 1.
+
+    [host] Inside a subspace perturbations are measured in l2, so "subspace" gives 1.
+
+    Args:
+        norm: name of the norm, or "subspace".
+        dim: number of input coordinates d, needed for p > 2.
+
+    Returns:
+        The circumradius, a float >= 1.
+
+    Raises:
+        ValueError: if the norm is unknown, or if it needs `dim` and has none.
+
+    Example:
+        >>> l2_circumradius("linf", 784)
+        28.0
+    """
+    p = 2.0 if norm == "subspace" else exponent(norm)
+    if p <= 2:
+        return 1.0
+    if dim is None or dim < 1:
+        raise ValueError(f"Expected dim >= 1 for norm={norm!r}, got dim={dim}.")
+    return float(dim) ** (0.5 - 1 / p)
