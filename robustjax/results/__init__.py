@@ -1,0 +1,42 @@
+"""Run folders, logs of certification runs and the statistics reported from them.
+
+A run folder holds `flags.txt`, `versions.json`, `rows.tsv` (one line an example) and
+`summary.json`. From the shell: `python -m robustjax.results {verify,merge,compare}`.
+"""
+
+from robustjax.results.comparison import (
+    accuracy_table,
+    radius_grid,
+    to_latex,
+    to_markdown,
+)
+from robustjax.results.folder import RunFolder, open_run
+from robustjax.results.logs import Log, read_log
+from robustjax.results.merging import merge_runs
+from robustjax.results.statistics import (
+    abstention_rate,
+    average_certified_radius,
+    certified_accuracy,
+    certified_accuracy_lower,
+)
+from robustjax.results.summaries import summarise
+from robustjax.results.verification import Verification, verify_run
+
+__all__ = [
+    "Log",
+    "RunFolder",
+    "Verification",
+    "abstention_rate",
+    "accuracy_table",
+    "average_certified_radius",
+    "certified_accuracy",
+    "certified_accuracy_lower",
+    "merge_runs",
+    "open_run",
+    "radius_grid",
+    "read_log",
+    "summarise",
+    "to_latex",
+    "to_markdown",
+    "verify_run",
+]

@@ -1,0 +1,131 @@
+"""`python -m robustjax.results`: verify, merge and compare runs from the shell."""
+
+import argparse
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from robustjax.results import comparison, logs, merging, verification
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    [host]
+
+    Args:
+        arguments: of the command line, by default those of this process.
+
+    Returns:
+        The exit status: 0, 1 if `verify` found something, 2 for a bad argument or
+        run, which is explained in one line on stderr.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except (ValueError, OSError, ImportError) as error:
+        print(f"{options.prog}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m robustjax.results", description=__doc__)
+    subparsers = parser.add_subparsers(required=True, metavar="{verify,merge,compare}")
+    _add_verify(subparsers)
+    _add_merge(subparsers)
+    _add_compare(subparsers)
+    return parser
+
+
+def _add_verify(subparsers: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = subparsers.add_parser(
+        "verify", help="recompute bounds and radii from the counts in the rows"
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+    parser.set_defaults(command=_verify, prog=parser.prog)
+
+
+def _add_merge(subparsers: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = subparsers.add_parser("merge", help="merge runs over disjoint examples")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+    parser.add_argument("--output", required=True, help="folder to create")
+    parser.add_argument(
+        "--allow_gaps", action="store_true", help="accept missing examples"
+    )
+    parser.set_defaults(command=_merge, prog=parser.prog)
+
+
+def _add_compare(subparsers: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = subparsers.add_parser(
+        "compare", help="table and curves of certified accuracy, of any tool's logs"
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder or log file")
+    parser.add_argument(
+        "--radii", type=_numbers, default=[], help="comma-separated, e.g. 0,0.25,0.5"
+    )
+    parser.add_argument("--format", choices=("markdown", "latex"), default="markdown")
+    parser.add_argument("--norm", default="l2", help="l2, l1, linf, ... (default: l2)")
+    parser.add_argument("--names", help="comma-separated names of the runs")
+    parser.add_argument("--output", help="file for the curves, e.g. curves.png")
+    parser.set_defaults(command=_compare, prog=parser.prog)
+
+
+def _verify(options: argparse.Namespace) -> int:
+    num_findings = 0
+    for run in options.runs:
+        outcome = verification.verify_run(run)
+        num_findings += len(outcome.findings)
+        for finding in outcome.findings:
+            print(f"{run}: {finding}")
+        verdict = f"{len(outcome.findings)} problems" if outcome.findings else "agrees"
+        print(f"{run}: {outcome.num_rows} rows recomputed from their counts: {verdict}")
+    return int(num_findings > 0)
+
+
+def _merge(options: argparse.Namespace) -> int:
+    output = merging.merge_runs(
+        options.runs, output=options.output, allow_gaps=options.allow_gaps
+    )
+    print(f"{output}: {len(logs.read_log(output))} rows of {len(options.runs)} runs")
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    names = comparison.run_names(options.runs)
+    if options.names is not None:
+        names = options.names.split(",")
+    if len(names) != len(options.runs) or len(set(names)) != len(names):
+        raise ValueError(f"Expected --names to be one distinct name a run, got {names}")
+    runs = {n: logs.read_log(run) for n, run in zip(names, options.runs, strict=True)}
+    table = comparison.accuracy_table(runs, norm=options.norm, radii=options.radii)
+    to_text = {"markdown": comparison.to_markdown, "latex": comparison.to_latex}
+    print(to_text[options.format](table))
+    if options.output:
+        _draw(runs, options.norm, pathlib.Path(options.output))
+    return 0
+
+
+def _draw(runs: dict[str, logs.Log], norm: str, path: pathlib.Path) -> None:
+    from robustjax import plotting
+
+    curves = {name: (log.correct, log.radius(norm)) for name, log in runs.items()}
+    plotting.save(plotting.certified_accuracy_curve(curves, norm=norm), path)
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = [math.nan]
+    if not all(math.isfinite(number) and number >= 0 for number in numbers):
+        raise argparse.ArgumentTypeError(f"expected radii like 0,0.25,0.5, got {text}")
+    return numbers

@@ -1,0 +1,113 @@
+"""Tables of certified accuracy of several runs, for papers and read-me files."""
+
+import math
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from robustjax.results import logs, statistics
+
+
+def run_names(paths: Sequence[str | pathlib.Path]) -> list[str]:
+    """Short names of runs: their paths without the folders that all share."""
+    texts = [os.path.abspath(path) for path in paths]
+    shared = os.path.commonpath([os.path.dirname(text) for text in texts])
+    return [os.path.relpath(text, shared) for text in texts]
+
+
+def radius_grid(largest: float) -> list[float]:
+    """Evenly spaced round radii from 0 to at most `largest`, about ten of them.
+
+    Example:
+        >>> radius_grid(0.9)
+        [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
+    """
+    if not (math.isfinite(largest) and largest > 0):
+        return [0.0]
+    power = 10.0 ** math.floor(math.log10(largest / 10))
+    steps = (power * factor for factor in (1, 2.5, 5, 10))
+    step = next(step for step in steps if largest / step < 10)
+    return [float(f"{step * i:.6g}") for i in range(math.floor(largest / step) + 1)]
+
+
+def accuracy_table(
+    runs: Mapping[str, logs.Log], *, norm: str = "l2", radii: Sequence[float] = ()
+) -> list[list[str]]:
+    """Cells of the table: a header, then one line a run.
+
+    [host]
+
+    Args:
+        runs: name -> log.
+        norm: whose radii are compared.
+        radii: columns of the table, in input units; by default a round grid up to the
+            largest certified radius.
+
+    Returns:
+        Rows of text: run, certified accuracy at every radius, ACR, share abstained.
+
+    Raises:
+        ValueError: if a log has no rows or no radius of that norm.
+    """
+    if not len(radii):
+        radii = radius_grid(max(_largest_radius(log, norm) for log in runs.values()))
+    header = ["run", *(f"{r:g}" for r in radii), "ACR", "abstain"]
+    return [header, *(_line(name, log, norm, radii) for name, log in runs.items())]
+
+
+def to_markdown(table: Sequence[Sequence[str]]) -> str:
+    """The table in Markdown, columns aligned."""
+    widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
+    lines = [
+        "| " + " | ".join(_padded(row, widths)) + " |" for row in [table[0], *table[1:]]
+    ]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    return "\n".join([lines[0], "| " + " | ".join(rule) + " |", *lines[1:]])
+
+
+def to_latex(table: Sequence[Sequence[str]]) -> str:
+    """The table in LaTeX, for the package booktabs."""
+    lines = [" & ".join(_escaped(cell) for cell in row) + r" \\" for row in table]
+    columns = "l" + "r" * (len(table[0]) - 1)
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            lines[0],
+            r"\midrule",
+            *lines[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def _line(name: str, log: logs.Log, norm: str, radii: Sequence[float]) -> list[str]:
+    radius = log.radius(norm)
+    accuracy = statistics.certified_accuracy(log.correct, radius, radii)
+    average = statistics.average_certified_radius(log.correct, radius)
+    abstained = statistics.abstention_rate(log.predict)
+    return [
+        name,
+        *(f"{value:.3f}" for value in accuracy),
+        f"{average:.4f}",
+        f"{abstained:.3f}",
+    ]
+
+
+def _largest_radius(log: logs.Log, norm: str) -> float:
+    return float(np.max(log.radius(norm), where=log.correct, initial=0.0))
+
+
+def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:
+    first, *numbers = row
+    padded = [cell.rjust(w) for cell, w in zip(numbers, widths[1:], strict=True)]
+    return [first.ljust(widths[0]), *padded]
+
+
+def _escaped(text: str) -> str:
+    for symbol in "_%&#$":
+        text = text.replace(symbol, f"\\{symbol}")
+    return text

@@ -1,0 +1,226 @@
+"""The run folder: started once, resumed with the same flags, refused with others."""
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from robustjax import _validate
+from robustjax.results import atomic, identity, merging, rows
+
+_START_TIMEOUT = 120.0  # seconds that other processes wait for process 0
+
+
+class RunFolder:
+    """A run folder open for appending; make one with `open_run`.
+
+    Attributes:
+        path: the folder.
+        messages: what was repaired or changed since the last start, one line each;
+            scripts log them.
+    """
+
+    def __init__(
+        self,
+        path: pathlib.Path,
+        rows_file: rows.RowsFile,
+        *,
+        finished_elsewhere: frozenset[int],
+        messages: Sequence[str],
+    ) -> None:
+        self.path = path
+        self.messages = (*messages, *rows_file.messages)
+        self._rows_file = rows_file
+        self._elsewhere = finished_elsewhere
+
+    @property
+    def finished(self) -> frozenset[int]:
+        """Indices of the examples whose rows are written, by whichever process."""
+        return self._elsewhere | self._rows_file.finished
+
+    def append(self, new_rows: Iterable[Mapping[str, Any]]) -> None:
+        """Writes rows (one mapping an example) and waits until the disk has them.
+
+        Floats are written so that reading them gives the same number.
+
+        Raises:
+            ValueError: if an idx is already there, a column is missing or unknown, or
+                a value does not fit its column.
+            OSError: if the disk is full or fails; rows written before stay intact.
+        """
+        new_rows = list(new_rows)
+        known = [row["idx"] for row in new_rows if row.get("idx") in self._elsewhere]
+        if known:
+            raise ValueError(f"{self.path}: idx {known[0]} would be there twice.")
+        self._rows_file.append(new_rows)
+
+    def merge(self, expected: Iterable[int] | None = None) -> pathlib.Path:
+        """Gathers the rows of all processes in `rows.tsv`, sorted by idx.
+
+        Ends the writing of this process. To be called by process 0, after the others
+        have finished. The files of the processes stay where they are.
+
+        Args:
+            expected: indices that have to be there, all of them and no others.
+
+        Returns:
+            The path of `rows.tsv`.
+
+        Raises:
+            ValueError: if an idx is there twice, is missing or was not expected.
+        """
+        self.close()
+        return merging.merge_parts(self.path, expected=expected)
+
+    def write_summary(self, summary: Mapping[str, Any]) -> pathlib.Path:
+        """Writes `summary.json`; numbers that are not finite become null."""
+        path = self.path / "summary.json"
+        atomic.write_text(path, json.dumps(_plain(summary), indent=2) + "\n")
+        return path
+
+    def close(self) -> None:
+        """Ends the writing of rows and gives the lock of the file back."""
+        self._rows_file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def open_run(
+    workdir: str | pathlib.Path,
+    *,
+    flags: Mapping[str, str],
+    flags_text: str,
+    columns: Sequence[str],
+    facts: Mapping[str, str],
+    operational: Collection[str] = (),
+    range_flags: Collection[str] = (),
+    expected_entries: Collection[str] = (),
+    process_index: int = 0,
+    num_processes: int = 1,
+) -> RunFolder:
+    """Starts a run in a new or empty folder, or resumes the run that is there.
+
+    [host] Process 0 writes `versions.json` and `flags.txt`; the others wait for them.
+    An existing run is resumed only with equal flags and facts, by any number of
+    processes. Nothing is ever overwritten.
+
+    Args:
+        workdir: the folder, created where needed.
+        flags: value of every flag as text.
+        flags_text: the same as `--name=value` lines, which `--flagfile` reads back.
+        columns: of the rows, beginning with idx label predict radius correct time.
+        facts: what else decides the rows, e.g. fingerprints of the data and model.
+        operational: flags that do not change any row, e.g. workdir and devices.
+        range_flags: flags that only choose the examples; `merge_runs` lets them differ.
+        expected_entries: names that may lie in the folder before the run starts, e.g.
+            that of a trained model.
+        process_index: of this process, in [0, num_processes).
+        num_processes: how many processes share the run.
+
+    Returns:
+        The folder, open for appending; a context manager.
+
+    Raises:
+        ValueError: if the folder holds something else or another run (each differing
+            flag is named with both values), is open elsewhere, or a row is damaged.
+        OSError: if the folder cannot be written, or process 0 does not start the run.
+
+    Example:
+        >>> import tempfile
+        >>> names = ["idx", "label", "predict", "radius", "correct", "time"]
+        >>> row = dict(zip(names, [7, 3, 3, 0.5, 1, 0.1]))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with open_run(folder, flags={"sigma": "0.5"}, flags_text="--sigma=0.5",
+        ...                   columns=names, facts={}) as run:
+        ...         run.append([row])
+        ...         print(sorted(run.finished))
+        [7]
+    """
+    _validate.integer(1, num_processes=num_processes)
+    _validate.integer(0, process_index=process_index)
+    if process_index >= num_processes:
+        raise ValueError(f"Expected {process_index=} below {num_processes=}.")
+    if tuple(columns[: len(rows.STANDARD_COLUMNS)]) != rows.STANDARD_COLUMNS:
+        raise ValueError(f"Expected columns to begin {rows.STANDARD_COLUMNS}.")
+    here = identity.Identity(
+        flags={name: str(value) for name, value in flags.items()},
+        facts={name: str(value) for name, value in facts.items()},
+        operational=tuple(operational),
+        range_flags=tuple(range_flags),
+        versions=identity.environment(),
+    )
+    path = pathlib.Path(workdir)
+    path.mkdir(parents=True, exist_ok=True)
+    _start(path, here, expected_entries, is_first=process_index == 0)
+    messages = _check(path, here)
+    if process_index == 0 and not (path / "flags.txt").exists():
+        atomic.write_text(path / "flags.txt", flags_text.rstrip("\n") + "\n")
+    own = path / rows.file_name(process_index, num_processes)
+    elsewhere = rows.collect(part for part in rows.part_files(path) if part != own)
+    return RunFolder(
+        path,
+        rows.RowsFile(own, columns),
+        finished_elsewhere=frozenset(elsewhere.indices()),
+        messages=messages,
+    )
+
+
+def _start(
+    path: pathlib.Path,
+    here: identity.Identity,
+    expected_entries: Collection[str],
+    *,
+    is_first: bool,
+) -> None:
+    """Makes the folder a run unless it is one; refuses one that holds other things."""
+    names = sorted(entry.name for entry in path.iterdir())
+    if identity.FILE_NAME in names:
+        return
+    others = [name for name in names if name[0] != "." and name not in expected_entries]
+    if others:
+        raise ValueError(
+            f"workdir={str(path)!r} is not a run and not empty: it holds {others[0]}."
+        )
+    if is_first:
+        identity.write_identity(path, here)
+    else:
+        _wait_for(path / identity.FILE_NAME)
+
+
+def _wait_for(path: pathlib.Path) -> None:
+    deadline = time.monotonic() + _START_TIMEOUT
+    while not path.exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"Process 0 did not write {path}.")
+        time.sleep(0.1)
+
+
+def _check(path: pathlib.Path, here: identity.Identity) -> list[str]:
+    """Refuses a run with other flags or facts; returns what else has changed."""
+    there = identity.read_identity(path)
+    wrong = identity.differences(there, here, ignored=here.operational)
+    if wrong:
+        raise ValueError(f"workdir={str(path)!r} is another run: {'; '.join(wrong)}.")
+    return [f"{path}: {text}." for text in identity.changed_versions(there, here)]
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's types."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    value = value.tolist() if hasattr(value, "tolist") else value  # arrays, scalars
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,141 @@
+"""Tests for `python -m robustjax.results`."""
+
+import contextlib
+import io
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+from absl.testing import absltest, parameterized
+
+from robustjax.results import commands, comparison
+from tests.results import sample_runs
+
+
+def _run(*arguments):
+    """Exit status, stdout and stderr of a command."""
+    output, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+        try:
+            status = commands.main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            status = stop.code
+    return status, output.getvalue(), errors.getvalue()
+
+
+class CommandsTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def _write(self, name, indices=range(5)):
+        return sample_runs.write_run(self.folder / name, indices)
+
+    def _write_log(self, name, radius):
+        path = self.folder / name
+        header = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+        path.write_text(f"{header}0\t1\t1\t{radius}\t1\t0:00:01\n1\t1\t-1\t0.0\t0\t2\n")
+        return path
+
+    def test_verify(self):
+        run, other = self._write("a"), self._write("b")
+        status, output, _ = _run("verify", run, other)
+        self.assertEqual(status, 0)
+        self.assertIn("a: 5 rows recomputed from their counts: agrees", output)
+        rows_file = other / "rows.tsv"
+        rows_file.write_text(rows_file.read_text().replace("\tl2\t0\t", "\tl2\t1\t", 1))
+        status, output, _ = _run("verify", run, other)
+        self.assertEqual(status, 1)
+        self.assertIn("b: idx 0: only radii of order 0", output)
+        self.assertIn("b: 5 rows recomputed from their counts: 1 problems", output)
+
+    def test_merge(self):
+        runs = self._write("a", range(3)), self._write("b", range(3, 5))
+        merged = self.folder / "merged"
+        status, output, _ = _run("merge", *runs, "--output", merged)
+        self.assertEqual((status, output), (0, f"{merged}: 5 rows of 2 runs\n"))
+        status, _, errors = _run("merge", *runs, "--output", merged)
+        self.assertEqual(status, 2)
+        self.assertRegex(errors, r"^python -m robustjax.results merge: output=.*\n$")
+        far = self._write("far", [9])
+        arguments = ("merge", *runs, far, "--output", self.folder / "gaps")
+        self.assertEqual(_run(*arguments)[0], 2)
+        self.assertEqual(_run(*arguments, "--allow_gaps")[0], 0)
+
+    def test_compare_in_markdown(self):
+        paths = self._write_log("one", 0.5), self._write_log("two", 0.25)
+        status, output, _ = _run("compare", *paths, "--radii", "0,0.25,0.3")
+        self.assertEqual(status, 0)
+        self.assertEqual(
+            output,
+            "| run |     0 |  0.25 |   0.3 |    ACR | abstain |\n"
+            "| --- | ----: | ----: | ----: | -----: | ------: |\n"
+            "| one | 0.500 | 0.500 | 0.500 | 0.2500 |   0.500 |\n"
+            "| two | 0.500 | 0.500 | 0.000 | 0.1250 |   0.500 |\n",
+        )
+
+    def test_compare_in_latex(self):
+        arguments = (self._write_log("one", 0.5), "--names", "50%_noise")
+        _, output, _ = _run("compare", *arguments, "--format", "latex", "--radii", "1")
+        self.assertIn("\\begin{tabular}{lrrr}\n\\toprule\nrun & 1 & ACR", output)
+        self.assertIn("50\\%\\_noise & 0.000 & 0.2500 & 0.500 \\\\\n", output)
+
+    def test_compare_draws_ours_and_theirs(self):
+        figure = self.folder / "figures" / "curves.png"
+        paths = self._write("ours"), self._write_log("theirs", 0.5)
+        status, output, _ = _run("compare", *paths, "--output", figure)
+        self.assertEqual(status, 0)
+        self.assertIn("| theirs |", output)
+        self.assertStartsWith(figure.read_bytes(), b"\x89PNG")
+        status, output, errors = _run("compare", *paths, "--norm", "linf")
+        self.assertEqual(status, 2)
+        self.assertIn("theirs has no linf radius; it has: l2.", errors)
+
+    @parameterized.parameters(
+        ([], "required"),
+        (["explain"], "invalid choice: 'explain'"),
+        (["verify"], "RUN"),
+        (["verify", "missing"], "missing"),
+        (["verify", "."], "holds no rows.tsv"),
+        (["merge", "x"], "--output"),
+        (["merge", "x", "--output", "y"], "x is not a run"),
+        (["compare", "x", "--radii", "0,x"], "radii like 0,0.25,0.5, got 0,x"),
+        (["compare", "x", "--radii=-1"], "radii like 0,0.25,0.5, got -1"),
+        (["compare", "x", "--radii=nan"], "got nan"),
+        (["compare", "x", "--names", "a,b"], "--names"),
+        (["compare", "x", "x"], "--names"),
+    )
+    def test_usage_errors_are_one_line(self, arguments, message):
+        with contextlib.chdir(self.folder):
+            status, output, errors = _run(*arguments)
+        self.assertEqual((status, output), (2, ""))
+        self.assertIn(message, errors)
+        self.assertEqual(errors.count("\n"), 1)
+
+    def test_module_runs(self):
+        command = [sys.executable, "-m", "robustjax.results", "compare"]
+        path = self._write_log("one", 0.5)
+        output = subprocess.check_output([*command, str(path)], text=True)
+        self.assertIn("| one |", output)
+
+
+class ComparisonTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (0.0, [0.0]),
+        (1.0, [0.0, 0.25, 0.5, 0.75, 1.0]),
+        (0.03, [0, 0.005, 0.01, 0.015, 0.02, 0.025, 0.03]),
+        (3.8, [0, 0.5, 1, 1.5, 2, 2.5, 3, 3.5]),
+        (float("inf"), [0.0]),
+    )
+    def test_radius_grid(self, largest, expected):
+        self.assertEqual(comparison.radius_grid(largest), expected)
+
+    def test_run_names_drop_what_all_share(self):
+        names = comparison.run_names(["/runs/a/test/s", "/runs/b/test/s"])
+        self.assertEqual(names, ["a/test/s", "b/test/s"])
+        self.assertEqual(comparison.run_names(["runs/a/s"]), ["s"])
+
+
+if __name__ == "__main__":
+    absltest.main()

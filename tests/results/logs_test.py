@@ -1,0 +1,122 @@
+"""Tests for reading logs, ours and those of other tools."""
+
+import gzip
+import pathlib
+import tempfile
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from robustjax import results
+from tests.results import sample_runs
+
+_CERTIFY = """idx label predict radius correct time
+0 3 -1 0.0 0 0:00:13.736080
+20 7 7 0.0734 1 15.5
+40 1 2 0.5 0 1:02:03
+60 1 1 0.25 1 1_day,_0:00:01.5
+"""
+_HIGHER_ORDER = """\
+idx label count predict radiusR radius_L1 radius_L2 radius_cohen correct time
+1 8 199817.0 8 0.0 0.363 0.366 0.365 1 0:00:28.5
+"""
+
+
+def _tabs(text):
+    return text.replace(" ", "\t").replace("_day,_", " day, ")
+
+
+class LogsTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.path = (
+            pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "log"
+        )
+
+    def _read(self, text):
+        self.path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return results.read_log(self.path)
+
+    @parameterized.parameters("plain", "gzip", "windows", "no newline at the end")
+    def test_certification_log(self, form):
+        data = _tabs(_CERTIFY).encode()
+        data = {
+            "plain": data,
+            "gzip": gzip.compress(data),
+            "windows": data.replace(b"\n", b"\r\n"),
+            "no newline at the end": data.rstrip(),
+        }[form]
+        log = self._read(data)
+        self.assertLen(log, 4)
+        np.testing.assert_array_equal(log.columns["idx"], [0, 20, 40, 60])
+        np.testing.assert_array_equal(log.predict, [-1, 7, 2, 1])
+        np.testing.assert_array_equal(log.correct, [False, True, False, True])
+        np.testing.assert_array_equal(log.radius("l2"), [0.0, 0.0734, 0.5, 0.25])
+        np.testing.assert_allclose(
+            log.columns["time"], [13.73608, 15.5, 3723.0, 86401.5], rtol=1e-15
+        )
+
+    def test_higher_order_log_is_read_by_name(self):
+        log = self._read(_tabs(_HIGHER_ORDER))
+        self.assertEqual(list(log.radii), ["r", "l1", "l2", "cohen"])
+        self.assertEqual(log.radius("L1"), [0.363])
+        self.assertEqual(log.radius("cohen"), [0.365])
+        self.assertEqual(log.columns["count"].dtype, np.int64)
+        with self.assertRaisesRegex(ValueError, "no linf radius; it has: r, l1, l2"):
+            log.radius("linf")
+
+    def test_prediction_log_has_no_radius(self):
+        log = self._read(_tabs("idx label predict correct time\n1 2 2 1 0.5\n"))
+        with self.assertRaisesRegex(ValueError, "no column of radii"):
+            log.radius()
+
+    def test_run_folder(self):
+        folder = sample_runs.write_run(self.path, [4, 2, 3])
+        log = results.read_log(folder)
+        np.testing.assert_array_equal(log.columns["idx"], [2, 3, 4])
+        self.assertEqual(list(log.radii), ["l2", "l1", "linf"])
+        for name in ("radius", "p_lower", "radius_linf", "time"):
+            expected = [sample_runs.row(i)[name] for i in (2, 3, 4)]
+            np.testing.assert_array_equal(log.columns[name], expected)
+        rows_file = folder / "rows.tsv"
+        rows_file.write_bytes(rows_file.read_bytes()[:-1])  # the row of index 3
+        np.testing.assert_array_equal(results.read_log(folder).columns["idx"], [2, 4])
+
+    def test_main_norm_is_the_one_that_the_rows_name(self):
+        header = "idx label predict radius correct time norm radius_l2"
+        log = self._read(_tabs(header + "\n1 2 2 0.1 1 0.5 linf 0.8\n"))
+        self.assertEqual(log.radius(), [0.1])
+        self.assertEqual(log.radius("linf"), [0.1])
+        self.assertEqual(log.radius("l2"), [0.8])
+        row = "1 2 2 0.1 1 0.5 {} 0.8\n"
+        log = self._read(_tabs(header + "\n" + row.format("linf") + row.format("l1")))
+        with self.assertRaisesRegex(ValueError, "mixes norms: l1, linf"):
+            log.radius()
+
+    @parameterized.parameters(
+        ("", "not a certification log: no column correct"),
+        ("a,b\n1,2\n", "not a certification log"),
+        (_CERTIFY + "80 1\n", "line 6: 2 fields, expected 6"),
+        (_CERTIFY.replace("0.0734", "abc"), "column radius.*abc"),
+        (_CERTIFY.replace("15.5", "0:x"), "column time.*x"),
+        (_CERTIFY.replace(" 3 ", " cat "), "column label.*cat"),
+        (b"\xff\xfe\x00", "truncated or not a text file"),
+        (gzip.compress(b"idx" * 1000)[:-9], "truncated or not a text file"),
+    )
+    def test_bad_files_are_named(self, content, message):
+        content = _tabs(content) if isinstance(content, str) else content
+        with self.assertRaisesRegex(ValueError, message) as caught:
+            self._read(content)
+        self.assertIn(str(self.path), str(caught.exception))
+        self.assertNotIn("\n", str(caught.exception))
+
+    def test_missing_files(self):
+        with self.assertRaisesRegex(FileNotFoundError, str(self.path)):
+            results.read_log(self.path)
+        self.path.mkdir()
+        with self.assertRaisesRegex(FileNotFoundError, "holds no rows.tsv"):
+            results.read_log(self.path)
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,170 @@
+"""Tests for recomputing runs from their counts."""
+
+import json
+import pathlib
+import tempfile
+
+import numpy as np
+from absl.testing import absltest, parameterized
+from scipy import stats
+
+from robustjax import results
+from tests.results import sample_runs
+
+_CERTIFIED = next(i for i in range(50) if sample_runs.row(i)["predict"] == 1)
+_ABSTAINED = next(i for i in range(50) if sample_runs.row(i)["predict"] == -1)
+
+
+class VerificationTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.path = (
+            pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
+        )
+
+    def _findings(self, *rows):
+        with sample_runs.open_run(self.path) as run:
+            run.append(rows)
+        outcome = results.verify_run(self.path)
+        self.assertEqual(outcome.num_rows, len(rows))
+        return "\n".join(outcome.findings)
+
+    def test_sample_rows_follow_from_scipy(self):
+        """The rows of these tests are right, so that verifying them means something."""
+        row = sample_runs.row(_CERTIFIED)
+        k, n = row["count"], row["num_estimation"]
+        p_lower = stats.beta.ppf(0.001, k, n - k + 1)
+        radius = 0.5 * stats.norm.ppf(p_lower)
+        np.testing.assert_allclose(row["p_lower"], p_lower, rtol=1e-12)
+        np.testing.assert_allclose(row["radius"], radius, rtol=1e-11)
+        np.testing.assert_allclose(row["radius_linf"], radius / 8, rtol=1e-11)
+
+    @parameterized.parameters("complement", "bonferroni")
+    def test_sound_run_agrees(self, form):
+        rows = [sample_runs.row(i, form=form) for i in range(200)]
+        self.assertEqual(self._findings(*rows), "")
+        predictions = {row["predict"] for row in rows}
+        self.assertEqual(predictions, {-1, 1})
+        self.assertEmpty(results.verify_run(self.path / "rows.tsv").findings)
+
+    def test_rows_with_different_settings_agree(self):
+        rows = [
+            sample_runs.row(0),
+            sample_runs.row(1, form="bonferroni"),
+            sample_runs.row(2, alpha=0.05),
+        ]
+        self.assertEqual(self._findings(*rows), "")
+
+    @parameterized.parameters("radius", "radius_l1", "radius_linf")
+    def test_radius_above_is_found(self, column):
+        row = sample_runs.row(_CERTIFIED)
+        norm = {"radius": "l2"}.get(column, column.removeprefix("radius_"))
+        row[column] *= 1 + 1e-11
+        found = self._findings(row, sample_runs.row(99))
+        self.assertRegex(found, rf"^idx {_CERTIFIED}: {norm} radius .* is above .*$")
+
+    @parameterized.parameters((1 - 1e-11, False), (1 - 1e-8, True), (np.nan, True))
+    def test_radius_below_is_found_unless_it_is_rounding(self, factor, is_found):
+        row = sample_runs.row(_CERTIFIED)
+        row["radius"] *= factor
+        self.assertEqual("l2 radius" in self._findings(row), is_found)
+
+    @parameterized.parameters(
+        ({"count": 1}, "p_lower .* is above"),
+        ({"p_lower": 0.999}, "p_lower 0.999 is above"),
+        ({"p_upper": 0.4}, "p_upper 0.4 is above"),
+        ({"alpha": 0.0001}, "radius .* is above"),
+        ({"sigma": 0.4}, "radius .* is above"),
+        ({"dim": 65}, "linf radius .* is above"),
+        ({"correct": 0, "label": 1}, "correct does not tell"),
+        ({"order": 1}, "only radii of order 0"),
+        ({"count": 1001}, "counts do not add up"),
+        ({"runner_up_count": -1}, "counts do not add up"),
+        ({"num_invalid": 2000}, "counts do not add up"),
+        ({"predict": -1, "correct": 0}, "l2 radius .* is above the recomputed 0.0"),
+    )
+    def test_changed_columns_are_found(self, change, message):
+        found = self._findings(sample_runs.row(_CERTIFIED) | change)
+        self.assertRegex(found, f"idx {_CERTIFIED}: .*{message}")
+
+    def test_prediction_without_evidence_is_found(self):
+        change = {"predict": 1, "label": 0, "correct": 0}
+        found = self._findings(sample_runs.row(_ABSTAINED) | change)
+        self.assertIn("predicts, but the counts certify no l2 radius", found)
+
+    def test_abstention_with_evidence_is_sound(self):
+        change = dict.fromkeys(("correct", "radius", "radius_l1", "radius_linf"), 0)
+        row = sample_runs.row(_CERTIFIED) | change | {"predict": -1}
+        self.assertEqual(self._findings(row), "")
+
+    def test_repeated_rows_are_found(self):
+        self._findings(sample_runs.row(1), sample_runs.row(2))
+        rows_file = self.path / "rows.tsv"
+        lines = rows_file.read_text().splitlines(keepends=True)
+        rows_file.write_text("".join([*lines, lines[1]]))
+        findings = results.verify_run(self.path).findings
+        self.assertEqual(findings, ("idx 1 is there more than once",))
+
+    def test_summary_must_follow_from_the_rows(self):
+        self._findings(*(sample_runs.row(i) for i in range(20)))
+        log = results.read_log(self.path)
+        summary = results.summarise(log, radii=[0, 0.25, 0.5])
+        summary["seconds"] = 3.0
+        path = self.path / "summary.json"
+        path.write_text(json.dumps(summary))
+        self.assertEmpty(results.verify_run(self.path).findings)
+        summary["norms"]["l2"]["certified_accuracy"]["0.25"] += 0.01
+        summary["num_examples"] = 21
+        path.write_text(json.dumps(summary))
+        first, second = results.verify_run(self.path).findings
+        self.assertIn("num_examples is 21, the rows give 20", first)
+        self.assertIn("norms.l2.certified_accuracy.0.25 is", second)
+        for text in ("{", "[]", '{"norms": {"l2": 3}}'):
+            path.write_text(text)
+            (finding,) = results.verify_run(self.path).findings
+            self.assertEqual(finding, "summary.json is not a summary of a run")
+
+    @parameterized.parameters(
+        ("alpha", "column alpha: not all entries are numbers"),
+        ("num_estimation", "column num_estimation: not all entries are numbers"),
+        ("runner_up", "unknown runner_up 'x'"),
+    )
+    def test_unreadable_settings(self, column, message):
+        with self.assertRaisesRegex(ValueError, message):
+            self._findings(sample_runs.row(_CERTIFIED) | {column: "x"})
+
+    def test_logs_without_counts_are_refused(self):
+        self.path.write_text("idx\tlabel\tpredict\tradius\tcorrect\ttime\n")
+        with self.assertRaisesRegex(ValueError, "no column alpha to verify from"):
+            results.verify_run(self.path)
+
+    def test_run_without_rows(self):
+        self.assertEqual(self._findings(), "")
+
+
+class SummaryTest(absltest.TestCase):
+    def test_figures(self):
+        path = self.enterContext(tempfile.TemporaryDirectory()) + "/run"
+        log = results.read_log(sample_runs.write_run(path, range(50)))
+        summary = results.summarise(log, radii=[0, 0.5], confidence=0.99)
+        rows = [sample_runs.row(i) for i in range(50)]
+        self.assertEqual(summary["num_examples"], 50)
+        self.assertEqual(
+            summary["abstention_rate"], np.mean([row["predict"] == -1 for row in rows])
+        )
+        self.assertEqual(list(summary["norms"]), ["l2", "l1", "linf"])
+        figures = summary["norms"]["l2"]
+        accuracy = np.mean([row["correct"] for row in rows])
+        self.assertEqual(figures["certified_accuracy"]["0.0"], accuracy)
+        loss = stats.binom.ppf(0.99, 50, 0.001) / 50
+        self.assertAlmostEqual(
+            figures["certified_accuracy_lower"]["0.0"], accuracy - loss
+        )
+        self.assertAlmostEqual(
+            figures["average_certified_radius"],
+            np.mean([row["correct"] * row["radius"] for row in rows]),
+        )
+
+
+if __name__ == "__main__":
+    absltest.main()
