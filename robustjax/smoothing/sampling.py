@@ -13,7 +13,7 @@ batch, chunk or device count, nor on where a run was resumed.
 import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,7 @@ from robustjax import _validate
 
 BLOCK_SIZE = 128
 _MAX_INT32 = 2**31 - 1
+_MAX_PADDING = 2**24  # items that the last steps of all devices may lie past the end
 
 ApplyFn = Callable[[jax.Array], jax.Array]
 
@@ -119,13 +120,13 @@ def class_counts(
     x = jnp.asarray(x, jnp.float32)
     example_ids = _example_ids(example_ids, num_examples=x.shape[0])
     chunk_size = _chunk_size(chunk_size)
-    if x.shape[0] * (-(-num_samples // BLOCK_SIZE)) + 2 * chunk_size > _MAX_INT32:
+    num_blocks = x.shape[0] * -(-num_samples // BLOCK_SIZE)
+    if max(num_samples, num_blocks + _MAX_PADDING) > _MAX_INT32:
         raise ValueError(
-            f"Expected fewer than 2**31 blocks of 128 samples, got {num_samples=} for "
-            f"{x.shape[0]} examples; certify fewer examples at a time."
+            f"Expected at most 2**31 samples an example and 2**31 blocks in all, got "
+            f"{num_samples=} for {x.shape[0]} examples."
         )
     apply_fn = apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn)
-    check_apply_fn(apply_fn, x.shape[1:], num_classes=num_classes, rows=chunk_size)
     work = _Work(
         key=_threefry(key),
         apply_fn=apply_fn,
@@ -143,9 +144,9 @@ def class_counts(
 
 
 def check_apply_fn(
-    apply_fn: ApplyFn, shape: Sequence[int], *, num_classes: int, rows: int = BLOCK_SIZE
+    apply_fn: ApplyFn, shape: Sequence[int], *, num_classes: int
 ) -> None:
-    """Raises ValueError unless `apply_fn` maps `[rows, *shape]` to class logits.
+    """Raises ValueError unless `apply_fn` maps `[m, *shape]` to class logits.
 
     [host] Traces `apply_fn` abstractly; nothing is computed.
 
@@ -153,19 +154,21 @@ def check_apply_fn(
         apply_fn: the classifier.
         shape: shape of one example.
         num_classes: number of classes that the logits must have.
-        rows: number of examples in the abstract batch.
 
     Raises:
-        ValueError: if the result is not one real array `[rows, num_classes]`.
+        ValueError: if the result is not one real array `[m, num_classes]`.
     """
-    batch = jax.ShapeDtypeStruct((rows, *shape), jnp.float32)
-    logits = jax.eval_shape(apply_fn, batch)
-    expected = (rows, num_classes)
+    batch = jax.ShapeDtypeStruct((BLOCK_SIZE, *shape), jnp.float32)
+    _check_logits(jax.eval_shape(apply_fn, batch), batch.shape, num_classes)
+
+
+def _check_logits(logits: Any, batch: tuple[int, ...], num_classes: int) -> None:
+    expected = (batch[0], num_classes)
     found = getattr(logits, "shape", type(logits).__name__)
     if found != expected or jnp.issubdtype(logits.dtype, jnp.complexfloating):
         raise ValueError(
-            f"Expected apply_fn to map {batch.shape} to real logits {expected}, got "
-            f"{found}; num_classes={num_classes}."
+            f"Expected apply_fn to map {batch} to real logits {expected} for "
+            f"{num_classes} classes, got {found}."
         )
 
 
@@ -228,14 +231,19 @@ def _count_steps(
             noise = draw(work.example_ids[example], block)
             stimuli = work.x[example][:, None] + work.sigma * noise
         with jax.named_scope("robustjax.smoothing.votes"):
-            winner = _winner(work.apply_fn(stimuli.reshape(-1, *shape)))
-        sample = block[:, None] * BLOCK_SIZE + jnp.arange(BLOCK_SIZE)
+            stimuli = stimuli.reshape(-1, *shape)
+            logits = work.apply_fn(stimuli)
+            _check_logits(logits, stimuli.shape, num_classes)
+            winner = _winner(logits).reshape(items_per_step, BLOCK_SIZE)
+        sample = block[:, None] * BLOCK_SIZE + jnp.arange(BLOCK_SIZE)[None]
         is_used = (sample < work.num_samples) & (item < num_items)[:, None]
-        votes = winner.reshape(is_used.shape)[..., None] == jnp.arange(num_classes + 1)
-        votes = jnp.sum(votes & is_used[..., None], axis=1, dtype=jnp.int32)
-        return counts.at[example].add(votes)
+        winner = jnp.where(is_used, winner, -1)  # -1 counts for no class
+        votes = jax.nn.one_hot(winner, num_classes + 1, dtype=jnp.int32)
+        return counts.at[example].add(jnp.sum(votes, axis=1))
 
     counts = jnp.zeros((num_examples, num_classes + 1), jnp.int32)
+    if num_examples == 0:
+        return counts
     num_steps = -(-num_items // (items_per_step * stride))
     return jax.lax.fori_loop(0, num_steps, add_step, counts)
 

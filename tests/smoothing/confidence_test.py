@@ -43,9 +43,7 @@ def _beta_fraction(a: mpmath.mpf, b: mpmath.mpf, x: mpmath.mpf) -> mpmath.mpf:
 def _mpmath_lower(k: int, n: int, alpha: float, start: float) -> mpmath.mpf:
     """The p with tail alpha: Newton steps in 50 digits from a value nearby."""
     p = mpmath.mpf(float(start))
-    log_beta = (
-        mpmath.loggamma(k) + mpmath.loggamma(n - k + 1) - mpmath.loggamma(n + 1)
-    )
+    log_beta = mpmath.loggamma(k) + mpmath.loggamma(n - k + 1) - mpmath.loggamma(n + 1)
     for _ in range(2):
         log_slope = (k - 1) * mpmath.log(p) + (n - k) * mpmath.log(1 - p) - log_beta
         p -= (_tail(k, n, p) - mpmath.mpf(alpha)) / mpmath.exp(log_slope)

@@ -1,0 +1,200 @@
+"""The complete protocols: validity, tightness, abstention and refusals."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from scipy import stats
+
+from robustjax import smoothing
+
+_KEY = jax.random.key(2)
+
+
+def _half_space(x: jax.Array) -> jax.Array:
+    """Class 0 where the mean of the pixels, scaled, is above 1/2."""
+    score = jnp.mean(x.reshape(len(x), -1), axis=-1) - 0.5
+    return jnp.stack([score, -score], axis=-1)
+
+
+def _half_space_inputs(radii: np.ndarray, dim: int) -> np.ndarray:
+    """Inputs whose exact smoothed l2 radius is given: their distance to the plane."""
+    return np.full((len(radii), dim), 0.5) + radii[:, None] / math.sqrt(dim)
+
+
+def _three_way(x: jax.Array) -> jax.Array:
+    """Three classes by thirds of the first pixel: none may have a majority."""
+    first = x[:, 0]
+    return jnp.stack([0.5 - first, 0.06 - jnp.abs(first - 0.56), first - 0.62], axis=-1)
+
+
+class LinearClassifierTest(parameterized.TestCase):
+    """Where the smoothed radius is known exactly: the distance to the plane."""
+
+    def test_radii_are_valid_and_tight(self):
+        num, dim, sigma, alpha = 200, 4, 0.25, 1e-3
+        exact = np.random.default_rng(0).uniform(0.8, 2.5, num) * sigma
+        inputs = _half_space_inputs(exact, dim).astype(np.float32)
+        exact = (inputs.astype(np.float64).mean(axis=1) - 0.5) * math.sqrt(dim)
+        certificate = smoothing.certify(
+            _KEY, _half_space, inputs, sigma=sigma, num_classes=2, alpha=alpha
+        )
+        radius = certificate.radius["l2"]
+        np.testing.assert_array_equal(certificate.prediction, 0)
+        violations = int(np.sum(radius > exact))
+        self.assertLessEqual(violations, stats.binom.ppf(0.9999, num, alpha))
+        self.assertLess(np.quantile(1 - radius / exact, 0.99), 0.03)
+
+    def test_norms_follow_from_the_l2_radius(self):
+        inputs = _half_space_inputs(np.array([0.3, 0.5]), 64)
+        norms = ("l2", "l1", "linf", "l4", "subspace")
+        radius = smoothing.certify(
+            _KEY, _half_space, inputs, sigma=0.25, num_classes=2,
+            num_estimation=1000, norms=norms,
+        ).radius  # fmt: skip
+        self.assertEqual(tuple(radius), norms)
+        for norm, divisor in (("l1", 1), ("linf", 8), ("l4", 64**0.25)):
+            np.testing.assert_allclose(radius[norm], radius["l2"] / divisor, rtol=1e-15)
+
+    def test_certificate_carries_its_evidence(self):
+        inputs = _half_space_inputs(np.array([0.3, 0.01, -0.3]), 16)
+        c = smoothing.certify(
+            _KEY, _half_space, inputs, sigma=0.25, num_classes=2, num_estimation=2000,
+            alpha=0.01,
+        )  # fmt: skip
+        np.testing.assert_array_equal(c.prediction, [0, -1, 1])
+        for i, label in ((0, 0), (2, 1)):
+            self.assertEqual(c.count[i], c.counts[i, label])
+            self.assertEqual(c.runner_up_count[i], c.counts[i, 1 - label])
+        lower = smoothing.clopper_pearson_lower(c.count, 2000, alpha=0.01)
+        np.testing.assert_array_equal(c.p_lower, lower)
+        np.testing.assert_array_equal(
+            c.radius["l2"],
+            np.where(
+                c.prediction < 0, 0, 0.25 * stats.norm.ppf(np.maximum(lower, 0.5))
+            ),
+        )
+        np.testing.assert_array_equal(c.num_invalid, 0)
+        evidence = (c.num_samples, c.alpha, c.sigma, c.num_selection, c.simultaneous)
+        self.assertEqual(evidence, (2000, 0.01, 0.25, 100, True))
+
+    def test_examples_are_certified_alike_in_any_batch(self):
+        inputs = _half_space_inputs(np.linspace(0.1, 0.6, 5), 16)
+        kwargs = dict(sigma=0.25, num_classes=2, num_estimation=1000)
+        together = smoothing.certify(_KEY, _half_space, inputs, **kwargs)
+        for i in range(5):
+            alone = smoothing.certify(
+                _KEY, _half_space, inputs[i : i + 1], example_ids=[i], **kwargs
+            )
+            self.assertEqual(alone.count[0], together.count[i])
+
+
+class CoverageTest(parameterized.TestCase):
+    def test_bound_of_the_complete_protocol_covers(self):
+        """2,000 classifiers of known p, each certified with its own noise."""
+        num, alpha, p = 2000, 0.05, 0.8
+        threshold = stats.norm.ppf(p)
+
+        def apply_fn(x):  # x = 1/2 and sigma = 1: class 0 with probability p
+            score = threshold - (x[:, 0] - 0.5)
+            return jnp.stack([score, -score], axis=-1)
+
+        c = smoothing.certify(
+            _KEY, apply_fn, np.full((num, 1), 0.5), sigma=1.0, num_classes=2,
+            num_selection=10, num_estimation=500, alpha=alpha,
+        )  # fmt: skip
+        truth = np.where(c.selected == 0, p, 1 - p)
+        violations = np.mean(c.p_lower > truth)
+        slack = 3 * math.sqrt(alpha * (1 - alpha) / num)
+        self.assertLessEqual(violations, alpha + slack)
+        self.assertGreater(violations, alpha / 3)  # not vacuous: the bound is tight
+
+    def test_bonferroni_certifies_without_a_majority(self):
+        kwargs = dict(sigma=0.25, num_classes=3, num_estimation=20_000)
+        x = np.array([[0.43]])
+        complement = smoothing.certify(_KEY, _three_way, x, **kwargs)
+        bonferroni = smoothing.certify(
+            _KEY, _three_way, x, runner_up="bonferroni", **kwargs
+        )
+        self.assertLess(bonferroni.p_lower[0], 0.65)
+        self.assertGreaterEqual(
+            bonferroni.radius["l2"][0], 0.9 * complement.radius["l2"][0]
+        )
+        x = np.array([[0.5]])  # class 0: 1/2, so never a certified majority
+        self.assertEqual(
+            smoothing.certify(_KEY, _three_way, x, **kwargs).prediction, -1
+        )
+        bonferroni = smoothing.certify(
+            _KEY, _three_way, x, runner_up="bonferroni", **kwargs
+        )
+        self.assertEqual(bonferroni.prediction, 0)
+        # the largest move that keeps class 0 first: to where it equals class 2
+        exact = next(
+            r for r in np.linspace(0, 1, 100_001)
+            if stats.norm.cdf(-r / 0.25) <= stats.norm.sf((0.12 - r) / 0.25)
+        )  # fmt: skip
+        self.assertBetween(bonferroni.radius["l2"][0], 1e-3, exact)
+
+    def test_invalid_samples_compete(self):
+        def apply_fn(x):
+            score = jnp.where(x[:, 0] > 0.5, jnp.nan, x[:, 0])
+            return jnp.stack([score, -10 + 0 * score], axis=-1)
+
+        kwargs = dict(sigma=0.25, num_classes=2, num_estimation=500)
+        c = smoothing.certify(_KEY, apply_fn, np.array([[0.9], [0.1]]), **kwargs)
+        self.assertEqual(c.selected[0], 2)  # the extra class
+        np.testing.assert_array_equal(c.prediction, [-1, 0])
+        self.assertEqual(c.radius["l2"][0], 0.0)
+        self.assertTrue(np.all(c.num_invalid > 0))
+        label = smoothing.predict(
+            _KEY, apply_fn, np.array([[0.9], [0.1]]), sigma=0.25, num_classes=2
+        )
+        np.testing.assert_array_equal(label, [-1, 0])
+
+
+class PredictTest(parameterized.TestCase):
+    def test_errs_at_most_alpha_and_abstains_on_the_boundary(self):
+        num, alpha = 2000, 0.05
+        kwargs = dict(sigma=1.0, num_classes=2, num_samples=100, alpha=alpha)
+        barely = np.full((num, 4), 0.5 + 0.02)  # p = .516 for class 0
+        labels = smoothing.predict(_KEY, _half_space, barely, **kwargs)
+        errors = np.mean(labels == 1)
+        self.assertLessEqual(errors, alpha + 3 * math.sqrt(alpha / num))
+        self.assertGreater(np.mean(labels == -1), 0.8)
+        clear = smoothing.predict(_KEY, _half_space, np.ones((3, 4)), **kwargs)
+        np.testing.assert_array_equal(clear, 0)
+        self.assertEqual(clear.dtype, np.int32)
+
+
+class RefusalTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (dict(num_estimation=9), "num_estimation >= 10"),
+        (dict(num_selection=0), "num_selection"),
+        (dict(alpha=0.0), "alpha"),
+        (dict(alpha=1.0), "alpha"),
+        (dict(alpha=float("nan")), "alpha"),
+        (dict(sigma=float("nan")), "sigma"),
+        (dict(order=1), "order"),
+        (dict(norms=()), "norm"),
+        (dict(norms=("l2", "l0")), "l0"),
+        (dict(runner_up="best"), "runner_up"),
+        (dict(num_classes=1), "num_classes"),
+        (dict(num_classes=3), "apply_fn"),
+    )
+    def test_certify_refuses(self, arguments, text):
+        kwargs = dict(sigma=0.5, num_classes=2, num_estimation=100) | arguments
+        with self.assertRaisesRegex(ValueError, text):
+            smoothing.certify(_KEY, _half_space, np.ones((1, 4)), **kwargs)
+
+    def test_predict_names_the_smallest_number(self):
+        with self.assertRaisesRegex(ValueError, "num_samples >= 11"):
+            smoothing.predict(
+                _KEY, _half_space, np.ones((1, 4)), sigma=1, num_classes=2,
+                num_samples=10,
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    absltest.main()
