@@ -20,6 +20,14 @@ def run_names(paths: Sequence[str | pathlib.Path]) -> list[str]:
 def radius_grid(largest: float) -> list[float]:
     """Evenly spaced round radii from 0 to at most `largest`, about ten of them.
 
+    [host]
+
+    Args:
+        largest: the largest radius of interest, >= 0.
+
+    Returns:
+        The radii, increasing.
+
     Example:
         >>> radius_grid(0.9)
         [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
@@ -58,7 +66,22 @@ def accuracy_table(
 
 
 def to_markdown(table: Sequence[Sequence[str]]) -> str:
-    """The table in Markdown, columns aligned."""
+    """The table in Markdown, columns aligned.
+
+    [host]
+
+    Args:
+        table: rows of cells, the header first, as from `accuracy_table`.
+
+    Returns:
+        The text, one line a row, without a last newline.
+
+    Example:
+        >>> print(to_markdown([["run", "0"], ["a", "0.50"]]))
+        | run |    0 |
+        | --- | ---: |
+        | a   | 0.50 |
+    """
     widths = [max(len(cell) for cell in column) for column in zip(*table, strict=True)]
     lines = [
         "| " + " | ".join(_padded(row, widths)) + " |" for row in [table[0], *table[1:]]
@@ -68,7 +91,16 @@ def to_markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def to_latex(table: Sequence[Sequence[str]]) -> str:
-    """The table in LaTeX, for the package booktabs."""
+    """The table in LaTeX, for the package booktabs.
+
+    [host]
+
+    Args:
+        table: rows of cells, the header first, as from `accuracy_table`.
+
+    Returns:
+        A tabular environment; special characters are escaped.
+    """
     lines = [" & ".join(_escaped(cell) for cell in row) + r" \\" for row in table]
     columns = "l" + "r" * (len(table[0]) - 1)
     return "\n".join(

@@ -123,6 +123,12 @@ def abstention_rate(predict: ArrayLike) -> float:
 
     [host]
 
+    Args:
+        predict: predicted classes `[n]`.
+
+    Returns:
+        A share in [0, 1].
+
     Example:
         >>> abstention_rate([3, -1, 7, 2])
         0.25

@@ -1,0 +1,1 @@
+"""Speed and memory of certification, next to what it cannot be faster than."""

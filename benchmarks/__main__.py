@@ -1,0 +1,86 @@
+"""`make bench`: prints the table and writes it as JSON beside the runs."""
+
+import argparse
+import json
+import pathlib
+from typing import Any
+
+import jax
+
+import robustjax
+from benchmarks import certification, memory, torch_loop
+
+_COLUMNS = {
+    "model": "model",
+    "dtype": "dtype",
+    "input": "input",
+    "chunk_size": "chunk",
+    "samples_per_second": "samples/s",
+    "ratio_to_forward": "time / forward",
+    "ratio_to_forward_and_noise": "time / (forward + noise)",
+    "compile_seconds": "compile s",
+    "torch_samples_per_second": "torch loop samples/s",
+}
+
+
+def main() -> None:
+    """Measures every case of this platform."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--models", default="", help="comma-separated; default: all")
+    parser.add_argument("--output", default="runs/bench/bench.json")
+    options = parser.parse_args()
+    device = jax.devices()[0]
+    print(f"{device.device_kind}, jax {jax.__version__}\n", flush=True)
+    rows = []
+    for case in certification.cases(device.platform):
+        if not options.models or case.model in options.models.split(","):
+            rows.append(certification.measure(case, rounds=options.rounds))
+            rows[-1] |= _torch_figures(case, rounds=options.rounds)
+            print(_line([_cell(rows[-1].get(name)) for name in _COLUMNS]), flush=True)
+    sizes = memory.measure()
+    report = {
+        "device": device.device_kind,
+        "jax": jax.__version__,
+        "robustjax": robustjax.__version__,
+        "certification": rows,
+        "memory": sizes,
+    }
+    path = pathlib.Path(options.output)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(report, indent=2) + "\n")
+    print("\n" + _table(list(_COLUMNS.values()), [[_cell(r.get(c)) for c in _COLUMNS]
+                                                  for r in rows]))  # fmt: skip
+    print(
+        "\n" + _table(list(sizes[0]), [[_cell(v) for v in s.values()] for s in sizes])
+    )
+    print(f"\nwritten to {path}")
+
+
+def _torch_figures(case: certification.Case, *, rounds: int) -> dict[str, Any]:
+    """What the reference loop does, where torch and its architecture are there."""
+    try:
+        speed = torch_loop.samples_per_second(case, rounds=rounds)
+    except (ImportError, KeyError):
+        return {}
+    return {"torch_samples_per_second": speed}
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value >= 1000 else f"{value:.3f}"
+    return str(value)
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _table(header: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(map(_line, [header, ["---"] * len(header), *rows]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+"""Who may import whom, and that `import robustjax` is light."""
+
+import ast
+import pathlib
+import subprocess
+import sys
+
+from absl.testing import absltest, parameterized
+
+_ROOT = pathlib.Path(__file__).parent.parent / "robustjax"
+_FLOORS = (
+    {"_validate", "norms", "special"},
+    {"attacks", "bounds", "gaussian"},
+    {"contrastive", "probes", "semantic", "smoothing"},
+)
+_BESIDE = {"data", "models", "plotting", "results"}  # methods never import these
+_HEAVY = ("flax", "matplotlib", "onnx", "jax_verify", "sklearn", "PIL", "datasets",
+          "orbax", "optax", "chex", "tqdm", "safetensors")  # fmt: skip
+_PRIVATE = ("jax._src", "jax.core", "jax.interpreters")
+
+
+def _topic(path: pathlib.Path) -> str:
+    return path.relative_to(_ROOT).parts[0].removesuffix(".py")
+
+
+def _files() -> list[pathlib.Path]:
+    return sorted(_ROOT.rglob("*.py"))
+
+
+def _imports(path: pathlib.Path, *, top_level: bool = False) -> set[str]:
+    """Dotted names of everything a file imports, `from a import b` as `a.b`."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else ast.walk(tree)
+    names = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+class ImportsTest(parameterized.TestCase):
+    def test_every_topic_has_its_place(self):
+        known = set.union(*_FLOORS, _BESIDE, {"__init__"})
+        self.assertLessEqual({_topic(path) for path in _files()}, known)
+
+    def test_methods_import_only_lower_floors(self):
+        for path in _files():
+            topic = _topic(path)
+            floor = next((i for i, f in enumerate(_FLOORS) if topic in f), None)
+            if floor is None:
+                continue
+            allowed = {topic, *set().union(*_FLOORS[:floor])}
+            used = {
+                name.split(".")[1]
+                for name in _imports(path)
+                if name.startswith("robustjax.") and name != "robustjax.__version__"
+            }
+            with self.subTest(str(path)):
+                self.assertLessEqual(used, allowed)
+
+    def test_no_private_jax_no_absl_and_no_pickle(self):
+        for path in _files():
+            for name in _imports(path):
+                with self.subTest(f"{path} imports {name}"):
+                    self.assertFalse(name.startswith((*_PRIVATE, "absl", "pickle")))
+                    self.assertFalse(
+                        name.startswith("jax.extend") and path.name != "propagate.py"
+                    )
+
+    def test_no_module_is_a_drawer(self):
+        drawers = {"utils", "helpers", "common", "base", "_src", "misc"}
+        names = {part for path in _files() for part in (path.stem, path.parent.name)}
+        self.assertEmpty(names & drawers)
+
+    def test_no_public_function_bears_the_name_of_a_module(self):
+        for package in {path.parent for path in _files()}:
+            tree = ast.parse((package / "__init__.py").read_text())
+            exported = {
+                alias.asname or alias.name
+                for node in ast.walk(tree)
+                if isinstance(node, ast.ImportFrom)
+                for alias in node.names
+            }
+            modules = {path.stem for path in package.glob("*.py")}
+            with self.subTest(package.name):
+                self.assertEmpty(exported & modules)
+
+    @parameterized.parameters(
+        ("robustjax", (*_HEAVY, "jax", "scipy")),
+        ("robustjax.smoothing", _HEAVY),
+        ("robustjax.data", _HEAVY),
+        ("robustjax.results", (*_HEAVY, "jax")),
+        ("robustjax.plotting", (*_HEAVY, "jax")),
+    )
+    def test_import_is_light(self, module, unwanted):
+        code = f"import sys, {module}; print(*sys.modules)"
+        result = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        )
+        loaded = {name.split(".")[0] for name in result.stdout.split()}
+        self.assertEmpty(loaded & set(unwanted))
+
+
+if __name__ == "__main__":
+    absltest.main()
