@@ -40,7 +40,7 @@ def cases(platform: str) -> list[Case]:
             Case("cnn", (28, 28, 1), "float32", 256, 64, {}),
             Case("resnet20", (32, 32, 3), "float32", 256, 8, {}),
         ]
-    sizes = (
+    sizes: tuple[tuple[str, tuple[int, ...], int, int, dict[str, Any]], ...] = (
         ("mlp", (28, 28, 1), 16384, 64, {"features": (64,)}),
         ("cnn", (28, 28, 1), 16384, 64, {}),
         ("resnet20", (32, 32, 3), 4096, 64, {}),

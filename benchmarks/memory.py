@@ -50,7 +50,7 @@ def _run(num_samples: int) -> dict[str, Any]:
     compiled = count.lower(x).compile()
     counts = compiled(x)
     assert int(counts.sum()) == num_samples
-    analysis = compiled.memory_analysis()
+    analysis: Any = compiled.memory_analysis()
     return {
         "num_samples": num_samples,
         "temporary_mib": analysis.temp_size_in_bytes / 2**20,

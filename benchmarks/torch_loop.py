@@ -50,7 +50,7 @@ def _count(
 def _networks(torch: Any) -> dict[str, Any]:
     nn = torch.nn
 
-    class Block(nn.Module):
+    class Block(nn.Module):  # type: ignore[name-defined]
         def __init__(self, width_in: int, width: int, stride: int) -> None:
             super().__init__()
             self.body = nn.Sequential(

@@ -255,7 +255,7 @@ def predict(
             f"Expected num_samples >= {smallest}, the smallest number that can ever "
             f"predict at {alpha=}, got {num_samples}."
         )
-    counts = sampling.class_counts(
+    device_counts = sampling.class_counts(
         jax.random.fold_in(key, PREDICT),
         apply_fn,
         x,
@@ -266,7 +266,7 @@ def predict(
         chunk_size=chunk_size,
         mesh=mesh,
     )
-    counts = np.asarray(counts)
+    counts = np.asarray(device_counts)
     top = np.argmax(counts, axis=-1).astype(np.int32)
     p_value = confidence.binomial_test_p_value(*_votes(counts, top))
     is_certain = (p_value <= alpha) & (top < num_classes)

@@ -1,0 +1,314 @@
+r"""Certifies an image classifier by randomized smoothing, one row an image.
+
+    python experiments/certify.py --flagfile=experiments/flags/digits.flags
+
+Killed at any moment and started again with the same flags, it goes on where it was.
+The run folder then holds flags.txt, versions.json, rows.tsv, summary.json, curve.png.
+
+Reference:
+    Cohen, Rosenfeld and Kolter (2019), Certified Adversarial Robustness via Randomized
+    Smoothing.
+"""
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import classifiers
+import command_line
+import jax
+import numpy as np
+import processes
+from absl import logging
+from command_line import setting
+
+from robustjax import _validate, data, plotting, results, smoothing
+from robustjax.smoothing import certification, sampling
+
+_OPERATIONAL = (  # change no row
+    "workdir", "data_dir", "devices", "distributed", "coordinator", "num_processes",
+    "process_id", "compile_cache", "profile_dir", "radii",
+)  # fmt: skip
+_RANGE = ("start", "skip", "max_examples")
+_COLUMNS = (
+    "idx", "label", "predict", "radius", "correct", "time", "count", "runner_up_count",
+    "num_selection", "num_estimation", "num_invalid", "alpha", "sigma", "norm", "order",
+    "runner_up", "num_classes", "dim", "p_lower", "p_upper",
+)  # fmt: skip
+_SAMPLES_PER_CALL = 2**17  # enough for the device to be busy between two rows
+
+
+@dataclasses.dataclass(frozen=True)
+class CertifyConfig:
+    """Settings of a certification run; refuses bad values by name."""
+
+    workdir: str = setting("", "folder of the run; a started run in it is continued")
+    dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
+    data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
+    split: str = setting("test", "split to certify: train or test")
+    start: int = setting(0, "index of the first image")
+    skip: int = setting(1, "certify every skip-th image")
+    max_examples: int = setting(0, "certify at most so many images; 0: all")
+
+    model: str = setting("", "architecture: of the model to train, or a check")
+    checkpoint: str = setting("", "folder of a trained model, see train.py")
+    apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
+    dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
+    train_epochs: int = setting(0, "train a model in the run folder, if > 0")
+    train_sigma: float = setting(-1.0, "its noise level; default: sigma")
+    train_batch_size: int = setting(128, "its batch size")
+    train_learning_rate: float = setting(3e-3, "its peak learning rate")
+    train_augment: str = setting("none", "its augmentation: none, crop or crop_flip")
+
+    sigma: float = setting(0.25, "noise level, in units of the pixels in [0, 1]")
+    alpha: float = setting(0.001, "failure probability of each certificate")
+    num_selection: int = setting(100, "noise samples that select the class")
+    num_estimation: int = setting(100_000, "noise samples that bound its probability")
+    norms: tuple[str, ...] = setting(("l2",), "norms; radius is that of the first")
+    runner_up: str = setting("complement", "complement or bonferroni")
+    order: int = setting(0, "order of the certificate")
+    seed: int = setting(0, "seed of all noise")
+
+    chunk_size: int = setting(0, "samples in one forward batch; 0: by the device")
+    devices: int = setting(0, "devices that share the samples; 0: all of this process")
+    distributed: bool = setting(False, "run under jax.distributed")
+    coordinator: str = setting("", "host:port of process 0; default: of the cluster")
+    num_processes: int = setting(0, "processes in all; default: of the cluster")
+    process_id: int = setting(-1, "index of this process; default: of the cluster")
+    compile_cache: str = setting("", "folder that keeps compiled programs")
+    profile_dir: str = setting("", "folder for a profile of the second batch")
+    radii: tuple[str, ...] = setting((), "radii of the table; default: a round grid")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError or TypeError naming the first bad setting."""
+        if not self.workdir:
+            raise ValueError("Expected --workdir to name a folder, got ''.")
+        _validate.positive(sigma=self.sigma)
+        _validate.integer(0, start=self.start, max_examples=self.max_examples)
+        _validate.integer(0, chunk_size=self.chunk_size, devices=self.devices)
+        _validate.integer(0, train_epochs=self.train_epochs, seed=self.seed)
+        _validate.integer(1, skip=self.skip)
+        _validate.one_of(("", "float32", "bfloat16"), dtype=self.dtype)
+        if self.chunk_size % sampling.BLOCK_SIZE:
+            raise ValueError(
+                f"Expected chunk_size as a multiple of {sampling.BLOCK_SIZE}, got "
+                f"{self.chunk_size}."
+            )
+        certification.check_arguments(
+            num_classes=2,
+            num_selection=self.num_selection,
+            num_estimation=self.num_estimation,
+            alpha=self.alpha,
+            order=self.order,
+            norms=self.norms,
+            dim=1,
+            runner_up=self.runner_up,
+        )
+        self.table_radii()
+        classifiers.check_source(self)
+
+    def table_radii(self) -> list[float]:
+        """The radii asked for, as numbers."""
+        try:
+            return [float(text) for text in self.radii]
+        except ValueError:
+            raise ValueError(f"Expected radii as numbers, got {self.radii}.") from None
+
+
+class _Task(NamedTuple):
+    """What a process works on, fixed from its start to its end."""
+
+    config: CertifyConfig
+    dataset: data.Dataset
+    indices: list[int]  # of all images of the run
+    apply_fn: sampling.ApplyFn
+    here: processes.Process
+
+
+def run(config: CertifyConfig) -> dict[str, Any]:
+    """Certifies the images that have no row yet; returns the summary.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The content of summary.json; empty in all processes but the first.
+
+    Raises:
+        ValueError: if the folder holds another run, or data or model do not suit.
+        OSError: if data is missing or the folder cannot be written.
+    """
+    with processes.joined(config) as here:
+        if config.compile_cache:
+            jax.config.update("jax_compilation_cache_dir", config.compile_cache)
+        dataset = data.load(
+            config.dataset, split=config.split, data_dir=config.data_dir or None
+        )
+        indices = _indices(config, len(dataset.labels))
+        classifier = classifiers.obtain(config, dataset, here)
+        task = _Task(config, dataset, indices, classifier.apply_fn, here)
+        facts = {"data": data.fingerprint(dataset), "model": classifier.fingerprint}
+        with results.open_run(
+            config.workdir,
+            flags=command_line.flags_of(config),
+            flags_text=command_line.flags_text(config),
+            columns=(*_COLUMNS, *(f"radius_{norm}" for norm in config.norms[1:])),
+            facts=facts,
+            operational=_OPERATIONAL,
+            range_flags=_RANGE,
+            expected_entries=(classifiers.MODEL_FOLDER,),
+            process_index=here.index,
+            num_processes=here.count,
+        ) as folder:
+            for message in folder.messages:
+                logging.warning(message)
+            _certify_missing(task, folder)
+            here.wait_for_all("rows")
+            if not here.is_first:
+                return {}
+            folder.merge(expected=indices)
+            return _report(config, folder)
+
+
+def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
+    """Appends the rows that are missing, a whole batch at a time.
+
+    Batches are cut from all the indices and recomputed whole, so that a resumed or
+    distributed run does the very same forward passes as an uninterrupted one.
+    """
+    config, dataset, here = task.config, task.dataset, task.here
+    batches = list(_batches(task.indices, config.num_estimation))[
+        here.index :: here.count
+    ]
+    pending = [batch for batch in batches if not folder.finished.issuperset(batch)]
+    total = sum(len(set(batch)) for batch in batches)
+    done = total - sum(len(set(batch)) for batch in pending)
+    mesh = here.mesh(config.devices)
+    if pending:
+        logging.info("compiling the certification of %s images ...", config.dataset)
+    with processes.progress_bar(total, initial=done, unit="image") as advance:
+        for number, batch in enumerate(pending):
+            began = time.perf_counter()
+            with processes.profile(config.profile_dir if number == 1 else ""):
+                certificate = smoothing.certify(
+                    jax.random.key(config.seed),
+                    task.apply_fn,
+                    dataset.images[batch],
+                    sigma=config.sigma,
+                    num_classes=dataset.num_classes,
+                    num_selection=config.num_selection,
+                    num_estimation=config.num_estimation,
+                    alpha=config.alpha,
+                    order=config.order,
+                    norms=config.norms,
+                    runner_up=config.runner_up,
+                    example_ids=np.asarray(batch),
+                    chunk_size=config.chunk_size or None,
+                    mesh=mesh,
+                )
+            seconds = (time.perf_counter() - began) / len(set(batch))
+            rows = _rows(config, dataset, batch, certificate, seconds)
+            folder.append([row for row in rows if row["idx"] not in folder.finished])
+            advance(len(set(batch)))
+
+
+def _indices(config: CertifyConfig, num_images: int) -> list[int]:
+    indices = list(range(config.start, num_images, config.skip))
+    if not indices:
+        raise ValueError(
+            f"Expected start < {num_images}, the number of {config.split} images of "
+            f"{config.dataset}, got {config.start}."
+        )
+    return indices[: config.max_examples or None]
+
+
+def _batches(indices: list[int], num_estimation: int) -> Iterator[list[int]]:
+    """Batches of one size, for one compilation; the last repeats its last index."""
+    smallest = math.ceil(_SAMPLES_PER_CALL / num_estimation)
+    sizes = range(min(smallest, len(indices)), min(2 * smallest, len(indices)) + 1)
+    size = min(sizes, key=lambda size: (-len(indices) % size, size))
+    for first in range(0, len(indices), size):
+        batch = indices[first : first + size]
+        yield batch + batch[-1:] * (size - len(batch))
+
+
+def _rows(
+    config: CertifyConfig,
+    dataset: data.Dataset,
+    batch: list[int],
+    certificate: smoothing.Certificate,
+    seconds: float,
+) -> Iterator[dict[str, Any]]:
+    """One row for each distinct index of the batch."""
+    first, *others = config.norms
+    for i, idx in enumerate(dict.fromkeys(batch)):
+        label, predict = int(dataset.labels[idx]), int(certificate.prediction[i])
+        values = (
+            idx,
+            label,
+            predict,
+            float(certificate.radius[first][i]),
+            int(predict == label),
+            round(seconds, 6),
+            int(certificate.count[i]),
+            int(certificate.runner_up_count[i]),
+            certificate.num_selection,
+            certificate.num_samples,
+            int(certificate.num_invalid[i]),
+            certificate.alpha,
+            certificate.sigma,
+            first,
+            certificate.order,
+            certificate.runner_up,
+            dataset.num_classes,
+            math.prod(dataset.images.shape[1:]),
+            float(certificate.p_lower[i]),
+            float(certificate.p_upper[i]),
+        )
+        row = dict(zip(_COLUMNS, values, strict=True))
+        yield row | {f"radius_{n}": float(certificate.radius[n][i]) for n in others}
+
+
+def _report(config: CertifyConfig, folder: results.RunFolder) -> dict[str, Any]:
+    """Writes summary.json and curve.png, prints the table; returns the summary."""
+    log = results.read_log(folder.path)
+    norm = config.norms[0]
+    radii = config.table_radii() or results.radius_grid(float(log.radius(norm).max()))
+    summary = results.summarise(log, radii=radii)
+    summary["num_invalid"] = int(log.columns["num_invalid"].sum())
+    summary["seconds"] = float(log.columns["time"].sum())
+    folder.write_summary(summary)
+    curves = {norm: (log.correct, log.radius(norm))}
+    figure = plotting.certified_accuracy_curve(curves, norm=norm, alpha=config.alpha)
+    plotting.save(figure, folder.path / "curve.png")
+    if summary["num_invalid"]:
+        logging.warning(
+            "%d noise samples gave non-finite logits; they count against every class.",
+            summary["num_invalid"],
+        )
+    print(_table(summary, config))
+    return summary
+
+
+def _table(summary: dict[str, Any], config: CertifyConfig) -> str:
+    """Certified accuracy against radius in the first norm, as text."""
+    norm = config.norms[0]
+    figures = summary["norms"][norm]
+    lower = figures["certified_accuracy_lower"]
+    lines = [f"{norm + ' radius':>12}  certified accuracy  at least (99.9%)"]
+    lines += [
+        f"{float(radius):>12g}  {accuracy:>18.3f}  {lower[radius]:>16.3f}"
+        for radius, accuracy in figures["certified_accuracy"].items()
+    ]
+    lines.append(
+        f"average certified radius {figures['average_certified_radius']:.4f}, "
+        f"abstained {summary['abstention_rate']:.1%}, {summary['num_examples']} images "
+        f"of {config.dataset}, sigma {config.sigma:g}, alpha {config.alpha:g}"
+    )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    command_line.launch(CertifyConfig, run)

@@ -1,0 +1,127 @@
+"""The classifier of a run: trained in its folder, from a checkpoint, or the user's."""
+
+import importlib
+import os
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+import training
+from absl import logging
+from processes import Process
+
+from robustjax import data, models
+from robustjax.smoothing import sampling
+
+MODEL_FOLDER = "model"  # in the run folder, of a model trained for the run
+
+
+class Classifier(NamedTuple):
+    """A classifier and what tells it from others."""
+
+    apply_fn: sampling.ApplyFn
+    fingerprint: str
+
+
+def check_source(config: Any) -> None:
+    """Raises ValueError unless exactly one source of a classifier is given."""
+    sources = {
+        "--checkpoint": bool(config.checkpoint),
+        "--apply_fn": bool(config.apply_fn),
+        "--train_epochs": config.train_epochs > 0,
+    }
+    given = [name for name, is_given in sources.items() if is_given]
+    if len(given) != 1:
+        raise ValueError(
+            f"Expected one of {', '.join(sources)}, got {', '.join(given) or 'none'}."
+        )
+    if config.apply_fn and (":" not in config.apply_fn or config.dtype):
+        raise ValueError(
+            "Expected --apply_fn=package.module:factory without --dtype, got "
+            f"{config.apply_fn!r} and {config.dtype!r}."
+        )
+    if config.model:
+        models.create(config.model, num_classes=2)
+    if config.train_epochs:
+        training_config(config)
+
+
+def training_config(config: Any) -> training.TrainConfig:
+    """The training settings that a certification run implies."""
+    return training.TrainConfig(
+        workdir=str(pathlib.Path(config.workdir) / MODEL_FOLDER),
+        dataset=config.dataset,
+        data_dir=config.data_dir,
+        model=config.model or "cnn",
+        sigma=config.sigma if config.train_sigma < 0 else config.train_sigma,
+        augment=config.train_augment,
+        epochs=config.train_epochs,
+        batch_size=config.train_batch_size,
+        learning_rate=config.train_learning_rate,
+        seed=config.seed,
+    )
+
+
+def obtain(config: Any, dataset: data.Dataset, here: Process) -> Classifier:
+    """Trains, loads or imports the classifier and checks that it suits the data.
+
+    Raises:
+        ValueError: if it does not suit the data set or the flags.
+        OSError: if a checkpoint is missing or cannot be read or written.
+    """
+    if config.apply_fn:
+        classifier = Classifier(_imported(config.apply_fn), config.apply_fn)
+    else:
+        path = config.checkpoint
+        if config.train_epochs:
+            if here.is_first:
+                path = training.run(training_config(config))["checkpoint"]
+            here.wait_for_all("model")
+            path = path or str(pathlib.Path(config.workdir, MODEL_FOLDER, "checkpoint"))
+        classifier = _loaded(path, config, dataset)
+    sampling.check_apply_fn(
+        classifier.apply_fn,
+        dataset.images.shape[1:],
+        num_classes=dataset.num_classes,
+    )
+    return classifier
+
+
+def _loaded(path: str, config: Any, dataset: data.Dataset) -> Classifier:
+    checkpoint = models.load(path, expect=config.model or None)
+    if checkpoint.input_shape != dataset.images.shape[1:]:
+        raise ValueError(
+            f"Checkpoint {path} takes images {checkpoint.input_shape}, those of "
+            f"{dataset.name} are {dataset.images.shape[1:]}."
+        )
+    trained_sigma = checkpoint.training.get("sigma")
+    if trained_sigma is not None and trained_sigma != config.sigma:
+        logging.warning(
+            "the checkpoint was trained with sigma %g, not %g",
+            trained_sigma,
+            config.sigma,
+        )
+    module = checkpoint.module
+    if config.dtype:
+        module = module.clone(dtype=config.dtype)
+    return Classifier(
+        models.classifier(module, checkpoint.variables), checkpoint.fingerprint
+    )
+
+
+def _imported(name: str) -> sampling.ApplyFn:
+    """Calls the factory `package.module:factory`, looked up from the current folder."""
+    module_name, _, factory_name = name.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Cannot import --apply_fn={name}: {error}.") from error
+    apply_fn = factory()
+    if not callable(apply_fn):
+        raise ValueError(
+            f"Expected --apply_fn={name} to return a function, got "
+            f"{type(apply_fn).__name__}."
+        )
+    return apply_fn

@@ -1,0 +1,290 @@
+"""The certification script: what a run leaves, resumes, refuses and reports."""
+
+import csv
+import dataclasses
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import certify
+import command_line
+import numpy as np
+from absl import flags
+from absl.testing import absltest, parameterized
+
+from robustjax import models, results
+
+_SCRIPT = pathlib.Path(certify.__file__)
+_HERE = pathlib.Path(__file__).parent
+
+
+def _rows(workdir) -> list[dict[str, str]]:
+    """The rows of a run without their times."""
+    with open(pathlib.Path(workdir) / "rows.tsv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return [{k: v for k, v in row.items() if k != "time"} for row in rows]
+
+
+def _shell(*arguments: str) -> subprocess.CompletedProcess:
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_HERE)}
+    return subprocess.run(
+        [sys.executable, str(_SCRIPT), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
+class _InFolder(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(mock.patch.object(sys, "path", [*sys.path, str(_HERE)]))
+        self.config = certify.CertifyConfig(
+            workdir=str(self.folder / "run"),
+            apply_fn="sample_classifiers:nearest_mean",
+            num_estimation=20_000,
+            max_examples=20,
+            norms=("l2", "linf"),
+            devices=1,
+        )
+
+    def replace(self, **changes):
+        return dataclasses.replace(self.config, **changes)
+
+
+class RunTest(_InFolder):
+    def test_leaves_a_complete_run(self):
+        summary = certify.run(self.config)
+        names = {path.name for path in pathlib.Path(self.config.workdir).iterdir()}
+        self.assertEqual(
+            names,
+            {"curve.png", "flags.txt", "rows.tsv", "summary.json", "versions.json"},
+        )
+        rows = _rows(self.config.workdir)
+        self.assertEqual([int(row["idx"]) for row in rows], list(range(20)))
+        self.assertEqual(
+            " ".join(list(rows[0])[:5]), "idx label predict radius correct"
+        )
+        for row in rows:
+            ratio = float(row["radius"]) / 8  # d = 64
+            self.assertEqual(float(row["radius_linf"]), ratio)
+        self.assertEmpty(results.verify_run(self.config.workdir).findings)
+        path = pathlib.Path(self.config.workdir) / "summary.json"
+        self.assertEqual(json.loads(path.read_text()), summary)
+        self.assertGreater(summary["norms"]["l2"]["average_certified_radius"], 0.3)
+
+    def test_flags_reload_to_the_same_configuration(self):
+        config = self.replace(alpha=0.01, radii=("0", "0.5"), distributed=False)
+        text = command_line.flags_text(config)
+        path = self.folder / "flags.txt"
+        path.write_text(text)
+        values = flags.FlagValues()
+        command_line.define_flags(certify.CertifyConfig, flag_values=values)
+        flags.DEFINE_string("flagfile", "", "", flag_values=values)
+        values(["certify.py", f"--flagfile={path}"])
+        again = command_line.config_from_flags(
+            certify.CertifyConfig, flag_values=values
+        )
+        self.assertEqual(again, config)
+
+    def test_resumes_from_every_kind_of_end(self):
+        certify.run(self.config)
+        expected = _rows(self.config.workdir)
+        rows = pathlib.Path(self.config.workdir) / "rows.tsv"
+        complete = rows.read_bytes()
+        ends = (0, 10, complete.index(b"\n") + 1, len(complete) // 2, -1)
+        for end in ends:
+            rows.write_bytes(complete[:end])
+            certify.run(self.config)
+            self.assertEqual(_rows(self.config.workdir), expected)
+
+    @parameterized.parameters(
+        dict(devices=4), dict(seed=1), dict(start=3, skip=2, max_examples=5)
+    )
+    def test_rows_depend_on_the_seed_alone(self, **changes):
+        certify.run(self.config)
+        other = self.replace(workdir=str(self.folder / "other"), **changes)
+        certify.run(other)
+        by_idx = {row["idx"]: row for row in _rows(self.config.workdir)}
+        same = [row == by_idx[row["idx"]] for row in _rows(other.workdir)]
+        self.assertEqual(all(same), "seed" not in changes)
+
+    def test_batches_are_of_one_size_and_cover_all(self):
+        for num, num_estimation in ((300, 10_000), (7, 10), (499, 100_000), (1, 1)):
+            batches = list(certify._batches(list(range(num)), num_estimation))
+            self.assertLen({len(batch) for batch in batches}, 1)
+            kept = [i for batch in batches for i in dict.fromkeys(batch)]
+            self.assertEqual(kept, list(range(num)))
+
+    def test_non_finite_logits_are_reported(self):
+        config = self.replace(apply_fn="sample_classifiers:sometimes_nan")
+        with self.assertLogs(level="WARNING") as logs:
+            summary = certify.run(config)
+        self.assertGreater(summary["num_invalid"], 0)
+        self.assertIn("non-finite", "".join(logs.output))
+        self.assertEmpty(results.verify_run(config.workdir).findings)
+
+
+class CheckpointTest(_InFolder):
+    def setUp(self):
+        super().setUp()
+        self.checkpoint = self.folder / "checkpoint"
+        module = models.create("mlp", num_classes=10, features=())
+        variables = module.init(certify.jax.random.key(0), np.zeros((1, 8, 8, 1)))
+        models.save(
+            self.checkpoint,
+            module,
+            variables,
+            input_shape=(8, 8, 1),
+            training={"sigma": 0.5},
+        )
+        self.config = self.replace(
+            apply_fn="", checkpoint=str(self.checkpoint), num_estimation=500
+        )
+
+    def test_another_sigma_is_warned_of(self):
+        with self.assertLogs(level="WARNING") as logs:
+            certify.run(self.config)
+        self.assertIn("trained with sigma 0.5, not 0.25", "".join(logs.output))
+
+    def test_bfloat16(self):
+        config = self.replace(dtype="bfloat16", sigma=0.5)
+        certify.run(config)
+        self.assertLen(_rows(config.workdir), 20)
+
+    def test_refuses_another_architecture_data_set_or_a_damaged_file(self):
+        with self.assertRaisesRegex(ValueError, "'mlp', not 'cnn'"):
+            certify.run(self.replace(model="cnn"))
+        np.savez(
+            self.folder / "data.npz",
+            images=np.zeros((4, 9, 9, 1), np.uint8),
+            labels=np.arange(4),
+        )
+        with self.assertRaisesRegex(ValueError, r"\(8, 8, 1\).*\(9, 9, 1\)"):
+            certify.run(self.replace(dataset=str(self.folder / "data.npz")))
+        files = [path for path in self.checkpoint.rglob("*") if path.is_file()]
+        largest = max(files, key=lambda path: path.stat().st_size)
+        largest.write_bytes(largest.read_bytes()[:-1])
+        with self.assertRaisesRegex(ValueError, "truncated or corrupt"):
+            certify.run(self.config)
+        self.assertFalse(pathlib.Path(self.config.workdir).exists())
+
+
+class RefusalTest(_InFolder):
+    @parameterized.parameters(
+        (dict(sigma=0.0), "sigma"),
+        (dict(sigma=float("nan")), "sigma"),
+        (dict(alpha=0.0), "alpha"),
+        (dict(alpha=1.5), "alpha"),
+        (dict(num_estimation=9), "num_estimation >= 10"),
+        (dict(norms=("l2", "l0")), "l0"),
+        (dict(runner_up="none"), "runner_up"),
+        (dict(order=1), "order"),
+        (dict(model="vgg"), "vgg"),
+        (dict(dtype="float16"), "dtype"),
+        (dict(chunk_size=100), "chunk_size"),
+        (dict(skip=0), "skip"),
+        (dict(start=-1), "start"),
+        (dict(radii=("a",)), "radii"),
+        (dict(workdir=""), "workdir"),
+        (dict(apply_fn=""), "--checkpoint"),
+        (dict(train_epochs=3), "--train_epochs"),
+        (dict(apply_fn="sample_classifiers"), "package.module:factory"),
+        (dict(apply_fn="", train_epochs=1, train_learning_rate=-1.0), "learning_rate"),
+    )
+    def test_bad_settings_are_named(self, changes, text):
+        with self.assertRaisesRegex(ValueError, text):
+            self.replace(**changes)
+
+    @parameterized.parameters(
+        (dict(dataset="imagenet22k"), "imagenet22k"),
+        (dict(start=300), "start < 300"),
+        (dict(apply_fn="nowhere:factory"), "nowhere"),
+        (dict(apply_fn="sample_classifiers:absent"), "absent"),
+        (dict(apply_fn="sample_classifiers:number"), "int"),
+        (dict(apply_fn="sample_classifiers:two_classes"), r"\(128, 10\).*\(128, 2\)"),
+        (dict(devices=99), "devices <= "),
+    )
+    def test_bad_runs_are_refused(self, changes, text):
+        with self.assertRaisesRegex(ValueError, text):
+            certify.run(self.replace(**changes))
+
+    def test_missing_data_says_where_to_get_them(self):
+        with (
+            mock.patch.dict(os.environ, ROBUSTJAX_DATA_DIR=str(self.folder)),
+            self.assertRaisesRegex(FileNotFoundError, "mnist.*http"),
+        ):
+            certify.run(self.replace(dataset="mnist"))
+
+    @parameterized.parameters(
+        dict(sigma=0.5), dict(seed=3), dict(num_estimation=9999), dict(norms=("l2",)),
+        dict(apply_fn="sample_classifiers:sometimes_nan"),
+    )  # fmt: skip
+    def test_another_run_in_the_folder_is_refused(self, **changes):
+        certify.run(self.config)
+        before = _rows(self.config.workdir)
+        with self.assertRaisesRegex(ValueError, next(iter(changes))):
+            certify.run(self.replace(**changes))
+        self.assertEqual(_rows(self.config.workdir), before)
+
+    def test_pixels_out_of_range_are_refused(self):
+        path = self.folder / "data.npz"
+        for value in (1.5, np.nan):
+            images = np.full((4, 8, 8, 1), value, np.float32)
+            np.savez(path, images=images, labels=np.arange(4))
+            with self.assertRaisesRegex(ValueError, f"{value}"):
+                certify.run(self.replace(dataset=str(path)))
+
+    def test_disk_full_leaves_the_rows_so_far(self):
+        certify.run(self.config)
+        expected = _rows(self.config.workdir)
+        rows = pathlib.Path(self.config.workdir) / "rows.tsv"
+        lines = rows.read_bytes().splitlines(keepends=True)
+        rows.write_bytes(b"".join(lines[:7]))
+        full = OSError(28, "No space left on device")
+        with (
+            mock.patch("os.write", side_effect=full),
+            self.assertRaisesRegex(OSError, "No space left"),
+        ):
+            certify.run(self.config)
+        self.assertEqual(_rows(self.config.workdir), expected[:6])
+        certify.run(self.config)
+        self.assertEqual(_rows(self.config.workdir), expected)
+
+
+class ExitCodeTest(_InFolder):
+    """Errors of the user end in one line and exit code 2, through the shell."""
+
+    @parameterized.parameters(
+        (["--sigma=nan"], "sigma"),
+        (["--nonsense=1"], "nonsense"),
+        (["--alpha=high"], "alpha"),
+        (["stray"], "stray"),
+        (["--flagfile=/nowhere.flags"], "nowhere.flags"),
+    )
+    def test_exit_code(self, arguments, text):
+        result = _shell(*arguments, f"--workdir={self.folder / 'run'}")
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertLen(result.stderr.splitlines(), 1)
+        self.assertIn(text, result.stderr)
+        self.assertFalse((self.folder / "run").exists())
+
+    def test_a_file_in_the_place_of_the_folder(self):
+        path = self.folder / "file"
+        path.write_text("mine")
+        result = _shell(
+            f"--workdir={path}", "--apply_fn=sample_classifiers:nearest_mean"
+        )
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertIn(str(path), result.stderr.splitlines()[-1])
+        self.assertEqual(path.read_text(), "mine")
+
+
+if __name__ == "__main__":
+    absltest.main()

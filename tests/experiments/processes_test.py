@@ -1,0 +1,120 @@
+"""Certification across kills, processes and devices: the rows stay the same."""
+
+import csv
+import os
+import pathlib
+import random
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+
+import certify
+import pytest
+from absl.testing import absltest, parameterized
+
+from robustjax import results
+
+_SCRIPT = pathlib.Path(certify.__file__)
+_HERE = pathlib.Path(__file__).parent
+_FLAGS = (
+    "--apply_fn=sample_classifiers:nearest_mean",
+    "--num_estimation=20000",
+    "--max_examples=60",
+    "--norms=l2,l1",
+)
+
+
+def _start(workdir, *flags: str, num_devices: int = 1) -> subprocess.Popen:
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(_HERE),
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
+    }
+    command = [sys.executable, str(_SCRIPT), *_FLAGS, f"--workdir={workdir}", *flags]
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def _finish(*started: subprocess.Popen) -> None:
+    for process in started:
+        output, _ = process.communicate(timeout=300)
+        assert process.returncode == 0, output.decode()
+
+
+def _rows(workdir) -> list[dict[str, str]]:
+    with open(pathlib.Path(workdir) / "rows.tsv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    return [{k: v for k, v in row.items() if k != "time"} for row in rows]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.mark.slow
+class ProcessesTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        _finish(_start(self.folder / "straight"))
+        self.expected = _rows(self.folder / "straight")
+        self.assertLen(self.expected, 60)
+
+    def test_killed_five_times_at_random(self):
+        """kill -9 while starting, compiling, certifying or writing."""
+        rng = random.Random(0)
+        workdir = self.folder / "killed"
+        rows_file = workdir / "rows.tsv"
+        kills = 0
+        while kills < 5:
+            process = _start(workdir)
+            size = rows_file.stat().st_size if rows_file.exists() else 0
+            deadline = time.monotonic() + rng.choice([0.5, 120])  # before any row, too
+            while time.monotonic() < deadline and process.poll() is None:
+                if rows_file.exists() and rows_file.stat().st_size > size:
+                    break
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, 0.3))
+            process.send_signal(signal.SIGKILL)
+            process.communicate()
+            kills += 1
+        self.assertGreater(len(_rows(workdir)), 0)
+        _finish(_start(workdir))
+        self.assertEqual(_rows(workdir), self.expected)
+        self.assertEmpty(results.verify_run(workdir).findings)
+
+    @parameterized.parameters(2, 4)
+    def test_devices(self, num_devices):
+        workdir = self.folder / "devices"
+        _finish(_start(workdir, f"--devices={num_devices}", num_devices=num_devices))
+        self.assertEqual(_rows(workdir), self.expected)
+
+    def test_two_processes_of_two_devices(self):
+        workdir = self.folder / "processes"
+        port = _free_port()
+        _finish(
+            *(
+                _start(
+                    workdir,
+                    "--distributed",
+                    f"--coordinator=localhost:{port}",
+                    "--num_processes=2",
+                    f"--process_id={index}",
+                    num_devices=2,
+                )
+                for index in range(2)
+            )
+        )
+        self.assertLen(list(workdir.glob("rows-*-of-00002.tsv")), 2)
+        self.assertEqual(_rows(workdir), self.expected)
+        self.assertEmpty(results.verify_run(workdir).findings)
+
+
+if __name__ == "__main__":
+    absltest.main()
