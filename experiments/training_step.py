@@ -1,0 +1,154 @@
+"""One step of noise-augmented training and the accuracies, as jitted functions."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+
+_INIT, _NOISE, _AUGMENT = range(3)  # streams of the seed
+
+
+class TrainState(NamedTuple):
+    """All that a step changes."""
+
+    step: jax.Array  # [], int32
+    params: Any
+    statistics: dict[str, Any]  # the other collections, {"batch_stats": ...} or {}
+    opt_state: Any
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the module's `apply` takes."""
+        return {"params": self.params, **self.statistics}
+
+
+def initial_state(
+    seed: jax.Array,
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    input_shape: tuple[int, ...],
+) -> TrainState:
+    """The state before the first step. [device]."""
+
+    @jax.jit
+    def start(key: jax.Array) -> TrainState:
+        statistics = dict(module.init(key, jnp.zeros((1, *input_shape))))
+        params = statistics.pop("params")
+        return TrainState(jnp.int32(0), params, statistics, optimizer.init(params))
+
+    return start(jax.random.fold_in(seed, _INIT))
+
+
+def make_train_step(
+    module: nn.Module,
+    optimizer: optax.GradientTransformation,
+    *,
+    sigma: float,
+    augment: str,
+) -> Callable[..., tuple[TrainState, tuple[jax.Array, jax.Array]]]:
+    """A jitted function that makes one step and re-uses the memory of its state.
+
+    Steps are not scanned: on a CPU XLA runs the gradients of convolutions inside a loop
+    several times slower than outside.
+
+    Args:
+        module: with `__call__(x, *, train)`, as from `robustjax.models.create`.
+        optimizer: of its parameters.
+        sigma: standard deviation of the noise, in input units.
+        augment: "none", "crop" or "crop_flip", see `augmented`.
+
+    Returns:
+        A function of (state, seed, images `[n, h, w, c]`, labels `[n]`) that returns
+        the next state and the batch's (loss, accuracy). Noise and augmentation depend
+        on the seed and the number of the step, hence differ from step to step.
+    """
+
+    def loss_fn(
+        params: Any, statistics: dict[str, Any], images: jax.Array, labels: jax.Array
+    ) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
+        logits, updated = module.apply(
+            {"params": params, **statistics},
+            images,
+            train=True,
+            mutable=list(statistics),
+        )
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        accuracy = (logits.argmax(axis=-1) == labels).mean()
+        return losses.mean(), (accuracy, dict(updated))
+
+    @functools.partial(jax.jit, donate_argnames="state")
+    def train_step(
+        state: TrainState, seed: jax.Array, images: jax.Array, labels: jax.Array
+    ) -> tuple[TrainState, tuple[jax.Array, jax.Array]]:
+        move_key = jax.random.fold_in(jax.random.fold_in(seed, _AUGMENT), state.step)
+        noise_key = jax.random.fold_in(jax.random.fold_in(seed, _NOISE), state.step)
+        images = augmented(move_key, images, mode=augment)
+        images = noisy(noise_key, images, sigma=sigma)
+        grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
+        (loss, (accuracy, statistics)), grads = grad_fn(
+            state.params, state.statistics, images, labels
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, statistics, opt_state), (
+            loss,
+            accuracy,
+        )
+
+    return train_step
+
+
+def noisy(key: jax.Array, images: jax.Array, *, sigma: float | jax.Array) -> jax.Array:
+    """Images plus Gaussian noise of standard deviation sigma, not clipped. [device]."""
+    noise = jax.random.normal(key, (images.size,))  # flat is faster on a CPU
+    return images + sigma * noise.reshape(images.shape)
+
+
+def augmented(key: jax.Array, images: jax.Array, *, mode: str) -> jax.Array:
+    """Images shifted by up to 1/8 of their height, and mirrored for "crop_flip".
+
+    [device]
+
+    Args:
+        key: of the shifts and flips, which differ from image to image.
+        images: `[n, h, w, c]`; zeros are moved in.
+        mode: "none", "crop" or "crop_flip".
+
+    Returns:
+        Images of the same shape.
+    """
+    if mode == "none":
+        return images
+    pad = max(1, images.shape[1] // 8)
+    shift_key, flip_key = jax.random.split(key)
+    shifts = jax.random.randint(shift_key, (len(images), 2), 0, 2 * pad + 1)
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+
+    def crop(image: jax.Array, shift: jax.Array) -> jax.Array:
+        start = (shift[0], shift[1], 0)
+        return jax.lax.dynamic_slice(image, start, images.shape[1:])
+
+    images = jax.vmap(crop)(padded, shifts)
+    if mode == "crop":
+        return images
+    flips = jax.random.bernoulli(flip_key, shape=(len(images), 1, 1, 1))
+    return jnp.where(flips, images[:, :, ::-1], images)
+
+
+@jax.jit
+def num_correct(
+    key: jax.Array,
+    apply_fn: Callable[[jax.Array], jax.Array],
+    images: jax.Array,
+    labels: jax.Array,
+    sigma: float,
+) -> tuple[jax.Array, jax.Array]:
+    """How many images get their label, without noise and with one draw. [device]."""
+    clean = apply_fn(images).argmax(axis=-1) == labels
+    with_noise = apply_fn(noisy(key, images, sigma=sigma)).argmax(axis=-1) == labels
+    return clean.sum(), with_noise.sum()

@@ -1,0 +1,43 @@
+"""What all architectures share: the normalisation in front, a float32 head behind."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+
+class NormalizedClassifier(nn.Module):
+    """Fields and first and last operation of every classifier of this package.
+
+    Attributes:
+        num_classes: number of logits.
+        mean: subtracted from the input, one value or one a channel.
+        std: divides the centred input, one value or one a channel.
+        dtype: compute dtype, "float32" or "bfloat16"; parameters stay float32.
+        precision: of convolutions and products, as in `jax.lax.Precision`: None (the
+            platform's default), "default", "high" or "highest".
+    """
+
+    num_classes: int
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    dtype: str = "float32"
+    precision: str | None = None
+
+    def standardize(self, x: jax.Array) -> jax.Array:
+        """(x - mean) / std in float32, then cast to the compute dtype. [device]."""
+        channels = x.shape[-1]
+        if not {len(self.mean), len(self.std)} <= {1, channels}:
+            raise ValueError(
+                f"Expected mean and std of length 1 or {channels}, the channels of the "
+                f"input, got mean={self.mean} and std={self.std}."
+            )
+        mean, std = (
+            jnp.asarray(values, jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+            for values in (self.mean, self.std)
+        )
+        return ((x.astype(jnp.float32) - mean) / std).astype(self.dtype)
+
+    def logits(self, features: jax.Array) -> jax.Array:
+        """The last layer, in float32 so that bfloat16 does not tie the votes."""
+        head = nn.Dense(self.num_classes, precision=self.precision, name="head")
+        return head(features.astype(jnp.float32))
