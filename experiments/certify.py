@@ -56,11 +56,9 @@ class CertifyConfig:
     checkpoint: str = setting("", "folder of a trained model, see train.py")
     apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
     dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
-    train_epochs: int = setting(0, "train a model in the run folder, if > 0")
-    train_sigma: float = setting(-1.0, "its noise level; default: sigma")
-    train_batch_size: int = setting(128, "its batch size")
-    train_learning_rate: float = setting(3e-3, "its peak learning rate")
-    train_augment: str = setting("none", "its augmentation: none, crop or crop_flip")
+    train: tuple[str, ...] = setting(
+        (), "settings of train.py for a model made in the run folder: epochs=60,..."
+    )
 
     sigma: float = setting(0.25, "noise level, in units of the pixels in [0, 1]")
     alpha: float = setting(0.001, "failure probability of each certificate")
@@ -88,7 +86,7 @@ class CertifyConfig:
         _validate.positive(sigma=self.sigma)
         _validate.integer(0, start=self.start, max_examples=self.max_examples)
         _validate.integer(0, chunk_size=self.chunk_size, devices=self.devices)
-        _validate.integer(0, train_epochs=self.train_epochs, seed=self.seed)
+        _validate.integer(0, seed=self.seed)
         _validate.integer(1, skip=self.skip)
         _validate.one_of(("", "float32", "bfloat16"), dtype=self.dtype)
         if self.chunk_size % sampling.BLOCK_SIZE:
@@ -280,7 +278,8 @@ def _report(config: CertifyConfig, folder: results.RunFolder) -> dict[str, Any]:
     summary["num_invalid"] = int(log.columns["num_invalid"].sum())
     summary["seconds"] = float(log.columns["time"].sum())
     folder.write_summary(summary)
-    curves = {norm: (log.correct, log.radius(norm))}
+    label = f"{config.dataset}, sigma {config.sigma:g}"
+    curves = {label: (log.correct, log.radius(norm))}
     figure = plotting.certified_accuracy_curve(curves, norm=norm, alpha=config.alpha)
     plotting.save(figure, folder.path / "curve.png")
     if summary["num_invalid"]:

@@ -4,13 +4,14 @@ import importlib
 import os
 import pathlib
 import sys
+import typing
 from typing import Any, NamedTuple
 
 import training
 from absl import logging
 from processes import Process
 
-from robustjax import data, models
+from robustjax import _validate, data, models
 from robustjax.smoothing import sampling
 
 MODEL_FOLDER = "model"  # in the run folder, of a model trained for the run
@@ -28,7 +29,7 @@ def check_source(config: Any) -> None:
     sources = {
         "--checkpoint": bool(config.checkpoint),
         "--apply_fn": bool(config.apply_fn),
-        "--train_epochs": config.train_epochs > 0,
+        "--train": bool(config.train),
     }
     given = [name for name, is_given in sources.items() if is_given]
     if len(given) != 1:
@@ -42,24 +43,33 @@ def check_source(config: Any) -> None:
         )
     if config.model:
         models.create(config.model, num_classes=2)
-    if config.train_epochs:
+    if config.train:
         training_config(config)
 
 
 def training_config(config: Any) -> training.TrainConfig:
-    """The training settings that a certification run implies."""
-    return training.TrainConfig(
-        workdir=str(pathlib.Path(config.workdir) / MODEL_FOLDER),
-        dataset=config.dataset,
-        data_dir=config.data_dir,
-        model=config.model or "cnn",
-        sigma=config.sigma if config.train_sigma < 0 else config.train_sigma,
-        augment=config.train_augment,
-        epochs=config.train_epochs,
-        batch_size=config.train_batch_size,
-        learning_rate=config.train_learning_rate,
-        seed=config.seed,
-    )
+    """The training settings of a run: its own where they apply, then those of --train.
+
+    Raises:
+        ValueError: if a setting is unknown or its value not of its type.
+    """
+    types = typing.get_type_hints(training.TrainConfig)
+    own = {name: getattr(config, name) for name in ("dataset", "data_dir", "sigma")}
+    own |= {"model": config.model or "cnn", "seed": config.seed}
+    own["workdir"] = str(pathlib.Path(config.workdir) / MODEL_FOLDER)
+    for item in config.train:
+        name, _, text = item.partition("=")
+        _validate.one_of(
+            sorted(types.keys() - {"workdir"}), **{"--train setting": name}
+        )
+        try:
+            own[name] = types[name](text)
+        except ValueError:
+            kind = types[name].__name__
+            raise ValueError(
+                f"Expected --train={name} as {kind}, got {text!r}."
+            ) from None
+    return training.TrainConfig(**own)
 
 
 def obtain(config: Any, dataset: data.Dataset, here: Process) -> Classifier:
@@ -73,7 +83,7 @@ def obtain(config: Any, dataset: data.Dataset, here: Process) -> Classifier:
         classifier = Classifier(_imported(config.apply_fn), config.apply_fn)
     else:
         path = config.checkpoint
-        if config.train_epochs:
+        if config.train:
             if here.is_first:
                 path = training.run(training_config(config))["checkpoint"]
             here.wait_for_all("model")

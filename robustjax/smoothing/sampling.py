@@ -224,7 +224,7 @@ def _count_steps(
     draw = jax.vmap(functools.partial(noise_block, work.key, shape=shape))
 
     def add_step(i: jax.Array, counts: jax.Array) -> jax.Array:
-        item = (first + i * stride) * items_per_step + jnp.arange(items_per_step)
+        item = (first + i * stride) * items_per_step + _arange(items_per_step)
         example = jnp.minimum(item // num_blocks, num_examples - 1)
         block = item % num_blocks
         with jax.named_scope("robustjax.smoothing.noise"):
@@ -235,17 +235,21 @@ def _count_steps(
             logits = work.apply_fn(stimuli)
             _check_logits(logits, stimuli.shape, num_classes)
             winner = _winner(logits).reshape(items_per_step, BLOCK_SIZE)
-        sample = block[:, None] * BLOCK_SIZE + jnp.arange(BLOCK_SIZE)[None]
+        sample = block[:, None] * BLOCK_SIZE + _arange(BLOCK_SIZE)[None]
         is_used = (sample < work.num_samples) & (item < num_items)[:, None]
         winner = jnp.where(is_used, winner, -1)  # -1 counts for no class
         votes = jax.nn.one_hot(winner, num_classes + 1, dtype=jnp.int32)
-        return counts.at[example].add(jnp.sum(votes, axis=1))
+        return counts.at[example].add(jnp.sum(votes, axis=1, dtype=jnp.int32))
 
     counts = jnp.zeros((num_examples, num_classes + 1), jnp.int32)
     if num_examples == 0:
         return counts
     num_steps = -(-num_items // (items_per_step * stride))
-    return jax.lax.fori_loop(0, num_steps, add_step, counts)
+    return jax.lax.fori_loop(jnp.int32(0), num_steps, add_step, counts)
+
+
+def _arange(size: int) -> jax.Array:
+    return jnp.arange(size, dtype=jnp.int32)  # also where x64 is enabled
 
 
 def _winner(logits: jax.Array) -> jax.Array:

@@ -194,9 +194,11 @@ class RefusalTest(_InFolder):
         (dict(radii=("a",)), "radii"),
         (dict(workdir=""), "workdir"),
         (dict(apply_fn=""), "--checkpoint"),
-        (dict(train_epochs=3), "--train_epochs"),
+        (dict(train=("epochs=3",)), "--train"),
+        (dict(apply_fn="", train=("epoch=3",)), "'epoch'"),
+        (dict(apply_fn="", train=("epochs=many",)), "epochs as int, got 'many'"),
         (dict(apply_fn="sample_classifiers"), "package.module:factory"),
-        (dict(apply_fn="", train_epochs=1, train_learning_rate=-1.0), "learning_rate"),
+        (dict(apply_fn="", train=("learning_rate=-1",)), "learning_rate"),
     )
     def test_bad_settings_are_named(self, changes, text):
         with self.assertRaisesRegex(ValueError, text):

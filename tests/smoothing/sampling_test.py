@@ -11,8 +11,8 @@ from robustjax.smoothing import certification, sampling
 
 _SHAPE, _CLASSES = (5, 4, 2), 6
 _KEY = jax.random.key(11)
-_WEIGHT = jax.random.normal(jax.random.key(5), (40, _CLASSES))
-_X = jax.random.uniform(jax.random.key(6), (3, *_SHAPE))
+_WEIGHT = jax.random.normal(jax.random.key(5), (40, _CLASSES), "float32")
+_X = jax.random.uniform(jax.random.key(6), (3, *_SHAPE), "float32")
 
 
 def _linear(weight: jax.Array, x: jax.Array) -> jax.Array:
@@ -54,7 +54,7 @@ def _loop_counts(example_ids, num_samples) -> np.ndarray:
             block, position = divmod(sample, 128)
             if position == 0:
                 key = jax.random.fold_in(jax.random.fold_in(_KEY, example_id), block)
-                noise = np.asarray(jax.random.normal(key, (128, *_SHAPE)))
+                noise = np.asarray(jax.random.normal(key, (128, *_SHAPE), "float32"))
             stimulus = x + np.float32(0.5) * noise[position]
             counts[row, np.argmax(stimulus.ravel() @ np.asarray(_WEIGHT))] += 1
     return counts
@@ -83,6 +83,12 @@ class ClassCountsTest(parameterized.TestCase):
     def test_counts_do_not_depend_on_the_devices(self, num_devices, num_samples):
         counts = _counts(num_samples=num_samples, mesh=_mesh(num_devices))
         np.testing.assert_array_equal(counts, _counts(num_samples=num_samples))
+
+    def test_counts_do_not_depend_on_the_x64_flag(self):
+        with jax.enable_x64(not jax.config.jax_enable_x64):
+            counts = _counts()
+        self.assertEqual(counts.dtype, np.int32)
+        np.testing.assert_array_equal(counts, _counts())
 
     def test_fewer_samples_are_a_prefix_of_more(self):
         few, many = _counts(num_samples=200), _counts(num_samples=333)
@@ -155,7 +161,7 @@ class NoiseTest(parameterized.TestCase):
         key = jax.random.fold_in(jax.random.fold_in(_KEY, 3), 9)
         np.testing.assert_array_equal(
             sampling.noise_block(_KEY, 3, 9, shape=_SHAPE),
-            jax.random.normal(key, (128, *_SHAPE)),
+            jax.random.normal(key, (128, *_SHAPE), "float32"),
         )
 
     @parameterized.parameters((1, 1), (50, 100), (100, 100), (128, 300))

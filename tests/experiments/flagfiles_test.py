@@ -1,0 +1,55 @@
+"""The committed flag files: they parse, say what they give, and give it."""
+
+import pathlib
+import re
+import tempfile
+
+import certify
+import command_line
+import pytest
+from absl import flags
+from absl.testing import absltest, parameterized
+
+from robustjax import results
+
+_FOLDER = pathlib.Path(certify.__file__).parent / "flags"
+_FILES = sorted(path.name for path in _FOLDER.glob("*.flags"))
+
+
+def _config(name: str, **changes: str) -> certify.CertifyConfig:
+    values = flags.FlagValues()
+    command_line.define_flags(certify.CertifyConfig, flag_values=values)
+    flags.DEFINE_string("flagfile", "", "", flag_values=values)
+    overrides = [f"--{flag}={value}" for flag, value in changes.items()]
+    values(["certify.py", f"--flagfile={_FOLDER / name}", *overrides])
+    return command_line.config_from_flags(certify.CertifyConfig, flag_values=values)
+
+
+class FlagFilesTest(parameterized.TestCase):
+    @parameterized.parameters(*_FILES)
+    def test_parses_and_states_its_command(self, name):
+        config = _config(name)
+        text = (_FOLDER / name).read_text()
+        command = f"python experiments/certify.py --flagfile=experiments/flags/{name}"
+        self.assertIn(command, text)
+        self.assertTrue(config.workdir.startswith("runs/"))
+
+    @parameterized.parameters("digits.flags", "mnist.flags", "cifar10.flags")
+    def test_states_hardware_minutes_and_numbers(self, name):
+        text = (_FOLDER / name).read_text()
+        for pattern in (r"CPU", r"minutes?", r"radius", r"certified", r"ACR"):
+            self.assertRegex(text, pattern)
+
+    @pytest.mark.slow
+    def test_digits_gives_its_numbers(self):
+        text = (_FOLDER / "digits.flags").read_text()
+        expected = float(re.search(r"ACR (0\.\d+)", text)[1])
+        with tempfile.TemporaryDirectory() as folder:
+            summary = certify.run(_config("digits.flags", workdir=folder))
+            self.assertEmpty(results.verify_run(folder).findings)
+        average = summary["norms"]["l2"]["average_certified_radius"]
+        self.assertAlmostEqual(average, expected, delta=0.02)
+
+
+if __name__ == "__main__":
+    absltest.main()
