@@ -14,10 +14,10 @@ certify: $(VENV)/installed-experiments
 	$(BIN)/python experiments/certify.py --flagfile=experiments/flags/digits.flags
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -n $(WORKERS)
+	$(BIN)/python -m pytest -q -rs -n $(WORKERS)
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -m slow --durations=10
+	$(BIN)/python -m pytest -q -rs -m slow --durations=10
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

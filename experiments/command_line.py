@@ -78,7 +78,13 @@ def define_flags(
         define = _DEFINE[types[field.name]]
         default: Any = field.default
         default = list(default) if isinstance(default, tuple) else default
-        define(field.name, default, field.metadata["help"], flag_values=flag_values)
+        define(
+            field.name,
+            default,
+            field.metadata["help"],
+            flag_values=flag_values,
+            module_name=sys.argv[0],  # so that --help lists them
+        )
 
 
 def config_from_flags(

@@ -38,6 +38,7 @@ from command_line import setting
 from training_step import TrainState
 
 from robustjax import _validate, data, models
+from robustjax.models import checkpoints
 
 _OPTIMIZERS = ("adamw", "sgd")
 _AUGMENTATIONS = ("none", "crop", "crop_flip")
@@ -219,8 +220,13 @@ def _train(
         task.module, task.optimizer, sigma=config.sigma, augment=config.augment
     )
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        max_to_keep=1,
+        create=False,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+        multiprocessing_options=checkpoints.this_process_alone("train"),
     )
+    (workdir / "state").mkdir(exist_ok=True)
     with ocp.CheckpointManager(workdir / "state", options=options) as manager:
         start, state = _restore(task, manager)
         row = _trim_metrics(workdir / "metrics.tsv", num_epochs=start)

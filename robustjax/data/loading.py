@@ -94,8 +94,8 @@ def load(
             the environment variable ROBUSTJAX_DATA_DIR where not given.
 
     Returns:
-        Images, float32 `[n, h, w, c]` in [0, 1], and int32 labels, in official order:
-        the position of an image is its index in the split.
+        Images, float32 `[n, h, w, c]` in [0, 1], and int32 labels, in official order,
+        so that the position of an image is its index in the split.
 
     Raises:
         ValueError: for an unknown name or split, or damaged files.

@@ -88,7 +88,8 @@ def save(
     partial = path.with_name(path.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with ocp.StandardCheckpointer() as checkpointer:
+    alone = this_process_alone("save")
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
         checkpointer.save(partial / _VARIABLES, jax.device_get(_plain(variables)))
     description |= {"format": _FORMAT, "files": _digests(partial)}
     (partial / _MANIFEST).write_text(json.dumps(description, indent=1) + "\n")
@@ -118,7 +119,8 @@ def load(path: str | os.PathLike[str], *, expect: str | None = None) -> Checkpoi
     description = manifest(path)
     check_architecture(path, description, expect)
     _check_digests(path, description["files"])
-    with ocp.StandardCheckpointer() as checkpointer:
+    alone = this_process_alone("load")
+    with ocp.StandardCheckpointer(multiprocessing_options=alone) as checkpointer:
         variables = checkpointer.restore(path / _VARIABLES)
     return rebuild(path, description, variables)
 
@@ -169,6 +171,25 @@ def fingerprint(variables: Mapping[str, Any]) -> str:
         digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
+
+
+def this_process_alone(name: str) -> Any:
+    """Orbax options under which a process waits for no other one. [host].
+
+    Without them Orbax expects every process of `jax.distributed` to make the same
+    calls, while here one trains and saves and each loads when it likes.
+
+    Args:
+        name: what is done, one name for each place that does it.
+    """
+    import orbax.checkpoint as ocp
+
+    index = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=index,
+        active_processes={index},
+        barrier_sync_key_prefix=f"{name}{index}",
+    )
 
 
 def flatten(variables: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -128,7 +128,7 @@ def binomial_test_p_value(
         0.056888
 
     Reference:
-        Hung and Fithian (2019), Annals of Statistics 47(5); used by Cohen et al.
+        Hung and Fithian (2019), Annals of Statistics 47(2); used by Cohen et al.
         (2019) in PREDICT.
     """
     a, b = np.asarray(count), np.asarray(other_count)

@@ -288,11 +288,10 @@ def _chunk_size(chunk_size: int | None) -> int:
 
 
 def _threefry(key: jax.Array) -> jax.Array:
-    if jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        implementation = jax.random.key_impl(key)
-        if implementation != "threefry2x32":
-            raise ValueError(
-                f"Expected a threefry key (jax.random.key(seed)), got {implementation}:"
-                " its noise would depend on the batch."
-            )
+    implementation = jax.random.key_impl(key)  # of raw keys, the configured default
+    if implementation != "threefry2x32":
+        raise ValueError(
+            f"Expected a threefry key, jax.random.key(seed, impl='threefry2x32'), got "
+            f"one of {implementation}: its noise would depend on the batch."
+        )
     return key

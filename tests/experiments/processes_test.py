@@ -19,21 +19,21 @@ from robustjax import results
 
 _SCRIPT = pathlib.Path(certify.__file__)
 _HERE = pathlib.Path(__file__).parent
-_FLAGS = (
-    "--apply_fn=sample_classifiers:nearest_mean",
-    "--num_estimation=20000",
-    "--max_examples=60",
-    "--norms=l2,l1",
-)
+_FLAGS = ("--num_estimation=20000", "--max_examples=60", "--norms=l2,l1")
+_NEAREST_MEAN = "--apply_fn=sample_classifiers:nearest_mean"
+_TRAINED = "--train=epochs=2"
 
 
-def _start(workdir, *flags: str, num_devices: int = 1) -> subprocess.Popen:
+def _start(
+    workdir, *flags: str, num_devices: int = 1, source: str = _NEAREST_MEAN
+) -> subprocess.Popen:
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(_HERE),
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
     }
-    command = [sys.executable, str(_SCRIPT), *_FLAGS, f"--workdir={workdir}", *flags]
+    flags = (*_FLAGS, source, f"--workdir={workdir}", *flags)
+    command = [sys.executable, str(_SCRIPT), *flags]
     return subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -95,7 +95,12 @@ class ProcessesTest(parameterized.TestCase):
         _finish(_start(workdir, f"--devices={num_devices}", num_devices=num_devices))
         self.assertEqual(_rows(workdir), self.expected)
 
-    def test_two_processes_of_two_devices(self):
+    @parameterized.parameters(_NEAREST_MEAN, _TRAINED)
+    def test_two_processes_of_two_devices(self, source):
+        expected = self.expected
+        if source == _TRAINED:
+            _finish(_start(self.folder / "one", source=source))
+            expected = _rows(self.folder / "one")
         workdir = self.folder / "processes"
         port = _free_port()
         _finish(
@@ -107,12 +112,13 @@ class ProcessesTest(parameterized.TestCase):
                     "--num_processes=2",
                     f"--process_id={index}",
                     num_devices=2,
+                    source=source,
                 )
                 for index in range(2)
             )
         )
         self.assertLen(list(workdir.glob("rows-*-of-00002.tsv")), 2)
-        self.assertEqual(_rows(workdir), self.expected)
+        self.assertEqual(_rows(workdir), expected)
         self.assertEmpty(results.verify_run(workdir).findings)
 
 

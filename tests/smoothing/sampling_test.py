@@ -214,6 +214,13 @@ class RefusalTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, text):
             _counts(**arguments)
 
+    def test_refuses_a_raw_key_of_another_generator(self):
+        with (
+            jax.default_prng_impl("rbg"),
+            self.assertRaisesRegex(ValueError, "threefry"),
+        ):
+            _counts(key=jax.random.PRNGKey(0))
+
     @parameterized.parameters(0.0, -1.0, float("nan"), float("inf"))
     def test_refuses_sigma(self, sigma):
         with self.assertRaisesRegex(ValueError, "sigma"):
