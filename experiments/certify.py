@@ -28,8 +28,8 @@ from robustjax import _validate, data, plotting, results, smoothing
 from robustjax.smoothing import certification, sampling
 
 _OPERATIONAL = (  # change no row
-    "workdir", "data_dir", "devices", "distributed", "coordinator", "num_processes",
-    "process_id", "compile_cache", "profile_dir", "radii",
+    "workdir", "data_dir", "checkpoint", "devices", "distributed", "coordinator",
+    "num_processes", "process_id", "compile_cache", "profile_dir", "radii",
 )  # fmt: skip
 _RANGE = ("start", "skip", "max_examples")
 _COLUMNS = (

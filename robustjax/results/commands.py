@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from robustjax.results import comparison, logs, merging, verification
+from robustjax.results import comparison, logs, merging, summaries, verification
 
 
 class _Parser(argparse.ArgumentParser):
@@ -95,7 +95,11 @@ def _merge(options: argparse.Namespace) -> int:
     output = merging.merge_runs(
         options.runs, output=options.output, allow_gaps=options.allow_gaps
     )
-    print(f"{output}: {len(logs.read_log(output))} rows of {len(options.runs)} runs")
+    log = logs.read_log(output)
+    largest = max(float(radius.max()) for radius in log.radii.values())
+    radii = comparison.radius_grid(largest)
+    summaries.write_summary(output, summaries.summarise(log, radii=radii))
+    print(f"{output}: {len(log)} rows of {len(options.runs)} runs")
     return 0
 
 

@@ -1,7 +1,5 @@
 """The run folder: started once, resumed with the same flags, refused with others."""
 
-import json
-import math
 import pathlib
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -9,7 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from robustjax import _validate
-from robustjax.results import atomic, identity, merging, rows
+from robustjax.results import atomic, identity, merging, rows, summaries
 
 _START_TIMEOUT = 120.0  # seconds that other processes wait for process 0
 
@@ -77,9 +75,7 @@ class RunFolder:
 
     def write_summary(self, summary: Mapping[str, Any]) -> pathlib.Path:
         """Writes `summary.json`; numbers that are not finite become null."""
-        path = self.path / "summary.json"
-        atomic.write_text(path, json.dumps(_plain(summary), indent=2) + "\n")
-        return path
+        return summaries.write_summary(self.path, summary)
 
     def close(self) -> None:
         """Ends the writing of rows and gives the lock of the file back."""
@@ -214,13 +210,3 @@ def _check(path: pathlib.Path, here: identity.Identity) -> list[str]:
     if wrong:
         raise ValueError(f"workdir={str(path)!r} is another run: {'; '.join(wrong)}.")
     return [f"{path}: {text}." for text in identity.changed_versions(there, here)]
-
-
-def _plain(value: Any) -> Any:
-    """The value in JSON's types."""
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    value = value.tolist() if hasattr(value, "tolist") else value  # arrays, scalars
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,11 +1,14 @@
 """`summary.json`: the figures of a run, and the check that they fit its rows."""
 
+import json
+import math
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from robustjax.results import logs, statistics
+from robustjax.results import atomic, logs, statistics
 
 _TOLERANCE = 1e-9  # what JSON and a different order of summation may change
 
@@ -40,6 +43,16 @@ def summarise(
             for norm, radius in log.radii.items()
         },
     }
+
+
+def write_summary(folder: pathlib.Path, summary: Mapping[str, Any]) -> pathlib.Path:
+    """Writes `summary.json` into a run folder; what is not finite becomes null.
+
+    [host]
+    """
+    path = folder / "summary.json"
+    atomic.write_text(path, json.dumps(_plain(summary), indent=2) + "\n")
+    return path
 
 
 def disagreements(summary: Mapping[str, Any], log: logs.Log) -> list[str]:
@@ -100,3 +113,13 @@ def _agree(logged: Any, expected: Any) -> bool:
     if not isinstance(logged, int | float):
         return logged is None and not np.isfinite(expected)
     return bool(np.isclose(logged, expected, rtol=_TOLERANCE, atol=_TOLERANCE))
+
+
+def _plain(value: Any) -> Any:
+    """The value in JSON's types."""
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    value = value.tolist() if hasattr(value, "tolist") else value  # arrays, scalars
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import pathlib
 import subprocess
 import sys
@@ -55,6 +56,9 @@ class CommandsTest(parameterized.TestCase):
         merged = self.folder / "merged"
         status, output, _ = _run("merge", *runs, "--output", merged)
         self.assertEqual((status, output), (0, f"{merged}: 5 rows of 2 runs\n"))
+        summary = json.loads((merged / "summary.json").read_text())
+        self.assertEqual(summary["num_examples"], 5)
+        self.assertEqual(_run("verify", merged)[0], 0)
         status, _, errors = _run("merge", *runs, "--output", merged)
         self.assertEqual(status, 2)
         self.assertRegex(errors, r"^python -m robustjax.results merge: output=.*\n$")

@@ -1,0 +1,38 @@
+"""The benchmarks run, and memory stays flat in the number of samples."""
+
+import pytest
+from absl.testing import absltest, parameterized
+
+from benchmarks import certification, memory, timing
+
+
+class BenchmarksTest(parameterized.TestCase):
+    def test_a_small_case_gives_its_figures(self):
+        case = certification.Case("mlp", (4, 4, 1), "float32", 128, 2, {"features": ()})
+        row = certification.measure(case, rounds=2)
+        self.assertEqual(case.num_samples, 256)
+        for name in ("samples_per_second", "ratio_to_forward", "compile_seconds"):
+            self.assertGreater(row[name], 0)
+        self.assertLess(row["ratio_to_forward_and_noise"], row["ratio_to_forward"])
+
+    @parameterized.parameters("cpu", "gpu")
+    def test_cases_are_whole_blocks(self, platform):
+        for case in certification.cases(platform):
+            self.assertEqual(case.chunk_size % 128, 0)
+
+    def test_ratio_is_taken_round_by_round(self):
+        ratio = timing.median_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0], [1.0, 5.0, 0.0])
+        self.assertEqual(ratio, 2.0)  # of 1, 2 and 4
+
+    @pytest.mark.slow
+    def test_memory_is_flat(self):
+        """Peak resident size and compiled temporaries from 1e3 to 1e5 samples."""
+        sizes = memory.measure()
+        self.assertEqual([size["num_samples"] for size in sizes], [10**3, 10**4, 10**5])
+        for name in ("resident_mib", "temporary_mib"):
+            values = [size[name] for size in sizes]
+            self.assertLessEqual(max(values) / min(values), 1.05, name)
+
+
+if __name__ == "__main__":
+    absltest.main()
