@@ -53,7 +53,7 @@ class CertifyConfig:
     max_examples: int = setting(0, "certify at most so many images; 0: all")
 
     model: str = setting("", "architecture: of the model to train, or a check")
-    checkpoint: str = setting("", "folder of a trained model, see train.py")
+    checkpoint: str = setting("", "trained model: folder of train.py, or safetensors")
     apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
     dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
     train: tuple[str, ...] = setting(

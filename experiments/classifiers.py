@@ -98,7 +98,9 @@ def obtain(config: Any, dataset: data.Dataset, here: Process) -> Classifier:
 
 
 def _loaded(path: str, config: Any, dataset: data.Dataset) -> Classifier:
-    checkpoint = models.load(path, expect=config.model or None)
+    is_safetensors = path.endswith(".safetensors")
+    load = models.import_safetensors if is_safetensors else models.load
+    checkpoint = load(path, expect=config.model or None)
     if checkpoint.input_shape != dataset.images.shape[1:]:
         raise ValueError(
             f"Checkpoint {path} takes images {checkpoint.input_shape}, those of "

@@ -76,7 +76,12 @@ def progress_bar(
     import tqdm
 
     with tqdm.tqdm(
-        total=total, initial=initial, unit=unit, disable=None, file=sys.stderr
+        total=total,
+        initial=initial,
+        unit=unit,
+        desc="certify",
+        disable=None,  # shown on a terminal only
+        file=sys.stderr,
     ) as bar:
         done = initial
 

@@ -153,6 +153,19 @@ class CheckpointTest(_InFolder):
             certify.run(self.config)
         self.assertIn("trained with sigma 0.5, not 0.25", "".join(logs.output))
 
+    def test_a_safetensors_file_gives_the_same_rows(self):
+        loaded = models.load(self.checkpoint)
+        path = models.export_safetensors(
+            self.folder / "model.safetensors",
+            loaded.module,
+            loaded.variables,
+            input_shape=loaded.input_shape,
+        )
+        certify.run(self.config)
+        other = self.replace(checkpoint=str(path), workdir=str(self.folder / "other"))
+        certify.run(other)
+        self.assertEqual(_rows(other.workdir), _rows(self.config.workdir))
+
     def test_bfloat16(self):
         config = self.replace(dtype="bfloat16", sigma=0.5)
         certify.run(config)
