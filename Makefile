@@ -41,7 +41,8 @@ EXTRAS_docs = docs
 EXTRAS_dev = dev
 
 $(VENV)/installed-%: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$(EXTRAS_$*)]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	  --config-settings editable_mode=compat -e ".[$(EXTRAS_$*)]"
 	@touch $@
 
 $(BIN)/python:

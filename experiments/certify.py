@@ -21,11 +21,12 @@ import command_line
 import jax
 import numpy as np
 import processes
+import report
 from absl import logging
 from command_line import setting
 
-from robustjax import _validate, data, plotting, results, smoothing
-from robustjax.smoothing import certification, sampling
+from robustjax import _validate, data, results, smoothing
+from robustjax.smoothing import base_classifier, certification, sampling
 
 _OPERATIONAL = (  # change no row
     "workdir", "data_dir", "checkpoint", "devices", "distributed", "coordinator",
@@ -83,10 +84,10 @@ class CertifyConfig:
         """Raises ValueError or TypeError naming the first bad setting."""
         if not self.workdir:
             raise ValueError("Expected --workdir to name a folder, got ''.")
-        _validate.positive(sigma=self.sigma)
+        sampling.check_sigma(self.sigma)
         _validate.integer(0, start=self.start, max_examples=self.max_examples)
         _validate.integer(0, chunk_size=self.chunk_size, devices=self.devices)
-        _validate.integer(0, seed=self.seed)
+        _validate.seed(seed=self.seed)
         _validate.integer(1, skip=self.skip)
         _validate.one_of(("", "float32", "bfloat16"), dtype=self.dtype)
         if self.chunk_size % sampling.BLOCK_SIZE:
@@ -94,25 +95,27 @@ class CertifyConfig:
                 f"Expected chunk_size as a multiple of {sampling.BLOCK_SIZE}, got "
                 f"{self.chunk_size}."
             )
-        certification.check_arguments(
-            num_classes=2,
-            num_selection=self.num_selection,
-            num_estimation=self.num_estimation,
-            alpha=self.alpha,
-            order=self.order,
-            norms=self.norms,
-            dim=1,
-            runner_up=self.runner_up,
-        )
+        _check_arguments(self, None)
         self.table_radii()
         classifiers.check_source(self)
+        if not self.distributed and (
+            self.coordinator or self.num_processes or self.process_id >= 0
+        ):
+            raise ValueError(
+                "Expected --distributed with --coordinator, --num_processes and "
+                "--process_id."
+            )
 
     def table_radii(self) -> list[float]:
         """The radii asked for, as numbers."""
         try:
-            return [float(text) for text in self.radii]
+            radii = [float(text) for text in self.radii]
         except ValueError:
-            raise ValueError(f"Expected radii as numbers, got {self.radii}.") from None
+            radii = [math.nan]
+        if not all(math.isfinite(radius) and radius >= 0 for radius in radii):
+            text = ",".join(self.radii)
+            raise ValueError(f"Expected radii as numbers >= 0, got {text}.")
+        return radii
 
 
 class _Task(NamedTuple):
@@ -121,8 +124,9 @@ class _Task(NamedTuple):
     config: CertifyConfig
     dataset: data.Dataset
     indices: list[int]  # of all images of the run
-    apply_fn: sampling.ApplyFn
+    apply_fn: base_classifier.ApplyFn
     here: processes.Process
+    mesh: jax.sharding.Mesh | None
 
 
 def run(config: CertifyConfig) -> dict[str, Any]:
@@ -141,24 +145,31 @@ def run(config: CertifyConfig) -> dict[str, Any]:
     with processes.joined(config) as here:
         if config.compile_cache:
             jax.config.update("jax_compilation_cache_dir", config.compile_cache)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
         dataset = data.load(
             config.dataset, split=config.split, data_dir=config.data_dir or None
         )
         indices = _indices(config, len(dataset.labels))
+        mesh = here.mesh(config.devices)
+        _check_arguments(config, dataset)
+        identity: dict[str, Any] = {
+            "flags": command_line.flags_of(config),
+            "operational": _OPERATIONAL,
+            "expected_entries": (classifiers.MODEL_FOLDER,),
+        }
+        facts = {"data": data.fingerprint(dataset), "noise": _noise_fingerprint(config)}
+        results.check_run(config.workdir, facts=facts, **identity)
         classifier = classifiers.obtain(config, dataset, here)
-        task = _Task(config, dataset, indices, classifier.apply_fn, here)
-        facts = {"data": data.fingerprint(dataset), "model": classifier.fingerprint}
+        task = _Task(config, dataset, indices, classifier.apply_fn, here, mesh)
         with results.open_run(
             config.workdir,
-            flags=command_line.flags_of(config),
             flags_text=command_line.flags_text(config),
             columns=(*_COLUMNS, *(f"radius_{norm}" for norm in config.norms[1:])),
-            facts=facts,
-            operational=_OPERATIONAL,
+            facts=facts | {"model": classifier.fingerprint},
             range_flags=_RANGE,
-            expected_entries=(classifiers.MODEL_FOLDER,),
             process_index=here.index,
             num_processes=here.count,
+            **identity,
         ) as folder:
             for message in folder.messages:
                 logging.warning(message)
@@ -167,7 +178,28 @@ def run(config: CertifyConfig) -> dict[str, Any]:
             if not here.is_first:
                 return {}
             folder.merge(expected=indices)
-            return _report(config, folder)
+            return report.write_report(config, folder)
+
+
+def _check_arguments(config: CertifyConfig, dataset: data.Dataset | None) -> None:
+    """Refuses what `certify` would, as far as it is known without or with the data."""
+    certification.check_arguments(
+        num_classes=dataset.num_classes if dataset else 2,
+        num_selection=config.num_selection,
+        num_estimation=config.num_estimation,
+        alpha=config.alpha,
+        order=config.order,
+        norms=config.norms,
+        dim=math.prod(dataset.images.shape[1:]) if dataset else 1,
+        runner_up=config.runner_up,
+    )
+
+
+def _noise_fingerprint(config: CertifyConfig) -> str:
+    """What the generator makes of the seed: other bits would be other noise."""
+    key = jax.random.fold_in(jax.random.key(config.seed), certification.ESTIMATE)
+    bits = np.asarray(jax.random.bits(key, (2, 3), "uint32"))
+    return " ".join(f"{word:08x}" for word in bits.ravel())
 
 
 def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
@@ -183,7 +215,6 @@ def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
     pending = [batch for batch in batches if not folder.finished.issuperset(batch)]
     total = sum(len(set(batch)) for batch in batches)
     done = total - sum(len(set(batch)) for batch in pending)
-    mesh = here.mesh(config.devices)
     if pending:
         logging.info("compiling the certification of %s images ...", config.dataset)
     with processes.progress_bar(total, initial=done, unit="image") as advance:
@@ -204,7 +235,7 @@ def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
                     runner_up=config.runner_up,
                     example_ids=np.asarray(batch),
                     chunk_size=config.chunk_size or None,
-                    mesh=mesh,
+                    mesh=task.mesh,
                 )
             seconds = (time.perf_counter() - began) / len(set(batch))
             rows = _rows(config, dataset, batch, certificate, seconds)
@@ -267,46 +298,6 @@ def _rows(
         )
         row = dict(zip(_COLUMNS, values, strict=True))
         yield row | {f"radius_{n}": float(certificate.radius[n][i]) for n in others}
-
-
-def _report(config: CertifyConfig, folder: results.RunFolder) -> dict[str, Any]:
-    """Writes summary.json and curve.png, prints the table; returns the summary."""
-    log = results.read_log(folder.path)
-    norm = config.norms[0]
-    radii = config.table_radii() or results.radius_grid(float(log.radius(norm).max()))
-    summary = results.summarise(log, radii=radii)
-    summary["num_invalid"] = int(log.columns["num_invalid"].sum())
-    summary["seconds"] = float(log.columns["time"].sum())
-    folder.write_summary(summary)
-    label = f"{config.dataset}, sigma {config.sigma:g}"
-    curves = {label: (log.correct, log.radius(norm))}
-    figure = plotting.certified_accuracy_curve(curves, norm=norm, alpha=config.alpha)
-    plotting.save(figure, folder.path / "curve.png")
-    if summary["num_invalid"]:
-        logging.warning(
-            "%d noise samples gave non-finite logits; they count against every class.",
-            summary["num_invalid"],
-        )
-    print(_table(summary, config))
-    return summary
-
-
-def _table(summary: dict[str, Any], config: CertifyConfig) -> str:
-    """Certified accuracy against radius in the first norm, as text."""
-    norm = config.norms[0]
-    figures = summary["norms"][norm]
-    lower = figures["certified_accuracy_lower"]
-    lines = [f"{norm + ' radius':>12}  certified accuracy  at least (99.9%)"]
-    lines += [
-        f"{float(radius):>12g}  {accuracy:>18.3f}  {lower[radius]:>16.3f}"
-        for radius, accuracy in figures["certified_accuracy"].items()
-    ]
-    lines.append(
-        f"average certified radius {figures['average_certified_radius']:.4f}, "
-        f"abstained {summary['abstention_rate']:.1%}, {summary['num_examples']} images "
-        f"of {config.dataset}, sigma {config.sigma:g}, alpha {config.alpha:g}"
-    )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

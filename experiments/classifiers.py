@@ -1,26 +1,32 @@
 """The classifier of a run: trained in its folder, from a checkpoint, or the user's."""
 
+import hashlib
 import importlib
+import json
 import os
 import pathlib
 import sys
 import typing
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import training
 from absl import logging
 from processes import Process
 
 from robustjax import _validate, data, models
-from robustjax.smoothing import sampling
+from robustjax.smoothing import base_classifier
 
 MODEL_FOLDER = "model"  # in the run folder, of a model trained for the run
+_NUM_PROBES = 512  # noisy images that tell one --apply_fn from another
 
 
 class Classifier(NamedTuple):
     """A classifier and what tells it from others."""
 
-    apply_fn: sampling.ApplyFn
+    apply_fn: base_classifier.ApplyFn
     fingerprint: str
 
 
@@ -80,21 +86,14 @@ def obtain(config: Any, dataset: data.Dataset, here: Process) -> Classifier:
         OSError: if a checkpoint is missing or cannot be read or written.
     """
     if config.apply_fn:
-        classifier = Classifier(_imported(config.apply_fn), config.apply_fn)
-    else:
-        path = config.checkpoint
-        if config.train:
-            if here.is_first:
-                path = training.run(training_config(config))["checkpoint"]
-            here.wait_for_all("model")
-            path = path or str(pathlib.Path(config.workdir, MODEL_FOLDER, "checkpoint"))
-        classifier = _loaded(path, config, dataset)
-    sampling.check_apply_fn(
-        classifier.apply_fn,
-        dataset.images.shape[1:],
-        num_classes=dataset.num_classes,
-    )
-    return classifier
+        return _imported(config.apply_fn, dataset)
+    path = config.checkpoint
+    if config.train:
+        if here.is_first:
+            path = training.run(training_config(config))["checkpoint"]
+        here.wait_for_all("model")
+        path = path or str(pathlib.Path(config.workdir, MODEL_FOLDER, "checkpoint"))
+    return _loaded(path, config, dataset)
 
 
 def _loaded(path: str, config: Any, dataset: data.Dataset) -> Classifier:
@@ -113,27 +112,58 @@ def _loaded(path: str, config: Any, dataset: data.Dataset) -> Classifier:
             trained_sigma,
             config.sigma,
         )
+    if checkpoint.num_classes != dataset.num_classes:
+        raise ValueError(
+            f"Checkpoint {path} has {checkpoint.num_classes} classes, {dataset.name} "
+            f"has {dataset.num_classes}."
+        )
     module = checkpoint.module
     if config.dtype:
         module = module.clone(dtype=config.dtype)
-    return Classifier(
-        models.classifier(module, checkpoint.variables), checkpoint.fingerprint
-    )
+    name, options = models.describe(checkpoint.module)
+    identity = json.dumps([name, options, checkpoint.fingerprint])
+    fingerprint = hashlib.sha256(identity.encode()).hexdigest()
+    return Classifier(models.classifier(module, checkpoint.variables), fingerprint)
 
 
-def _imported(name: str) -> sampling.ApplyFn:
+def _imported(name: str, dataset: data.Dataset) -> Classifier:
     """Calls the factory `package.module:factory`, looked up from the current folder."""
     module_name, _, factory_name = name.partition(":")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         factory = getattr(importlib.import_module(module_name), factory_name)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"Cannot import --apply_fn={name}: {error}.") from error
-    apply_fn = factory()
+        apply_fn = factory()
+    except Exception as error:  # whatever the code of the user raises
+        raise _failed(name, error) from error
     if not callable(apply_fn):
         raise ValueError(
             f"Expected --apply_fn={name} to return a function, got "
             f"{type(apply_fn).__name__}."
         )
-    return apply_fn
+    try:
+        apply_fn = base_classifier.as_partial(apply_fn)
+        shape, num_classes = dataset.images.shape[1:], dataset.num_classes
+        base_classifier.check_apply_fn(apply_fn, shape, num_classes=num_classes)
+        return Classifier(apply_fn, f"{name} {_behaviour(apply_fn, dataset)}")
+    except Exception as error:
+        raise _failed(name, error) from error
+
+
+def _failed(name: str, error: Exception) -> ValueError:
+    lines = str(error).strip().splitlines() or [""]
+    return ValueError(f"--apply_fn={name} failed: {type(error).__name__}: {lines[0]}")
+
+
+def _behaviour(apply_fn: base_classifier.ApplyFn, dataset: data.Dataset) -> str:
+    """A digest of the classes given to noisy images: another model differs in some.
+
+    Classes rather than logits, whose last bits differ between devices.
+    """
+    images = np.resize(dataset.images, (_NUM_PROBES, *dataset.images.shape[1:]))
+    noise = np.random.default_rng(0).normal(0, 0.25, images.shape)
+    logits = jax.jit(lambda apply_fn, x: apply_fn(x))(
+        apply_fn, jnp.asarray(images + noise, jnp.float32)
+    )
+    classes = np.argmax(np.asarray(logits), axis=-1).astype(np.uint32)
+    return hashlib.sha256(classes.tobytes()).hexdigest()

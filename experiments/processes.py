@@ -29,6 +29,7 @@ class Process:
         if self.count > 1:
             from jax.experimental import multihost_utils
 
+            logging.info("waiting for the other processes: %s", name)
             multihost_utils.sync_global_devices(name)
 
     def mesh(self, num_devices: int) -> jax.sharding.Mesh | None:
@@ -59,11 +60,18 @@ def joined(config: Any) -> Iterator[Process]:
     if not config.distributed:
         yield Process(0, 1)
         return
-    jax.distributed.initialize(
-        coordinator_address=config.coordinator or None,
-        num_processes=config.num_processes or None,
-        process_id=config.process_id if config.process_id >= 0 else None,
-    )
+    logging.info("joining the other processes")
+    try:
+        jax.distributed.initialize(
+            coordinator_address=config.coordinator or None,
+            num_processes=config.num_processes or None,
+            process_id=config.process_id if config.process_id >= 0 else None,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ConnectionError(
+            "Cannot join the processes; check --coordinator, --num_processes and "
+            f"--process_id: {error}"
+        ) from error
     yield Process(jax.process_index(), jax.process_count())
     jax.distributed.shutdown()
 

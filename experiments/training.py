@@ -52,7 +52,7 @@ _COLUMNS = (
     "test_accuracy_noisy",
     "seconds",
 )
-_ORDER, _TEST = 3, 4  # streams of the seed, beside those of training_step
+_ORDER, _TEST = 3, 4  # streams of the root key, beside those of training_step
 _TEST_BATCH = 1000
 
 
@@ -91,7 +91,8 @@ class TrainConfig:
             batch_size=self.batch_size,
             save_every=self.save_every,
         )
-        _validate.integer(0, max_images=self.max_images, seed=self.seed)
+        _validate.integer(0, max_images=self.max_images)
+        _validate.seed(seed=self.seed)
         _validate.positive(learning_rate=self.learning_rate)
         for name in ("sigma", "weight_decay"):
             value = getattr(self, name)
@@ -167,6 +168,11 @@ def _prepare(config: TrainConfig) -> _Task:
         raise ValueError(
             f"Expected batch_size <= {len(train.labels)}, the number of training "
             f"images of {config.dataset}, got {config.batch_size}."
+        )
+    if np.array_equal(train.images, test.images):
+        logging.warning(
+            "%s has no test images of its own: test accuracy is on those of training",
+            config.dataset,
         )
     mean, std = _channel_statistics(train.images)
     module = models.create(
@@ -255,7 +261,7 @@ def _train_epoch(
 ) -> tuple[TrainState, dict[str, Any]]:
     """One pass over the training images, then both accuracies on the test images."""
     began = time.perf_counter()
-    seed = jax.random.key(task.config.seed)
+    seed = training_step.root_key(task.config.seed)
     results = []
     for images, labels in _batches(task, jax.random.fold_in(seed, _ORDER), epoch):
         state, result = train_step(state, seed, images, labels)
@@ -327,7 +333,7 @@ def _restore(task: _Task, manager: Any) -> tuple[int, TrainState]:
 
     initial_state = functools.partial(
         training_step.initial_state,
-        jax.random.key(task.config.seed),
+        training_step.root_key(task.config.seed),
         task.module,
         task.optimizer,
         input_shape=task.train.images.shape[1:],

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-_INIT, _NOISE, _AUGMENT = range(3)  # streams of the seed
+_TRAINING = 0x7472  # keeps all keys of training apart from those of certification
+_INIT, _NOISE, _AUGMENT = range(3)  # streams of the root key
 
 
 class TrainState(NamedTuple):
@@ -24,6 +25,11 @@ class TrainState(NamedTuple):
     def variables(self) -> dict[str, Any]:
         """What the module's `apply` takes."""
         return {"params": self.params, **self.statistics}
+
+
+def root_key(seed: int) -> jax.Array:
+    """The key of all randomness of a training run. [device]."""
+    return jax.random.fold_in(jax.random.key(seed), _TRAINING)
 
 
 def initial_state(

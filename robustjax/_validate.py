@@ -4,7 +4,6 @@ Every check takes its subjects as keyword arguments, so that a message always te
 which argument was wrong: `_validate.positive(sigma=sigma)`.
 """
 
-import math
 import operator
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -23,13 +22,18 @@ def concrete(value: Any) -> np.ndarray | None:
 
 
 def positive(**named: Any) -> None:
-    """Raises ValueError unless every value is a finite number above zero.
+    """Raises ValueError unless all numbers in every value are finite and above zero.
 
     Values that JAX traces pass: they have no value yet.
     """
     for name, value in named.items():
-        number = concrete(value)
-        if number is not None and not (math.isfinite(number) and number > 0):
+        array = concrete(value)
+        if array is None:
+            continue
+        if (
+            array.dtype.kind not in "iuf"
+            or not (np.isfinite(array) & (array > 0)).all()
+        ):
             raise ValueError(f"Expected {name} to be positive and finite, got {value}.")
 
 
@@ -49,6 +53,14 @@ def integer(minimum: int, **named: Any) -> None:
             raise TypeError(f"Expected {name} to be an integer, got {value}.") from None
         if number < minimum:
             raise ValueError(f"Expected {name} >= {minimum}, got {value}.")
+
+
+def seed(**named: Any) -> None:
+    """Raises unless every value is an integer in [0, 2**32), so that keys differ."""
+    integer(0, **named)
+    for name, value in named.items():
+        if value >= 2**32:
+            raise ValueError(f"Expected {name} < 2**32, got {value}.")
 
 
 def one_of(choices: Collection[str], **named: str) -> None:

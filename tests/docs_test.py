@@ -61,7 +61,9 @@ def test_every_public_name_is_in_the_api_reference(name):
     assert sorted(listed) == sorted(_public_names(name))
 
 
-@pytest.mark.parametrize("page", [page for page in _PAGES if any(_blocks(page))])
+@pytest.mark.parametrize(
+    "page", ["../README.md", *(page for page in _PAGES if any(_blocks(page)))]
+)
 def test_python_blocks_run_and_print_what_is_shown(page):
     namespace: dict[str, object] = {"__name__": page}
     for line, code, expected in _blocks(page):
@@ -73,7 +75,7 @@ def test_python_blocks_run_and_print_what_is_shown(page):
             _assert_same_output(output.getvalue(), expected, where)
 
 
-@pytest.mark.parametrize("page", _PAGES)
+@pytest.mark.parametrize("page", [*_PAGES, "../README.md", "../CONTRIBUTING.md"])
 def test_files_that_a_page_names_exist(page):
     text = (_DOCS / page).read_text(encoding="utf-8")
     missing = [name for name in _FILE.findall(text) if not (_ROOT / name).exists()]

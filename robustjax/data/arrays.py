@@ -61,7 +61,12 @@ def _load(path: pathlib.Path, wanted: set[str]) -> dict[str, np.ndarray]:
 def _num_classes(found: dict[str, np.ndarray]) -> int | None:
     """The stated number, or one more than the largest label of either split."""
     if "num_classes" in found:
-        return int(found["num_classes"])
+        value = found["num_classes"]
+        if value.ndim or value.dtype.kind not in "iu":
+            raise ValueError(
+                f"Expected num_classes as one integer, got {value.dtype} {value.shape}."
+            )
+        return int(value)
     labels = [found[key] for key in ("y_train", "y_test") if key in found]
     if not all(array.size and array.dtype.kind in "iu" for array in labels):
         return None  # from_arrays says what is wrong with them

@@ -5,13 +5,14 @@ normalisation is the model's first operation. Logits are float32 in any compute 
 """
 
 from robustjax.models.checkpoints import Checkpoint, fingerprint, load, manifest, save
-from robustjax.models.registry import classifier, create, names
+from robustjax.models.registry import classifier, create, describe, names
 from robustjax.models.tensors import export_safetensors, import_safetensors
 
 __all__ = [
     "Checkpoint",
     "classifier",
     "create",
+    "describe",
     "export_safetensors",
     "fingerprint",
     "import_safetensors",

@@ -95,6 +95,12 @@ def create(
 def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
     """The name and the options with which `create` rebuilds the module. [host].
 
+    Args:
+        module: a module from `create`.
+
+    Returns:
+        (name, options), the latter as keyword arguments of `create`.
+
     Raises:
         ValueError: if the module is not one that `create` makes.
     """

@@ -10,7 +10,7 @@ from robustjax.results.comparison import (
     to_latex,
     to_markdown,
 )
-from robustjax.results.folder import RunFolder, open_run
+from robustjax.results.folder import RunFolder, check_run, open_run
 from robustjax.results.logs import Log, read_log
 from robustjax.results.merging import merge_runs
 from robustjax.results.statistics import (
@@ -31,6 +31,7 @@ __all__ = [
     "average_certified_radius",
     "certified_accuracy",
     "certified_accuracy_lower",
+    "check_run",
     "merge_runs",
     "open_run",
     "radius_grid",

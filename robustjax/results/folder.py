@@ -173,6 +173,41 @@ def open_run(
     )
 
 
+def check_run(
+    workdir: str | pathlib.Path,
+    *,
+    flags: Mapping[str, str],
+    facts: Mapping[str, str],
+    operational: Collection[str] = (),
+    expected_entries: Collection[str] = (),
+) -> None:
+    """Raises where `open_run` would refuse a folder; writes nothing.
+
+    [host] For scripts, before they train or load anything.
+
+    Args:
+        workdir: the folder; it need not exist.
+        flags: as for `open_run`.
+        facts: those that are known already.
+        operational: as for `open_run`.
+        expected_entries: as for `open_run`.
+
+    Raises:
+        ValueError: if the folder holds something else or another run.
+        NotADirectoryError: if it is a file.
+    """
+    path = pathlib.Path(workdir)
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"workdir={str(path)!r} is a file, not a folder.")
+    if (path / identity.FILE_NAME).exists():
+        there = identity.read_identity(path)
+        known = {name: there.facts[name] for name in facts if name in there.facts}
+        here = identity.Identity(dict(flags), dict(facts), (), (), {})
+        _refuse_another(path, there._replace(facts=known), here, operational)
+    elif path.is_dir():
+        _refuse_foreign(path, expected_entries)
+
+
 def _start(
     path: pathlib.Path,
     here: identity.Identity,
@@ -181,18 +216,33 @@ def _start(
     is_first: bool,
 ) -> None:
     """Makes the folder a run unless it is one; refuses one that holds other things."""
-    names = sorted(entry.name for entry in path.iterdir())
-    if identity.FILE_NAME in names:
+    if (path / identity.FILE_NAME).exists():
         return
+    _refuse_foreign(path, expected_entries)
+    if is_first:
+        identity.write_identity(path, here)
+    else:
+        _wait_for(path / identity.FILE_NAME)
+
+
+def _refuse_foreign(path: pathlib.Path, expected_entries: Collection[str]) -> None:
+    names = sorted(entry.name for entry in path.iterdir())
     others = [name for name in names if name[0] != "." and name not in expected_entries]
     if others:
         raise ValueError(
             f"workdir={str(path)!r} is not a run and not empty: it holds {others[0]}."
         )
-    if is_first:
-        identity.write_identity(path, here)
-    else:
-        _wait_for(path / identity.FILE_NAME)
+
+
+def _refuse_another(
+    path: pathlib.Path,
+    there: identity.Identity,
+    here: identity.Identity,
+    operational: Collection[str],
+) -> None:
+    wrong = identity.differences(there, here, ignored=operational)
+    if wrong:
+        raise ValueError(f"workdir={str(path)!r} is another run: {'; '.join(wrong)}.")
 
 
 def _wait_for(path: pathlib.Path) -> None:
@@ -206,7 +256,5 @@ def _wait_for(path: pathlib.Path) -> None:
 def _check(path: pathlib.Path, here: identity.Identity) -> list[str]:
     """Refuses a run with other flags or facts; returns what else has changed."""
     there = identity.read_identity(path)
-    wrong = identity.differences(there, here, ignored=here.operational)
-    if wrong:
-        raise ValueError(f"workdir={str(path)!r} is another run: {'; '.join(wrong)}.")
+    _refuse_another(path, there, here, here.operational)
     return [f"{path}: {text}." for text in identity.changed_versions(there, here)]

@@ -100,7 +100,8 @@ def _unequal(
     there: Mapping[str, str], here: Mapping[str, str], ignored: Collection[str]
 ) -> list[str]:
     return [
-        f"{name} is {there.get(name, 'unset')} there and {here.get(name, 'unset')} here"
+        f"{name} is {there.get(name, 'unset') or 'empty'} there and "
+        f"{here.get(name, 'unset') or 'empty'} here"
         for name in sorted({*there, *here} - {*ignored})
         if there.get(name) != here.get(name)
     ]

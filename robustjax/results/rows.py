@@ -56,8 +56,9 @@ def read_rows(path: pathlib.Path) -> Rows:
 def collect(paths: Iterable[pathlib.Path]) -> Rows:
     """Reads several rows files as one, sorted by idx.
 
-    A line that stands in two files byte for byte, the time included, is one row: a
-    merged `rows.tsv` lies beside the files it was made from.
+    A row that stands in two files, equal in all but its time, is one row: a merged
+    `rows.tsv` lies beside the files it was made from, and two launches of one run may
+    have computed the same examples.
 
     Raises:
         ValueError: if the files have different columns or a damaged row.
@@ -69,8 +70,8 @@ def collect(paths: Iterable[pathlib.Path]) -> Rows:
         if columns and part.columns and part.columns != columns:
             raise ValueError(f"{path} has other columns than the files beside it.")
         columns = columns or part.columns
-        known = set(records)
-        records += [record for record in part.records if record not in known]
+        known = {_without_time(record) for record in records}
+        records += [r for r in part.records if _without_time(r) not in known]
     return Rows(columns, sorted(records, key=lambda record: int(record[0])))
 
 
@@ -186,6 +187,11 @@ class RowsFile:
             with contextlib.suppress(OSError):
                 os.ftruncate(descriptor, good_bytes)
             raise OSError(error.errno, error.strerror, str(self.path)) from error
+
+
+def _without_time(record: tuple[str, ...]) -> tuple[str, ...]:
+    at = STANDARD_COLUMNS.index("time")
+    return record[:at] + record[at + 1 :]
 
 
 def repeated(indices: Iterable[int]) -> list[int]:

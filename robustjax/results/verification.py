@@ -8,13 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustjax.results import logs, rows, summaries
+from robustjax.results import identity, logs, rows, summaries
 
 _ABOVE = 1e-12  # relative: a logged radius may not exceed the recomputed one by more
 _APART = 1e-9  # relative: nor may any logged value differ by more
 _ROUNDING = 4 * np.finfo(np.float64).eps  # of a quantile, between SciPy versions
 _SETTINGS = ("alpha", "sigma", "runner_up", "num_classes", "dim")
 _COUNTS = ("count", "runner_up_count", "num_invalid", "num_estimation", "order")
+_FLAGS = ("alpha", "sigma", "runner_up", "order", "num_selection", "num_estimation")
 _CLAIMS = ("radius", "p_lower", "p_upper")
 
 
@@ -55,7 +56,7 @@ def verify_run(path: str | pathlib.Path) -> Verification:
     """
     log = logs.read_log(path)
     _require_columns(log)
-    findings = [*_decisions(log), *_summary(log)]
+    findings = [*_decisions(log), *_foreign_settings(log), *_summary(log)]
     impossible = list(_impossible_counts(log))
     findings += impossible or _differences(log, _recompute(log))
     return Verification(len(log), tuple(findings))
@@ -78,6 +79,28 @@ def _decisions(log: logs.Log) -> Iterator[str]:
         yield f"idx {index}: correct does not tell whether predict equals label"
     for index in log.columns["idx"][log.columns["order"] != 0]:
         yield f"idx {index}: only radii of order 0 follow from counts"
+
+
+def _foreign_settings(log: logs.Log) -> Iterator[str]:
+    """Rows whose settings are not those of the flags of their run."""
+    if not len(log):
+        yield "there are no rows"
+    if not (log.path / identity.FILE_NAME).is_file():
+        return
+    flags = identity.read_identity(log.path).flags
+    asked = {name: flags[name] for name in _FLAGS if flags.get(name)}
+    if flags.get("norms"):
+        asked["norm"] = flags["norms"].partition(",")[0]
+    for name, text in asked.items():
+        column = log.columns.get(name, np.full(len(log), text))
+        for index in log.columns["idx"][~_is_as_asked(column, text)]:
+            yield f"idx {index}: {name} is not {text}, as the flags of the run say"
+
+
+def _is_as_asked(values: np.ndarray, text: str) -> np.ndarray:
+    if values.dtype.kind not in "iuf":
+        return values == text
+    return np.isclose(values, float(text), rtol=1e-7, atol=0)  # sigma may be float32
 
 
 def _impossible_counts(log: logs.Log) -> Iterator[str]:

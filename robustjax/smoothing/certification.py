@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from robustjax import _validate
 from robustjax.norms import l2_circumradius
-from robustjax.smoothing import confidence, radius, sampling
+from robustjax.smoothing import base_classifier, confidence, radius, sampling
 
 ABSTAIN = -1
 # Streams of the user's key. Selection and estimation must not share noise.
@@ -36,7 +36,7 @@ class Certificate:
     count: NDArray[np.int32]  # [n], estimation samples won by the selected class
     num_samples: int  # estimation samples of each example
     alpha: float  # failure probability for each example
-    sigma: float
+    sigma: float  # as asked for, or its float32 rounding where that is less
     simultaneous: bool  # whether all norms hold jointly at alpha
     num_invalid: NDArray[np.int32]  # [n], estimation samples with non-finite logits
     p_upper: NDArray[np.float64]  # [n], upper bound of every other class
@@ -50,7 +50,7 @@ class Certificate:
 
 def certify(
     key: jax.Array,
-    apply_fn: sampling.ApplyFn,
+    apply_fn: base_classifier.ApplyFn,
     x: ArrayLike,
     *,
     sigma: float,
@@ -59,7 +59,7 @@ def certify(
     num_estimation: int = 100_000,
     alpha: float = 1e-3,
     order: int = 0,
-    norms: Sequence[str] = ("l2",),
+    norms: str | Sequence[str] = ("l2",),
     runner_up: str = "complement",
     simultaneous: bool = True,
     example_ids: ArrayLike | None = None,
@@ -125,6 +125,9 @@ def certify(
         Cohen, Rosenfeld and Kolter (2019), ICML, arXiv 1902.02918, CERTIFY. The
         "bonferroni" form is ours.
     """
+    norms = (norms,) if isinstance(norms, str) else tuple(norms)
+    sampling.check_sigma(sigma)
+    sigma = _noise_level(sigma)
     check_arguments(
         num_classes=num_classes,
         num_selection=num_selection,
@@ -137,7 +140,7 @@ def certify(
     )
     count = functools.partial(
         sampling.class_counts,
-        apply_fn=apply_fn,
+        apply_fn=base_classifier.as_partial(apply_fn),
         x=x,
         sigma=sigma,
         num_classes=num_classes,
@@ -196,7 +199,7 @@ def certify(
 
 def predict(
     key: jax.Array,
-    apply_fn: sampling.ApplyFn,
+    apply_fn: base_classifier.ApplyFn,
     x: ArrayLike,
     *,
     sigma: float,
@@ -305,6 +308,11 @@ def check_arguments(
     smallest = confidence.min_num_estimation(
         alpha=alpha, num_classes=num_classes, runner_up=runner_up
     )
+    if max(num_selection, num_estimation) >= 2**31:
+        raise ValueError(
+            f"Expected num_selection and num_estimation < 2**31, got {num_selection} "
+            f"and {num_estimation}."
+        )
     if num_estimation < smallest:
         raise ValueError(
             f"Expected num_estimation >= {smallest}, the smallest number that can ever "
@@ -314,8 +322,15 @@ def check_arguments(
         raise ValueError(f"Expected order=0, got {order}.")
     if not norms:
         raise ValueError("Expected at least one norm, got none.")
+    if len(set(norms)) < len(norms):
+        raise ValueError(f"Expected distinct norms, got {', '.join(norms)}.")
     for norm in norms:
         l2_circumradius(norm, dim)
+
+
+def _noise_level(sigma: float) -> float:
+    """The least of sigma and its float32 rounding, which scales the noise."""
+    return min(float(sigma), float(np.float32(sigma)))
 
 
 def _votes(

@@ -28,9 +28,10 @@ def zeroth_order_radius(
     ndtri(p_upper)). In lp the l2 radius is divided by the l2 circumradius of the unit
     ball, d^(1/2 - 1/p) for p >= 2 and 1 for p <= 2. Elementwise.
 
-    [host] for Python and NumPy numbers, which are computed in float64 whatever the x64
-    flag, and [device] (pure, jittable) for JAX arrays, which keep their dtype. Take a
-    published radius from the host: in float32, p_lower itself is too coarse near 1.
+    [host] for Python and NumPy probabilities, which are computed in float64 whatever
+    the x64 flag, and [device] (pure, jittable) for JAX arrays, which keep their dtype
+    (float32 at least). Take a published radius from the host: in float32, p_lower
+    itself is too coarse near 1.
 
     Guarantee:
         The smoothed classifier predicts A at every x + delta with norm(delta) < radius,
@@ -73,10 +74,17 @@ def zeroth_order_radius(
         known = None if value is None else _validate.concrete(value)
         if known is not None and ((known < 0) | (known > 1)).any():
             raise ValueError(f"Expected {name} in [0, 1], got {value}.")
-    if any(isinstance(value, jax.Array) for value in values):
-        return _device_l2_radius(*map(jnp.asarray, values)) / scale
+    if _is_for_device(sigma, p_lower, p_upper):
+        inexact = jnp.result_type(jnp.float32, *values[0::2])
+        return _device_l2_radius(*(jnp.asarray(v, inexact) for v in values)) / scale
     host = (np.asarray(value, np.float64) for value in values)
     return _l2_radius(*host, xp=np, ndtri=scipy.special.ndtri)[()] / scale
+
+
+def _is_for_device(sigma: ArrayLike, *probabilities: ArrayLike | None) -> bool:
+    """Whether a probability is a JAX array, or anything is traced."""
+    is_traced = _validate.concrete(sigma) is None
+    return is_traced or any(isinstance(p, jax.Array) for p in probabilities)
 
 
 def _l2_radius(

@@ -12,22 +12,22 @@ batch, chunk or device count, nor on where a run was resumed.
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh, PartitionSpec
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _validate
+from robustjax.smoothing import base_classifier
 
 BLOCK_SIZE = 128
 _MAX_INT32 = 2**31 - 1
 _MAX_PADDING = 2**24  # items that the last steps of all devices may lie past the end
-
-ApplyFn = Callable[[jax.Array], jax.Array]
 
 
 def noise_block(
@@ -57,7 +57,7 @@ def noise_block(
 
 def class_counts(
     key: jax.Array,
-    apply_fn: ApplyFn,
+    apply_fn: base_classifier.ApplyFn,
     x: ArrayLike,
     *,
     sigma: ArrayLike,
@@ -115,9 +115,11 @@ def class_counts(
     """
     _validate.integer(1, num_samples=num_samples)
     _validate.integer(2, num_classes=num_classes)
-    _validate.positive(sigma=sigma)
+    check_sigma(sigma)
     _validate.unit_interval(x=x)
     x = jnp.asarray(x, jnp.float32)
+    if x.ndim < 2:
+        raise ValueError(f"Expected x as a batch [n, ...], got shape {x.shape}.")
     example_ids = _example_ids(example_ids, num_examples=x.shape[0])
     chunk_size = _chunk_size(chunk_size)
     num_blocks = x.shape[0] * -(-num_samples // BLOCK_SIZE)
@@ -126,15 +128,16 @@ def class_counts(
             f"Expected at most 2**31 samples an example and 2**31 blocks in all, got "
             f"{num_samples=} for {x.shape[0]} examples."
         )
-    apply_fn = apply_fn if isinstance(apply_fn, Partial) else Partial(apply_fn)
     work = _Work(
         key=_threefry(key),
-        apply_fn=apply_fn,
+        apply_fn=base_classifier.as_partial(apply_fn),
         x=x,
         example_ids=example_ids,
         sigma=jnp.asarray(sigma, jnp.float32),
         num_samples=jnp.asarray(num_samples, jnp.int32),
     )
+    if mesh is not None:
+        work = jax.device_put(work, NamedSharding(mesh, PartitionSpec()))
     return _class_counts(
         work,
         num_classes=num_classes,
@@ -143,33 +146,26 @@ def class_counts(
     )
 
 
-def check_apply_fn(
-    apply_fn: ApplyFn, shape: Sequence[int], *, num_classes: int
-) -> None:
-    """Raises ValueError unless `apply_fn` maps `[m, *shape]` to class logits.
+def check_sigma(sigma: ArrayLike) -> None:
+    """Raises ValueError unless sigma is one positive number that float32 can hold.
 
-    [host] Traces `apply_fn` abstractly; nothing is computed.
+    [host] Values that JAX traces pass.
 
     Args:
-        apply_fn: the classifier.
-        shape: shape of one example.
-        num_classes: number of classes that the logits must have.
+        sigma: the noise level.
 
     Raises:
-        ValueError: if the result is not one real array `[m, num_classes]`.
+        ValueError: for anything else, such as an array, NaN or 1e-50.
     """
-    batch = jax.ShapeDtypeStruct((BLOCK_SIZE, *shape), jnp.float32)
-    _check_logits(jax.eval_shape(apply_fn, batch), batch.shape, num_classes)
-
-
-def _check_logits(logits: Any, batch: tuple[int, ...], num_classes: int) -> None:
-    expected = (batch[0], num_classes)
-    found = getattr(logits, "shape", type(logits).__name__)
-    if found != expected or jnp.issubdtype(logits.dtype, jnp.complexfloating):
-        raise ValueError(
-            f"Expected apply_fn to map {batch} to real logits {expected} for "
-            f"{num_classes} classes, got {found}."
-        )
+    value = _validate.concrete(sigma)
+    if value is None:
+        return
+    if value.ndim:
+        raise ValueError(f"Expected sigma as one number, got shape {value.shape}.")
+    _validate.positive(sigma=value.tolist())
+    limits = np.finfo(np.float32)
+    if not limits.tiny <= value <= limits.max:
+        raise ValueError(f"Expected sigma within the range of float32, got {value}.")
 
 
 class _Work(NamedTuple):
@@ -233,7 +229,7 @@ def _count_steps(
         with jax.named_scope("robustjax.smoothing.votes"):
             stimuli = stimuli.reshape(-1, *shape)
             logits = work.apply_fn(stimuli)
-            _check_logits(logits, stimuli.shape, num_classes)
+            base_classifier.check_logits(logits, stimuli.shape, num_classes=num_classes)
             winner = _winner(logits).reshape(items_per_step, BLOCK_SIZE)
         sample = block[:, None] * BLOCK_SIZE + _arange(BLOCK_SIZE)[None]
         is_used = (sample < work.num_samples) & (item < num_items)[:, None]
@@ -261,19 +257,20 @@ def _winner(logits: jax.Array) -> jax.Array:
 def _example_ids(example_ids: ArrayLike | None, *, num_examples: int) -> jax.Array:
     if example_ids is None:
         return jnp.arange(num_examples, dtype=jnp.uint32)
-    ids = jnp.asarray(example_ids)
-    if ids.shape != (num_examples,) or not jnp.issubdtype(ids.dtype, jnp.integer):
+    known = _validate.concrete(example_ids)
+    ids: Any = jnp.asarray(example_ids) if known is None else known
+    is_traced_64 = known is None and ids.dtype.itemsize > 4  # could lose its upper half
+    is_integer = ids.dtype.kind in "iu" or ids.size == 0
+    if ids.shape != (num_examples,) or not is_integer or is_traced_64:
         raise ValueError(
-            f"Expected example_ids as {num_examples} integers, got {ids.dtype} of "
-            f"shape {ids.shape}."
+            f"Expected example_ids as {num_examples} integers (of 32 bits where "
+            f"traced), got {ids.dtype} of shape {ids.shape}."
         )
-    values = _validate.concrete(example_ids)
-    if values is not None and (values.min() < 0 or values.max() >= 2**32):
+    if known is not None and ((known < 0) | (known >= 2**32)).any():
         raise ValueError(
-            f"Expected example_ids in [0, 2**32), got a range of "
-            f"{values.min()} to {values.max()}."
+            f"Expected example_ids in [0, 2**32), got {known.min()} to {known.max()}."
         )
-    return ids.astype(jnp.uint32)
+    return jnp.asarray(ids.astype(np.uint32))
 
 
 def _chunk_size(chunk_size: int | None) -> int:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -13,6 +14,7 @@ from unittest import mock
 import certify
 import command_line
 import numpy as np
+import sample_classifiers
 from absl import flags
 from absl.testing import absltest, parameterized
 
@@ -153,6 +155,19 @@ class CheckpointTest(_InFolder):
             certify.run(self.config)
         self.assertIn("trained with sigma 0.5, not 0.25", "".join(logs.output))
 
+    def test_another_checkpoint_in_its_place_is_refused(self):
+        certify.run(self.config)
+        loaded = models.load(self.checkpoint)
+        for changes in (dict(std=0.5), dict()):
+            module = models.create("mlp", num_classes=10, features=(), **changes)
+            variables = loaded.variables
+            if not changes:  # other weights
+                variables = certify.jax.tree.map(lambda w: 2 * w, variables)
+            shutil.rmtree(self.checkpoint)
+            models.save(self.checkpoint, module, variables, input_shape=(8, 8, 1))
+            with self.assertRaisesRegex(ValueError, "model is"):
+                certify.run(self.config)
+
     def test_a_safetensors_file_gives_the_same_rows(self):
         loaded = models.load(self.checkpoint)
         path = models.export_safetensors(
@@ -205,6 +220,13 @@ class RefusalTest(_InFolder):
         (dict(skip=0), "skip"),
         (dict(start=-1), "start"),
         (dict(radii=("a",)), "radii"),
+        (dict(radii=("nan",)), "radii"),
+        (dict(radii=("-1",)), "radii"),
+        (dict(seed=2**32), "seed < "),
+        (dict(seed=-1), "seed"),
+        (dict(sigma=1e-50), "sigma"),
+        (dict(process_id=1), "--distributed"),
+        (dict(norms=("l2", "l2")), "distinct"),
         (dict(workdir=""), "workdir"),
         (dict(apply_fn=""), "--checkpoint"),
         (dict(train=("epochs=3",)), "--train"),
@@ -224,6 +246,8 @@ class RefusalTest(_InFolder):
         (dict(apply_fn="sample_classifiers:absent"), "absent"),
         (dict(apply_fn="sample_classifiers:number"), "int"),
         (dict(apply_fn="sample_classifiers:two_classes"), r"\(128, 10\).*\(128, 2\)"),
+        (dict(apply_fn="sample_classifiers:raising"), "failed: KeyError: 'weights'"),
+        (dict(apply_fn="sample_classifiers:on_the_host"), "failed: TracerArray"),
         (dict(devices=99), "devices <= "),
     )
     def test_bad_runs_are_refused(self, changes, text):
@@ -247,6 +271,25 @@ class RefusalTest(_InFolder):
         with self.assertRaisesRegex(ValueError, next(iter(changes))):
             certify.run(self.replace(**changes))
         self.assertEqual(_rows(self.config.workdir), before)
+
+    def test_another_model_behind_the_same_name_is_refused(self):
+        certify.run(self.config)
+        with (
+            mock.patch(
+                "sample_classifiers.nearest_mean", sample_classifiers.farthest_mean
+            ),
+            self.assertRaisesRegex(ValueError, "model is"),
+        ):
+            certify.run(self.config)
+
+    def test_a_foreign_folder_is_refused_before_training(self):
+        workdir = pathlib.Path(self.config.workdir)
+        workdir.mkdir()
+        (workdir / "thesis.txt").write_text("mine")
+        config = self.replace(apply_fn="", train=("epochs=1",))
+        with self.assertRaisesRegex(ValueError, "thesis.txt"):
+            certify.run(config)
+        self.assertLen(list(workdir.iterdir()), 1)
 
     def test_pixels_out_of_range_are_refused(self):
         path = self.folder / "data.npz"

@@ -16,6 +16,10 @@ def _nearest(means: jax.Array, x: jax.Array) -> jax.Array:
 
 def nearest_mean() -> jax.tree_util.Partial:
     """The nearest class mean, a linear classifier."""
+    return _nearest_mean()
+
+
+def _nearest_mean() -> jax.tree_util.Partial:
     digits = data.load("digits", split="train")
     images = digits.images.reshape(len(digits.labels), -1)
     means = [images[digits.labels == label].mean(axis=0) for label in range(10)]
@@ -36,6 +40,25 @@ def sometimes_nan() -> functools.partial:
         return jnp.where(is_large[:, None], jnp.nan, logits)
 
     return functools.partial(apply_fn)
+
+
+def farthest_mean() -> jax.tree_util.Partial:
+    """The opposite of the nearest class mean."""
+    return jax.tree_util.Partial(_farthest, *_nearest_mean().args)
+
+
+def _farthest(means: jax.Array, x: jax.Array) -> jax.Array:
+    return -_nearest(means, x)
+
+
+def on_the_host() -> functools.partial:
+    """A classifier in NumPy, which JAX cannot trace."""
+    return functools.partial(lambda x: np.asarray(x).reshape(len(x), -1)[:, :10])
+
+
+def raising() -> None:
+    """A factory with a bug."""
+    raise KeyError("weights")
 
 
 def number() -> int:

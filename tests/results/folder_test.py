@@ -203,11 +203,38 @@ class ProcessesTest(absltest.TestCase):
         with self.assertRaisesRegex(ValueError, "idx 2 not expected"):
             run.merge(expected=[0])
         part = self.path / "rows-00000-of-00002.tsv"
-        other = part.read_text().replace("\t0.0\t", "\t0.5\t", 1)
+        other = part.read_text().replace("\tcomplement\t", "\tbonferroni\t")
         (self.path / "rows-00001-of-00002.tsv").write_text(other)
-        with self.assertRaisesRegex(ValueError, "idx 0 would be there more than once"):
+        with self.assertRaisesRegex(ValueError, "idx 0, 2 would be there more"):
             run.merge(expected=[0, 2])
         self.assertFalse((self.path / "rows.tsv").exists())
+
+    def test_rows_that_differ_in_time_alone_are_one(self):
+        """Two launches of one run may have computed the same example."""
+        self._write(0, 2, [0, 2])
+        run = sample_runs.open_run(self.path, num_processes=2)
+        part = self.path / "rows-00000-of-00002.tsv"
+        again = part.read_text().replace("\t0.0\t", "\t7.5\t", 1)
+        self.assertNotEqual(again, part.read_text())
+        (self.path / "rows-00001-of-00002.tsv").write_text(again)
+        run.merge(expected=[0, 2])
+
+    def test_check_run_refuses_what_open_run_would(self):
+        known = {"flags": sample_runs.FLAGS, "facts": {"data": "d1"}}
+        results.check_run(self.path, **known)
+        self.assertFalse(self.path.exists())
+        sample_runs.write_run(self.path, range(3))
+        results.check_run(self.path, **known)
+        with self.assertRaisesRegex(ValueError, "--sigma is 0.5 there and 1 here"):
+            results.check_run(
+                self.path, flags=sample_runs.FLAGS | {"sigma": "1"}, facts={}
+            )
+        with self.assertRaisesRegex(ValueError, "data is d1 there and d2 here"):
+            results.check_run(self.path, flags=sample_runs.FLAGS, facts={"data": "d2"})
+        with self.assertRaisesRegex(NotADirectoryError, "workdir=.*rows.tsv"):
+            results.check_run(self.path / "rows.tsv", **known)
+        with self.assertRaisesRegex(ValueError, "not a run and not empty"):
+            results.check_run(self.path.parent, **known)
 
     def test_second_process_waits_for_the_first(self):
         opened = []

@@ -47,13 +47,15 @@ class VerificationTest(parameterized.TestCase):
         self.assertEqual(predictions, {-1, 1})
         self.assertEmpty(results.verify_run(self.path / "rows.tsv").findings)
 
-    def test_rows_with_different_settings_agree(self):
+    def test_rows_of_other_settings_are_sound_but_not_of_this_run(self):
         rows = [
             sample_runs.row(0),
             sample_runs.row(1, form="bonferroni"),
             sample_runs.row(2, alpha=0.05),
         ]
-        self.assertEqual(self._findings(*rows), "")
+        expected = "idx 2: alpha is not 0.001, as the flags of the run say"
+        self.assertEqual(self._findings(*rows), expected)
+        self.assertEmpty(results.verify_run(self.path / "rows.tsv").findings)
 
     @parameterized.parameters("radius", "radius_l1", "radius_linf")
     def test_radius_above_is_found(self, column):
@@ -139,7 +141,7 @@ class VerificationTest(parameterized.TestCase):
             results.verify_run(self.path)
 
     def test_run_without_rows(self):
-        self.assertEqual(self._findings(), "")
+        self.assertEqual(self._findings(), "there are no rows")
 
 
 class SummaryTest(absltest.TestCase):

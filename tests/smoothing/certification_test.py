@@ -1,14 +1,17 @@
 """The complete protocols: validity, tightness, abstention and refusals."""
 
 import math
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl.testing import absltest, parameterized
+from flax import nnx
 from scipy import stats
 
 from robustjax import smoothing
+from robustjax.smoothing import sampling
 
 _KEY = jax.random.key(2)
 
@@ -91,6 +94,59 @@ class LinearClassifierTest(parameterized.TestCase):
             self.assertEqual(alone.count[0], together.count[i])
 
 
+class NoiseTest(parameterized.TestCase):
+    @parameterized.parameters((1, 10), (100, 100), (100, 300), (300, 100), (128, 128))
+    def test_selection_estimation_and_prediction_share_no_noise(self, n0, n):
+        """No sample of one stage is one of another, for one key and example."""
+        seen = []
+
+        def record(noisy):
+            seen[-1].append(noisy)
+
+        def apply_fn(x):
+            jax.debug.callback(record, x)
+            return jnp.stack([x[:, 0], -x[:, 0]], axis=-1)
+
+        original = sampling.class_counts
+
+        def class_counts(*args, **kwargs):
+            seen.append([])
+            counts = original(*args, **kwargs)
+            jax.effects_barrier()
+            return counts
+
+        kwargs = dict(sigma=0.5, num_classes=2)
+        with mock.patch.object(sampling, "class_counts", class_counts):
+            x = np.full((1, 8), 0.5)
+            smoothing.certify(
+                _KEY, apply_fn, x, num_selection=n0, num_estimation=n, **kwargs
+            )
+            smoothing.predict(_KEY, apply_fn, x, num_samples=n + 1, **kwargs)
+        self.assertLen(seen, 3)
+        stages = [np.concatenate(stage) for stage in seen]
+        for i, j in ((0, 1), (0, 2), (1, 2)):
+            apart = np.abs(stages[i][:, None] - stages[j][None]).max(axis=-1)
+            self.assertGreater(apart.min(), 0.01)
+
+    def test_float32_sigma_never_enlarges_a_radius(self):
+        inputs = _half_space_inputs(np.array([0.3]), 16)
+        kwargs = dict(num_classes=2, num_estimation=1000)
+        for sigma in (0.12, 0.7, 0.9, jnp.float32(0.7), np.float64(0.1)):
+            c = smoothing.certify(_KEY, _half_space, inputs, sigma=sigma, **kwargs)
+            self.assertEqual(c.radius["l2"].dtype, np.float64)
+            self.assertLessEqual(c.sigma, min(float(sigma), float(np.float32(sigma))))
+            self.assertAlmostEqual(c.sigma, float(sigma), delta=1e-7)
+
+    def test_a_classifier_with_state_is_read_again(self):
+        model = nnx.Linear(4, 2, rngs=nnx.Rngs(0))
+        kwargs = dict(sigma=0.1, num_classes=2, num_estimation=100)
+        x = np.full((1, 4), 0.5)
+        before = smoothing.certify(_KEY, model, x, **kwargs).prediction[0]
+        model.kernel[...] = -model.kernel[...]
+        after = smoothing.certify(_KEY, model, x, **kwargs).prediction[0]
+        self.assertEqual({int(before), int(after)}, {0, 1})
+
+
 class CoverageTest(parameterized.TestCase):
     def test_bound_of_the_complete_protocol_covers(self):
         """2,000 classifiers of known p, each certified with its own noise."""
@@ -153,6 +209,26 @@ class CoverageTest(parameterized.TestCase):
         )
         np.testing.assert_array_equal(label, [-1, 0])
 
+    def test_invalid_samples_are_the_strongest_competitor(self):
+        """Probabilities .45, .15 and, invalid, .40: nobody may ignore the latter."""
+        first, second = stats.norm.ppf([0.45, 0.60])
+
+        def apply_fn(x):  # x = 1/2 and sigma = 1
+            z = x[:, 0] - 0.5
+            scores = jnp.stack([first - z, z - first], axis=-1)
+            return jnp.where((z > second)[:, None], jnp.nan, scores)
+
+        x, kwargs = np.array([[0.5]]), dict(sigma=1.0, num_classes=2)
+        c = smoothing.certify(
+            _KEY, apply_fn, x, num_estimation=20_000, runner_up="bonferroni", **kwargs
+        )
+        self.assertEqual(c.selected[0], 0)
+        self.assertEqual(c.runner_up_count[0], c.num_invalid[0])
+        self.assertGreater(c.p_upper[0], 0.40)
+        self.assertEqual(
+            smoothing.predict(_KEY, apply_fn, x, num_samples=100, **kwargs), -1
+        )
+
 
 class PredictTest(parameterized.TestCase):
     def test_errs_at_most_alpha_and_abstains_on_the_boundary(self):
@@ -178,6 +254,10 @@ class RefusalTest(parameterized.TestCase):
         (dict(sigma=float("nan")), "sigma"),
         (dict(order=1), "order"),
         (dict(norms=()), "norm"),
+        (dict(norms=("l2", "l2")), "distinct"),
+        (dict(sigma=1e-50), "float32"),
+        (dict(sigma=1e39), "float32"),
+        (dict(sigma=np.array([0.5])), "sigma as one number"),
         (dict(norms=("l2", "l0")), "l0"),
         (dict(runner_up="best"), "runner_up"),
         (dict(num_classes=1), "num_classes"),

@@ -62,6 +62,13 @@ class RadiusTest(parameterized.TestCase):
             device = _RADIUS(jnp.float64(0.999999), sigma=0.5)
             self.assertEqual(device.dtype, jnp.float64)
         np.testing.assert_allclose(device, _RADIUS(0.999999, sigma=0.5), rtol=1e-13)
+        p = 1 - 1e-9  # a JAX sigma does not take p to float32
+        self.assertEqual(_RADIUS(p, sigma=jnp.float32(0.5)), _RADIUS(p, sigma=0.5))
+        self.assertEqual(_RADIUS(jnp.bfloat16(0.9), sigma=0.5).dtype, jnp.float32)
+        np.testing.assert_array_equal(
+            _RADIUS([0.9, 0.8], sigma=np.array([1.0, 2.0])),
+            [_RADIUS(0.9, sigma=1.0), _RADIUS(0.8, sigma=2.0)],
+        )
 
     def test_transforms(self):
         p = jnp.linspace(0.51, 0.99, 9)

@@ -90,6 +90,12 @@ class ClassCountsTest(parameterized.TestCase):
         self.assertEqual(counts.dtype, np.int32)
         np.testing.assert_array_equal(counts, _counts())
 
+    def test_mesh_takes_arrays_that_lie_on_one_device(self):
+        device = jax.devices()[1]
+        apply_fn = jax.tree_util.Partial(_linear, jax.device_put(_WEIGHT, device))
+        counts = _counts(jax.device_put(_X, device), apply_fn, mesh=_mesh(4))
+        np.testing.assert_array_equal(counts, _counts())
+
     def test_fewer_samples_are_a_prefix_of_more(self):
         few, many = _counts(num_samples=200), _counts(num_samples=333)
         self.assertTrue(np.all(few <= many))
@@ -201,9 +207,11 @@ class RefusalTest(parameterized.TestCase):
         (dict(example_ids=np.arange(2)), "example_ids"),
         (dict(example_ids=np.array([0.0, 1.0, 2.0])), "example_ids"),
         (dict(example_ids=np.array([0, 1, -2])), "example_ids"),
+        (dict(example_ids=[0, 1, 2**32]), "example_ids"),
         (dict(x=2 * _X), "x in"),
         (dict(x=_X.at[0, 0, 0, 0].set(jnp.nan)), "nan"),
         (dict(x=np.zeros((1, *_SHAPE), np.uint8)), "divide by 255"),
+        (dict(x=0.5), "batch"),
         (dict(key=jax.random.key(0, impl="rbg")), "threefry"),
         (dict(apply_fn=lambda x: x), "apply_fn"),
         (dict(apply_fn=lambda x: _APPLY(x)[:-1]), "apply_fn"),
