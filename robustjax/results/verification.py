@@ -142,16 +142,14 @@ def _fill(
 
     count, trials = log.columns["count"][at], log.columns["num_estimation"][at]
     rival = log.columns["runner_up_count"][at]
-    if runner_up == "complement":
-        lower = smoothing.clopper_pearson_lower(count, trials, alpha=alpha)
-        upper = 1 - lower
-    elif runner_up == "bonferroni":
-        each = alpha / (2 * num_classes)  # num_classes - 1 rivals and the invalid
-        lower = smoothing.clopper_pearson_lower(count, trials, alpha=alpha / 2)
-        upper = smoothing.clopper_pearson_upper(rival, trials, alpha=each)
-        upper = np.minimum(upper, 1 - lower)
-    else:
-        raise ValueError(f"{log.path} has an unknown runner_up {runner_up!r}.")
+    lower, upper = smoothing.class_probability_bounds(
+        count,
+        rival,
+        trials,
+        alpha=alpha,
+        num_classes=num_classes,
+        runner_up=runner_up,
+    )
     claims.p_lower[at], claims.p_upper[at] = lower, upper
     radius_fn = functools.partial(
         smoothing.zeroth_order_radius,

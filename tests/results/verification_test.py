@@ -129,7 +129,7 @@ class VerificationTest(parameterized.TestCase):
     @parameterized.parameters(
         ("alpha", "column alpha: not all entries are numbers"),
         ("num_estimation", "column num_estimation: not all entries are numbers"),
-        ("runner_up", "unknown runner_up 'x'"),
+        ("runner_up", "Unknown runner_up 'x'"),
     )
     def test_unreadable_settings(self, column, message):
         with self.assertRaisesRegex(ValueError, message):
