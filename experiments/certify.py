@@ -152,6 +152,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
         indices = _indices(config, len(dataset.labels))
         mesh = here.mesh(config.devices)
         _check_arguments(config, dataset)
+        _warn_of_few_samples(config, dataset.num_classes)
         identity: dict[str, Any] = {
             "flags": command_line.flags_of(config),
             "operational": _OPERATIONAL,
@@ -193,6 +194,19 @@ def _check_arguments(config: CertifyConfig, dataset: data.Dataset | None) -> Non
         dim=math.prod(dataset.images.shape[1:]) if dataset else 1,
         runner_up=config.runner_up,
     )
+
+
+def _warn_of_few_samples(config: CertifyConfig, num_classes: int) -> None:
+    smallest = smoothing.min_num_estimation(
+        alpha=config.alpha, num_classes=num_classes, runner_up=config.runner_up
+    )
+    if config.num_estimation < 2 * smallest:
+        logging.warning(
+            "num_estimation=%d is close to %d, below which nothing can be certified; "
+            "hardly any image will be",
+            config.num_estimation,
+            smallest,
+        )
 
 
 def _noise_fingerprint(config: CertifyConfig) -> str:

@@ -117,6 +117,11 @@ class RunTest(_InFolder):
         same = [row == by_idx[row["idx"]] for row in _rows(other.workdir)]
         self.assertEqual(all(same), "seed" not in changes)
 
+    def test_too_few_samples_are_warned_of(self):
+        with self.assertLogs(level="WARNING") as logs:
+            certify.run(self.replace(num_estimation=12))
+        self.assertIn("num_estimation=12 is close to 10", "".join(logs.output))
+
     def test_batches_are_of_one_size_and_cover_all(self):
         for num, num_estimation in ((300, 10_000), (7, 10), (499, 100_000), (1, 1)):
             batches = list(certify._batches(list(range(num)), num_estimation))
