@@ -1,6 +1,7 @@
 """Peak memory of certification against the number of samples."""
 
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -9,14 +10,19 @@ from typing import Any
 from benchmarks import certification
 from robustjax import smoothing
 
+_STEADY = {
+    "MALLOC_ARENA_MAX": "1",
+    "XLA_FLAGS": "--xla_cpu_parallel_codegen_split_count=1",
+}
 _NUM_SAMPLES = (1_000, 10_000, 100_000)
 
 
 def measure() -> list[dict[str, Any]]:
     """Maximum resident size of a process for each number of samples.
 
-    The least of three processes: what the compiler's threads need on top of it varies.
-    Each also gives the temporary memory of the compiled program with that number as a
+    The least of three processes that compile in one thread and allocate in one arena,
+    because what the threads of the compiler take on top varies by a few percent. Each
+    also gives the temporary memory of the compiled program with that number as a
     constant.
     """
     return [
@@ -27,7 +33,10 @@ def measure() -> list[dict[str, Any]]:
 
 def _in_process(num_samples: int) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.memory", str(num_samples)]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    environment = os.environ | _STEADY
+    result = subprocess.run(
+        command, check=True, capture_output=True, text=True, env=environment
+    )
     return json.loads(result.stdout.splitlines()[-1])
 
 
