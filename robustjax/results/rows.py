@@ -9,7 +9,6 @@ import contextlib
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from types import TracebackType
 from typing import IO, Any, NamedTuple, Self
 
 STANDARD_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -138,12 +137,7 @@ class RowsFile:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _resume(self) -> None:

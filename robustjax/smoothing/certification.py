@@ -87,7 +87,8 @@ def certify(
         key: random key of the whole run, `jax.random.key(seed)`.
         apply_fn: maps `[m, ...]` inputs in [0, 1] to `[m, num_classes]` logits; see
             `class_counts` on parameters.
-        x: `[n, ...]` floats in [0, 1].
+        x: `[n, ...]` floats in [0, 1]. The center of the certified ball is x rounded to
+            float32, which is what the classifier is given.
         sigma: noise level, in the units of x, positive.
         num_classes: number of classes, an integer >= 2.
         num_selection: samples that select class A, an integer >= 1.
@@ -185,7 +186,7 @@ def certify(
         num_samples=num_estimation,
         alpha=alpha,
         sigma=sigma,
-        simultaneous=True if order == 0 else simultaneous,
+        simultaneous=True,  # at order 0 one event carries all norms
         num_invalid=counts[:, -1],
         p_upper=p_upper,
         runner_up_count=runner_up_votes,
