@@ -1,58 +1,33 @@
-"""Class counts of a classifier under Gaussian noise: one jitted loop on the device.
+"""Class counts of a classifier under Gaussian noise, and the checks of what is sampled.
 
-The work is a list of items, one for each (example, block) pair; a block is 128 noise
-samples. Each step of the loop takes `chunk_size / 128` consecutive items, of one
-example or of several, so small models fill the device and only the last block of an
-example can be partly unused. The devices of a mesh take whole steps in turn, so every
-forward batch is the same whatever their number.
-
-The noise of an item depends on (key, example_id, block) and on nothing else: not on
-batch, chunk or device count, nor on where a run was resumed.
+`blocks` holds the loop that draws the noise and calls the classifier.
 """
 
 import functools
-import math
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _validate
-from robustjax.smoothing import base_classifier
+from robustjax.smoothing import base_classifier, blocks
+from robustjax.smoothing.blocks import BLOCK_SIZE, MAX_NOISE, check_sigma, noise_block
 
-BLOCK_SIZE = 128
+__all__ = [
+    "BLOCK_SIZE",
+    "MAX_NOISE",
+    "check_sigma",
+    "class_counts",
+    "noise_block",
+    "prepare",
+    "replicate",
+]
 _MAX_INT32 = 2**31 - 1
 _MAX_PADDING = 2**24  # items that the last steps of all devices may lie past the end
-
-
-def noise_block(
-    key: jax.Array, example_id: ArrayLike, block: ArrayLike, *, shape: Sequence[int]
-) -> jax.Array:
-    """Standard normal noise of one block of 128 samples of one example.
-
-    [device] Pure, jittable. Drawn flat and reshaped: the values of a shaped draw.
-
-    Args:
-        key: the key of the stream, `jax.random.fold_in(user_key, stream)`.
-        example_id: index of the example in its data set, an integer >= 0.
-        block: index of the block, an integer >= 0.
-        shape: shape of one example.
-
-    Returns:
-        float32 `[128, *shape]`; blocks of distinct (example_id, block) are independent.
-
-    Example:
-        >>> noise_block(jax.random.key(0), 7, 0, shape=(8, 8, 1)).shape
-        (128, 8, 8, 1)
-    """
-    key = jax.random.fold_in(jax.random.fold_in(key, example_id), block)
-    flat = jax.random.normal(key, (BLOCK_SIZE * math.prod(shape),), jnp.float32)
-    return flat.reshape(BLOCK_SIZE, *shape)
+_Tree = TypeVar("_Tree")
 
 
 def class_counts(
@@ -63,6 +38,7 @@ def class_counts(
     sigma: ArrayLike,
     num_samples: int,
     num_classes: int,
+    first_sample: int = 0,
     example_ids: ArrayLike | None = None,
     chunk_size: int | None = None,
     mesh: Mesh | None = None,
@@ -76,8 +52,9 @@ def class_counts(
 
     Guarantee:
         Row i counts independent draws of the class at x[i] + N(0, sigma^2 I), and sums
-        to `num_samples`. Equal (key, example_id) give equal noise, so use keys that
-        differ (fold in a stream) for draws that have to be independent.
+        to `num_samples - first_sample`. Equal (key, example_id) give equal noise, so
+        use keys that differ (fold in a stream) for draws that have to be independent.
+        Counts of consecutive ranges of samples add up to those of the whole range.
 
     Edge cases:
         Ties between logits go to the lowest class. A sample with any non-finite logit
@@ -91,6 +68,8 @@ def class_counts(
         sigma: noise level, in the units of x, positive.
         num_samples: noise samples for each example, an integer >= 1.
         num_classes: number of classes, an integer >= 2.
+        first_sample: where to start: samples first_sample to num_samples - 1 are
+            counted. A multiple of 128; it causes no new compilation either.
         example_ids: `[n]` integers >= 0, the index of each example in its data set;
             default arange(n). A repeated id means repeated noise.
         chunk_size: samples in one forward batch, a multiple of 128; the default is 256
@@ -113,145 +92,118 @@ def class_counts(
         ... ).tolist()
         [[99, 0, 0]]
     """
+    work = prepare(
+        key,
+        apply_fn,
+        x,
+        sigma=sigma,
+        num_samples=num_samples,
+        first_sample=first_sample,
+        num_classes=num_classes,
+        example_ids=example_ids,
+    )
+    return _class_counts(
+        replicate(work, mesh),
+        num_classes=num_classes,
+        items_per_step=blocks.items_in_step(chunk_size),
+        mesh=mesh,
+    )
+
+
+@functools.partial(jax.jit, static_argnames=("num_classes", "items_per_step", "mesh"))
+def _class_counts(
+    work: blocks.Work, *, num_classes: int, items_per_step: int, mesh: Mesh | None
+) -> jax.Array:
+    def count(work: blocks.Work, share: blocks.Share) -> jax.Array:
+        counts = blocks.fold(
+            blocks.add_votes,
+            jnp.zeros((len(work.x), num_classes + 1), jnp.int32),
+            work,
+            share=share,
+            num_classes=num_classes,
+            items_per_step=items_per_step,
+        )
+        return share.total(counts)
+
+    return blocks.share_out(count, work, mesh=mesh)
+
+
+def prepare(
+    key: jax.Array,
+    apply_fn: base_classifier.ApplyFn,
+    x: ArrayLike,
+    *,
+    sigma: ArrayLike,
+    num_samples: int,
+    first_sample: int,
+    num_classes: int,
+    example_ids: ArrayLike | None,
+) -> blocks.Work:
+    """Checks what is to be sampled and puts it into one tree.
+
+    [host] The arguments are those of `class_counts`.
+
+    Args:
+        key: the key of the stream.
+        apply_fn: the classifier.
+        x: `[n, ...]` floats in [0, 1].
+        sigma: noise level.
+        num_samples: where to end.
+        first_sample: where to start.
+        num_classes: number of classes.
+        example_ids: `[n]` integers, or None.
+
+    Returns:
+        The tree of arrays that the loop on the device takes.
+
+    Raises:
+        ValueError: where a concrete value is out of its range.
+    """
     _validate.integer(1, num_samples=num_samples)
+    _validate.integer(0, first_sample=first_sample)
     _validate.integer(2, num_classes=num_classes)
     check_sigma(sigma)
     _validate.unit_interval(x=x)
     x = jnp.asarray(x, jnp.float32)
     if x.ndim < 2:
         raise ValueError(f"Expected x as a batch [n, ...], got shape {x.shape}.")
-    example_ids = _example_ids(example_ids, num_examples=x.shape[0])
-    chunk_size = _chunk_size(chunk_size)
+    if first_sample % BLOCK_SIZE or first_sample >= num_samples:
+        raise ValueError(
+            f"Expected first_sample as a multiple of {BLOCK_SIZE} below {num_samples=}"
+            f", got {first_sample}."
+        )
     num_blocks = x.shape[0] * -(-num_samples // BLOCK_SIZE)
     if max(num_samples, num_blocks + _MAX_PADDING) > _MAX_INT32:
         raise ValueError(
             f"Expected at most 2**31 samples an example and 2**31 blocks in all, got "
             f"{num_samples=} for {x.shape[0]} examples."
         )
-    work = _Work(
+    return blocks.Work(
         key=_threefry(key),
         apply_fn=base_classifier.as_partial(apply_fn),
         x=x,
-        example_ids=example_ids,
+        example_ids=_example_ids(example_ids, num_examples=x.shape[0]),
         sigma=jnp.asarray(sigma, jnp.float32),
         num_samples=jnp.asarray(num_samples, jnp.int32),
-    )
-    if mesh is not None:
-        work = jax.device_put(work, NamedSharding(mesh, PartitionSpec()))
-    return _class_counts(
-        work,
-        num_classes=num_classes,
-        items_per_step=chunk_size // BLOCK_SIZE,
-        mesh=mesh,
+        first_sample=jnp.asarray(first_sample, jnp.int32),
     )
 
 
-def check_sigma(sigma: ArrayLike) -> None:
-    """Raises ValueError unless sigma is one positive number that float32 can hold.
+def replicate(tree: _Tree, mesh: Mesh | None) -> _Tree:
+    """The arrays of a tree on all devices of a mesh.
 
-    [host] Values that JAX traces pass.
+    [host]
 
     Args:
-        sigma: the noise level.
+        tree: the arrays, wherever they lie.
+        mesh: the devices; without one the tree is returned as it is.
 
-    Raises:
-        ValueError: for anything else, such as an array, NaN or 1e-50.
+    Returns:
+        The tree.
     """
-    value = _validate.concrete(sigma)
-    if value is None:
-        return
-    if value.ndim:
-        raise ValueError(f"Expected sigma as one number, got shape {value.shape}.")
-    _validate.positive(sigma=value.tolist())
-    limits = np.finfo(np.float32)
-    if not limits.tiny <= value <= limits.max:
-        raise ValueError(f"Expected sigma within the range of float32, got {value}.")
-
-
-class _Work(NamedTuple):
-    """What the device needs; all of it is traced, so none of it causes a retrace."""
-
-    key: jax.Array
-    apply_fn: Partial
-    x: jax.Array  # [n, ...]
-    example_ids: jax.Array  # [n]
-    sigma: jax.Array  # []
-    num_samples: jax.Array  # []
-
-
-@functools.partial(jax.jit, static_argnames=("num_classes", "items_per_step", "mesh"))
-def _class_counts(
-    work: _Work, *, num_classes: int, items_per_step: int, mesh: Mesh | None
-) -> jax.Array:
-    count = functools.partial(
-        _count_steps, num_classes=num_classes, items_per_step=items_per_step
-    )
     if mesh is None:
-        return count(work, first=0, stride=1)
-
-    def count_on_device(work: _Work) -> jax.Array:
-        device = jax.lax.axis_index(mesh.axis_names)
-        return jax.lax.psum(
-            count(work, first=device, stride=mesh.size), mesh.axis_names
-        )
-
-    replicated = PartitionSpec()
-    return jax.shard_map(
-        count_on_device,
-        mesh=mesh,
-        in_specs=replicated,
-        out_specs=replicated,
-        check_vma=False,  # the loop carry starts equal on all devices, then differs
-    )(work)
-
-
-def _count_steps(
-    work: _Work,
-    *,
-    first: ArrayLike,
-    stride: int,
-    num_classes: int,
-    items_per_step: int,
-) -> jax.Array:
-    """Counts over the steps first, first + stride, ... of the list of items."""
-    num_examples, *shape = work.x.shape
-    num_blocks = -(-work.num_samples // BLOCK_SIZE)
-    num_items = num_examples * num_blocks
-    draw = jax.vmap(functools.partial(noise_block, work.key, shape=shape))
-
-    def add_step(i: jax.Array, counts: jax.Array) -> jax.Array:
-        item = (first + i * stride) * items_per_step + _arange(items_per_step)
-        example = jnp.minimum(item // num_blocks, num_examples - 1)
-        block = item % num_blocks
-        with jax.named_scope("robustjax.smoothing.noise"):
-            noise = draw(work.example_ids[example], block)
-            stimuli = work.x[example][:, None] + work.sigma * noise
-        with jax.named_scope("robustjax.smoothing.votes"):
-            stimuli = stimuli.reshape(-1, *shape)
-            logits = work.apply_fn(stimuli)
-            base_classifier.check_logits(logits, stimuli.shape, num_classes=num_classes)
-            winner = _winner(logits).reshape(items_per_step, BLOCK_SIZE)
-        sample = block[:, None] * BLOCK_SIZE + _arange(BLOCK_SIZE)[None]
-        is_used = (sample < work.num_samples) & (item < num_items)[:, None]
-        winner = jnp.where(is_used, winner, -1)  # -1 counts for no class
-        votes = jax.nn.one_hot(winner, num_classes + 1, dtype=jnp.int32)
-        return counts.at[example].add(jnp.sum(votes, axis=1, dtype=jnp.int32))
-
-    counts = jnp.zeros((num_examples, num_classes + 1), jnp.int32)
-    if num_examples == 0:
-        return counts
-    num_steps = -(-num_items // (items_per_step * stride))
-    return jax.lax.fori_loop(jnp.int32(0), num_steps, add_step, counts)
-
-
-def _arange(size: int) -> jax.Array:
-    return jnp.arange(size, dtype=jnp.int32)  # also where x64 is enabled
-
-
-def _winner(logits: jax.Array) -> jax.Array:
-    """The largest logit's class `[m]`; num_classes where a logit is not finite."""
-    is_valid = jnp.all(jnp.isfinite(logits), axis=-1)
-    return jnp.where(is_valid, jnp.argmax(logits, axis=-1), logits.shape[-1])
+        return tree
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
 def _example_ids(example_ids: ArrayLike | None, *, num_examples: int) -> jax.Array:
@@ -271,17 +223,6 @@ def _example_ids(example_ids: ArrayLike | None, *, num_examples: int) -> jax.Arr
             f"Expected example_ids in [0, 2**32), got {known.min()} to {known.max()}."
         )
     return jnp.asarray(ids.astype(np.uint32))
-
-
-def _chunk_size(chunk_size: int | None) -> int:
-    if chunk_size is None:
-        return 256 if jax.default_backend() == "cpu" else 2048
-    _validate.integer(1, chunk_size=chunk_size)
-    if chunk_size % BLOCK_SIZE:
-        raise ValueError(
-            f"Expected chunk_size to be a multiple of {BLOCK_SIZE}, got {chunk_size}."
-        )
-    return int(chunk_size)
 
 
 def _threefry(key: jax.Array) -> jax.Array:

@@ -1,5 +1,7 @@
 """Class counts against a plain loop, and the independence of the noise."""
 
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -101,6 +103,17 @@ class ClassCountsTest(parameterized.TestCase):
         self.assertTrue(np.all(few <= many))
         np.testing.assert_array_equal(many.sum(axis=1), 333)
 
+    def test_counts_of_consecutive_ranges_add_up(self):
+        edges = (0, 128, 384, 1500)
+        parts = [
+            _counts(first_sample=first, num_samples=end)
+            for first, end in itertools.pairwise(edges)
+        ]
+        np.testing.assert_array_equal(sum(parts), _counts(num_samples=1500))
+        np.testing.assert_array_equal(parts[1].sum(axis=1), 256)
+        split = _counts(first_sample=384, num_samples=1500, mesh=_mesh(4))
+        np.testing.assert_array_equal(split, parts[2])
+
     def test_non_finite_logits_are_invalid(self):
         def apply_fn(x):
             bad = jnp.where(x[:, 0, 0, 0] > 0.5, jnp.nan, jnp.where(x[:, 0, 0, 1] > 0.5,
@@ -136,7 +149,7 @@ class ClassCountsTest(parameterized.TestCase):
 
         for scale in (1.0, 2.0):
             partial = jax.tree_util.Partial(apply_fn, scale * _WEIGHT)
-            for num_samples in (10, 1000):
+            for num_samples, first_sample in ((10, 0), (1000, 0), (1000, 896)):
                 smoothing.class_counts(
                     _KEY,
                     partial,
@@ -144,6 +157,7 @@ class ClassCountsTest(parameterized.TestCase):
                     sigma=scale,
                     num_samples=num_samples,
                     num_classes=_CLASSES,
+                    first_sample=first_sample,
                 )
 
     def test_memory_does_not_grow_with_the_samples(self):
@@ -204,6 +218,9 @@ class RefusalTest(parameterized.TestCase):
         (dict(chunk_size=100), "chunk_size"),
         (dict(num_samples=0), "num_samples"),
         (dict(num_samples=2**31), "num_samples"),
+        (dict(first_sample=100), "first_sample.*128"),
+        (dict(first_sample=-128), "first_sample"),
+        (dict(first_sample=384), "first_sample.*num_samples=300"),
         (dict(example_ids=np.arange(2)), "example_ids"),
         (dict(example_ids=np.array([0.0, 1.0, 2.0])), "example_ids"),
         (dict(example_ids=np.array([0, 1, -2])), "example_ids"),

@@ -1,0 +1,352 @@
+"""First-order moments of a smoothed classifier: sums of noise times outcome.
+
+With f the outcome for class A (1 where it wins, or its probability) and z the noise in
+units of sigma, m = E[z f(z)] is sigma times the gradient of E f. Odd and even blocks of
+noise give independent estimates of m. The odd blocks come first: what they find fixes
+directions and bets, with which the even blocks then play along these directions.
+"""
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike, DTypeLike
+
+from robustjax import _validate
+from robustjax.smoothing import base_classifier, blocks, sampling
+from robustjax.smoothing.subspaces import Subspace
+
+VOTES = ("hard", "soft")
+BASELINES = (1.0, 0.5)
+NUM_BETS = 8
+MAX_PROJECTION = 5.0  # where <z, v> is larger in size, the even blocks count it as zero
+SOFT_BETS = np.geomspace(1e-3, 0.95, 24).astype(np.float32)
+_LOG_LEVEL = 10.0  # log(1 / alpha) that the bets suit best; they are valid for any
+_LARGEST_BET = 0.9  # times the largest possible size of what is bet on
+
+
+class Moments(NamedTuple):
+    """Sums over the samples of n examples, with s = f - baseline and e = 1 - f.
+
+    The float32 sums are compensated: however many samples there are, each is right to
+    1e-6 of the sum of the sizes of its terms. Those of disjoint ranges of samples add
+    up; only one of the ranges can have bets.
+    """
+
+    counts: jax.Array  # int32 [n, k + 1], votes by class, the last column invalid ones
+    num_even: jax.Array  # int32 [n], samples in blocks 0, 2, ...
+    num_odd: jax.Array  # int32 [n], samples in blocks 1, 3, ...
+    misses_even: jax.Array  # float32 [n], sum of e; whole numbers for hard votes
+    misses_odd: jax.Array  # float32 [n]
+    sum_even: jax.Array  # float32 [n, ...], sum of s z
+    sum_odd: jax.Array  # float32 [n, ...]
+    sum_squares: jax.Array  # float32 [n, ...], sum of (s z)^2 over both halves
+    log_wealth: jax.Array  # float32 [n, d, 2, 8], of d directions; see `class_moments`
+    bets: jax.Array  # float32 [n, 8]
+    baseline: jax.Array  # float32 [n]
+    selected: jax.Array  # int32 [n]
+    soft_log_wealth: jax.Array  # float32 [n, 24], sums of log1p(-SOFT_BETS e)
+
+
+def class_moments(
+    key: jax.Array,
+    apply_fn: base_classifier.ApplyFn,
+    x: ArrayLike,
+    *,
+    sigma: ArrayLike,
+    num_samples: int,
+    num_classes: int,
+    selected: ArrayLike,
+    baseline: ArrayLike,
+    subspaces: Sequence[Subspace] = (),
+    votes: str = "hard",
+    with_bets: bool = True,
+    first_sample: int = 0,
+    example_ids: ArrayLike | None = None,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> Moments:
+    """Counts votes as `class_counts` does, with sums of the noise times the outcome.
+
+    [device] Pure, jittable; compiles once as `class_counts` does, and no array grows
+    with `num_samples`. The outcome f of a sample is 1 where the selected class wins,
+    else 0, or the softmax probability of that class. The noise is that of
+    `class_counts` under the same key, without an additional forward pass.
+
+    Directions v of the even half: v_0 = Y / |Y| with Y = `sum_odd`; then for each
+    subspace S in turn P Y / |P Y| and (Y - P Y) / |Y - P Y|, P the projection on S. A
+    zero vector stays zero. With x = s <z, v>, or 0 where |<z, v>| > 5, `log_wealth` has
+    the sums of log1p(b x) and of log1p(-b x) over the even blocks, for each bet b.
+
+    Guarantee:
+        Directions and bets depend on the odd blocks alone, so that given them the x of
+        the even blocks are independent draws, with |b x| <= 0.9. Rounding moves a
+        direction by at most 1e-6 in length, or 2e-6 |Y| / |P Y| where S has a basis.
+        The counts are those of `class_counts`, if the logits of a row of a batch do not
+        depend on the other rows.
+
+    Edge cases: a soft vote with a logit that is not finite has f = 0. Where invalid
+    samples are the selected class, hard f counts these, and soft f is 0.
+
+    Args:
+        key: the key of the stream, as in `class_counts`.
+        apply_fn: maps `[m, ...]` inputs to `[m, num_classes]` logits, row by row.
+        x: `[n, ...]` floats in [0, 1].
+        sigma: noise level, in the units of x, positive.
+        num_samples: noise samples for each example, above 128: each half needs some.
+        num_classes: number of classes, an integer >= 2.
+        selected: `[n]` integers, the class of each example whose moments are wanted;
+            num_classes stands for invalid samples.
+        baseline: `[n]` control variates, 1 or 1/2 each: 1 has the smaller variance
+            where few samples miss. Choose it, like `selected`, on another stream.
+        subspaces: subspaces of the input to bet in as well.
+        votes: "hard" or "soft".
+        with_bets: whether to bet; without, `log_wealth` and `bets` are zeros.
+        first_sample: where to start, a multiple of 256; above 0 only without bets.
+        example_ids: `[n]` integers >= 0, as in `class_counts`.
+        chunk_size: samples in one forward batch, a multiple of 128.
+        mesh: devices that share the samples; sums then differ by rounding.
+
+    Returns:
+        The `Moments`.
+
+    Raises:
+        ValueError: for values outside these ranges, where they are concrete.
+
+    Example:
+        >>> apply_fn = lambda x: jnp.stack([x[:, 0], 1.0 - x[:, 0]], axis=-1)
+        >>> moments = class_moments(
+        ...     jax.random.key(0), apply_fn, jnp.ones((1, 1)), sigma=0.5,
+        ...     num_samples=10_000, num_classes=2, selected=[0], baseline=[1.0],
+        ... )
+        >>> print((moments.sum_even / moments.num_even[:, None]).round(1))
+        [[0.2]]
+
+    Reference:
+        Mohapatra et al. (2020), NeurIPS, arXiv 2010.06651, for the two half-sums. The
+        baseline 1 and the bets are ours.
+    """
+    _validate.one_of(VOTES, votes=votes)
+    work = sampling.prepare(
+        key,
+        apply_fn,
+        x,
+        sigma=sigma,
+        num_samples=num_samples,
+        first_sample=first_sample,
+        num_classes=num_classes,
+        example_ids=example_ids,
+    )
+    _check_range(num_samples, first_sample, with_bets=with_bets)
+    num_examples, *shape = work.x.shape
+    inputs = _Inputs(
+        work=work,
+        selected=_of_each(
+            num_examples, range(num_classes + 1), jnp.int32, selected=selected
+        ),
+        baseline=_of_each(num_examples, BASELINES, jnp.float32, baseline=baseline),
+        subspaces=_subspaces(subspaces, dim=math.prod(shape)),
+    )
+    return _class_moments(
+        sampling.replicate(inputs, mesh),
+        num_classes=num_classes,
+        is_soft=votes == "soft",
+        with_bets=with_bets,
+        items_per_step=blocks.items_in_step(chunk_size),
+        mesh=mesh,
+    )
+
+
+class _Inputs(NamedTuple):
+    work: blocks.Work
+    selected: jax.Array  # [n]
+    baseline: jax.Array  # [n]
+    subspaces: tuple[Subspace, ...]
+
+
+class _Plan(NamedTuple):
+    """What the odd half fixes for the even one."""
+
+    directions: jax.Array  # [n, d, dim], of unit length or zero
+    bets: jax.Array  # [n, b]
+
+
+class _Sums(NamedTuple):
+    """A sum for each example, or each item of a step, in any field."""
+
+    misses: jax.Array  # [n]
+    moment: jax.Array  # [n, dim]
+    squares: jax.Array  # [n, dim]
+    log_wealth: jax.Array  # [n, d, 2, b]
+    soft_log_wealth: jax.Array  # [n, j]
+
+    def columns(self) -> jax.Array:
+        """All of them in one matrix."""
+        return jnp.concatenate([a.reshape(len(a), -1) for a in self], axis=1)
+
+
+@functools.partial(
+    jax.jit,
+    static_argnames=("num_classes", "is_soft", "with_bets", "items_per_step", "mesh"),
+)
+def _class_moments(
+    inputs: _Inputs,
+    *,
+    num_classes: int,
+    is_soft: bool,
+    with_bets: bool,
+    items_per_step: int,
+    mesh: Mesh | None,
+) -> Moments:
+    n, *shape = inputs.work.x.shape
+    dim, num_directions = math.prod(shape), 1 + 2 * len(inputs.subspaces)
+    bets_shape = (num_directions, 2, NUM_BETS)
+    shapes = [(), (dim,), (dim,), bets_shape, SOFT_BETS.shape]  # as in _Sums
+    ends = np.cumsum([math.prod(s) for s in shapes])
+
+    def halves(inputs: _Inputs, share: blocks.Share) -> tuple:
+        def half(plan: _Plan, skip: jax.Array) -> tuple:
+            def visit(step: blocks.Step, carry: tuple) -> tuple:
+                counts, sums = carry
+                block_sums = _block_sums(step, inputs, plan=plan, is_soft=is_soft)
+                counts = blocks.add_votes(step, counts)
+                return counts, sums.add_rows(step.example, block_sums.columns())
+
+            counts = jnp.zeros((n, num_classes + 1), jnp.int32)
+            counts, sums = blocks.fold(
+                visit,
+                (counts, blocks.Compensated.zeros(n, ends[-1])),
+                inputs.work,
+                share=share,
+                num_classes=num_classes,
+                items_per_step=items_per_step,
+                skip=skip,
+                every=2,
+            )
+            counts, sums = share.total((counts, sums))
+            num = jnp.sum(counts, axis=1, dtype=jnp.int32)
+            parts = jnp.split(sums.value, ends[:-1], axis=1)
+            total = _Sums(
+                *(p.reshape(n, *s) for p, s in zip(parts, shapes, strict=True))
+            )
+            new_plan = _plan(total, num, inputs) if with_bets else plan
+            return new_plan, (counts, num, total, plan.bets)
+
+        zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
+        no_plan = _Plan(zeros((n, num_directions, dim)), zeros((n, NUM_BETS)))
+        odd_then_even = jnp.array([1, 0], jnp.int32)  # blocks to skip
+        return jax.lax.scan(half, no_plan, odd_then_even)[1]
+
+    counts, num, sums, bets = blocks.share_out(halves, inputs, mesh=mesh)
+    return Moments(
+        counts=counts[0] + counts[1],
+        num_even=num[1],
+        num_odd=num[0],
+        misses_even=sums.misses[1],
+        misses_odd=sums.misses[0],
+        sum_even=sums.moment[1].reshape(n, *shape),
+        sum_odd=sums.moment[0].reshape(n, *shape),
+        sum_squares=(sums.squares[0] + sums.squares[1]).reshape(n, *shape),
+        log_wealth=sums.log_wealth[1],
+        bets=bets[1],
+        baseline=inputs.baseline,
+        selected=inputs.selected,
+        soft_log_wealth=sums.soft_log_wealth[0] + sums.soft_log_wealth[1],
+    )
+
+
+def _block_sums(
+    step: blocks.Step, inputs: _Inputs, *, plan: _Plan, is_soft: bool
+) -> _Sums:
+    """The sums of each item of a step, over its 128 samples."""
+    example = step.example
+    outcome = step.outcome(inputs.selected, is_soft=is_soft)
+    baseline = inputs.baseline[example][:, None]
+    miss = jnp.where(step.is_used, 1 - outcome, 0)
+    weight = jnp.where(step.is_used, outcome - baseline, 0)
+    noise = step.noise.reshape(*weight.shape, -1)
+
+    with jax.named_scope("robustjax.smoothing.moments"):
+        contract = functools.partial(jnp.einsum, precision="highest")
+        along = contract("itd,ivd->itv", noise, plan.directions[example])
+        is_kept = jnp.abs(along) <= MAX_PROJECTION
+        played = jnp.where(is_kept, weight[..., None] * along, 0)
+        played = jnp.stack([played, -played], axis=-1)[..., None]
+        bets = plan.bets[example][:, None, None, None]
+        soft_bets = SOFT_BETS if is_soft else 0 * SOFT_BETS
+        return _Sums(
+            misses=jnp.sum(miss, axis=1),
+            moment=contract("it,itd->id", weight, noise),
+            squares=jnp.sum((weight[..., None] * noise) ** 2, axis=1),
+            log_wealth=jnp.sum(jnp.log1p(bets * played), axis=1),
+            soft_log_wealth=jnp.sum(
+                jnp.log1p(-soft_bets[None, None] * miss[..., None]), axis=1
+            ),
+        )
+
+
+def _plan(odd: _Sums, num_odd: jax.Array, inputs: _Inputs) -> _Plan:
+    """Directions and bets for the even half from the sums of the odd one."""
+    parts = [odd.moment]
+    for subspace in inputs.subspaces:
+        parts += [subspace.project(odd.moment), subspace.complement(odd.moment)]
+    vectors = jnp.stack(parts, axis=1)
+    length = jnp.sqrt(jnp.sum(vectors**2, axis=-1, keepdims=True))
+    directions = vectors / jnp.where(length > 0, length, 1)
+
+    is_one = inputs.baseline == 1
+    rate = (odd.misses + 1) / (num_odd + 2)  # of misses
+    variance_low = jnp.where(is_one, rate, 0.25)  # of what is bet on
+    variance_high = jnp.minimum(rate * (1 - 2 * jnp.log(rate)), 1)
+    variance_high = jnp.where(is_one, variance_high, 0.25)
+    scale = 2 * _LOG_LEVEL / (inputs.work.num_samples - num_odd)  # num_even: known here
+    smallest = 0.7 * jnp.sqrt(scale / variance_high)[:, None]
+    largest = 1.4 * jnp.sqrt(scale / variance_low)[:, None]
+    steps = jnp.linspace(0, 1, NUM_BETS, dtype=jnp.float32)[None]
+    bets = smallest * (largest / smallest) ** steps
+    size = MAX_PROJECTION * jnp.where(is_one, 1.0, 0.5)
+    return _Plan(directions, jnp.minimum(bets, (_LARGEST_BET / size)[:, None]))
+
+
+def _check_range(num_samples: int, first_sample: int, *, with_bets: bool) -> None:
+    if num_samples - first_sample <= blocks.BLOCK_SIZE:
+        raise ValueError(
+            f"Expected num_samples > {first_sample + blocks.BLOCK_SIZE}, so that there "
+            f"are two halves, got {num_samples}."
+        )
+    if first_sample % (2 * blocks.BLOCK_SIZE) or (first_sample and with_bets):
+        raise ValueError(
+            f"Expected first_sample as a multiple of {2 * blocks.BLOCK_SIZE}, and 0 "
+            f"unless with_bets=False, got {first_sample} with {with_bets=}."
+        )
+
+
+def _of_each(
+    num_examples: int, allowed: Sequence[float], dtype: DTypeLike, **named: ArrayLike
+) -> jax.Array:
+    """The one named argument as an array of a value for each example."""
+    ((name, value),) = named.items()
+    known = _validate.concrete(value)
+    array = jnp.asarray(value, dtype)
+    is_allowed = known is None or np.isin(known, allowed).all()
+    if array.shape != (num_examples,) or not is_allowed:
+        raise ValueError(
+            f"Expected {name} as {num_examples} values, each one of "
+            f"{list(allowed)}, got {value}."
+        )
+    return array
+
+
+def _subspaces(subspaces: Sequence[Subspace], *, dim: int) -> tuple[Subspace, ...]:
+    for subspace in subspaces:
+        if not isinstance(subspace, Subspace) or subspace.dim != dim:
+            raise ValueError(
+                f"Expected subspaces of {dim} coordinates, made by subspace() or "
+                f"named_subspace(), got {subspace}."
+            )
+    return tuple(subspaces)
