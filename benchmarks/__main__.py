@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 import robustjax
-from benchmarks import certification, memory, torch_loop
+from benchmarks import certification, memory, moments, radii, torch_loop
 
 _TARGET = 1.10
 _COLUMNS = {
@@ -44,22 +44,26 @@ def main() -> None:
             within = rows[-1]["ratio_to_forward_and_noise"] <= _TARGET
             rows[-1]["verdict"] = "met" if within else "missed"
             print(_line([_cell(rows[-1].get(name)) for name in _COLUMNS]), flush=True)
-    sizes = memory.measure()
+    further = {
+        "moments": moments.measure(options.rounds),
+        "radii": radii.measure(options.rounds),
+        "memory": memory.measure(),
+    }
     report = {
         "device": device.device_kind,
         "jax": jax.__version__,
         "robustjax": robustjax.__version__,
         "certification": rows,
-        "memory": sizes,
+        **further,
     }
     path = pathlib.Path(options.output)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(report, indent=2) + "\n")
-    print("\n" + _table(list(_COLUMNS.values()), [[_cell(r.get(c)) for c in _COLUMNS]
-                                                  for r in rows]))  # fmt: skip
-    print(
-        "\n" + _table(list(sizes[0]), [[_cell(v) for v in s.values()] for s in sizes])
-    )
+    cells = [[_cell(row.get(name)) for name in _COLUMNS] for row in rows]
+    print("\n" + _table(list(_COLUMNS.values()), cells))
+    for name, results in further.items():
+        cells = [[_cell(value) for value in row.values()] for row in results]
+        print(f"\n{name}\n\n" + _table(list(results[0]), cells))
     print(f"\nwritten to {path}")
 
 

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import certification_rows
 import classifiers
 import command_line
 import jax
@@ -25,19 +26,14 @@ import report
 from absl import logging
 from command_line import setting
 
-from robustjax import _validate, data, results, smoothing
-from robustjax.smoothing import base_classifier, certification, sampling
+from robustjax import _validate, data, norms, results, smoothing
+from robustjax.smoothing import base_classifier, certificate, sampling, streams
 
 _OPERATIONAL = (  # change no row
     "workdir", "data_dir", "checkpoint", "devices", "distributed", "coordinator",
     "num_processes", "process_id", "compile_cache", "profile_dir", "radii",
 )  # fmt: skip
 _RANGE = ("start", "skip", "max_examples")
-_COLUMNS = (
-    "idx", "label", "predict", "radius", "correct", "time", "count", "runner_up_count",
-    "num_selection", "num_estimation", "num_invalid", "alpha", "sigma", "norm", "order",
-    "runner_up", "num_classes", "dim", "p_lower", "p_upper",
-)  # fmt: skip
 _SAMPLES_PER_CALL = 2**17  # enough for the device to be busy between two rows
 
 
@@ -65,9 +61,24 @@ class CertifyConfig:
     alpha: float = setting(0.001, "failure probability of each certificate")
     num_selection: int = setting(100, "noise samples that select the class")
     num_estimation: int = setting(100_000, "noise samples that bound its probability")
-    norms: tuple[str, ...] = setting(("l2",), "norms; radius is that of the first")
+    norms: tuple[str, ...] = setting(
+        ("l2",), "l2, l1, linf, l3, subspace:red, ...; radius is that of the first"
+    )
+    order: int = setting(0, "0: class probabilities alone; 1: gradients as well")
+    simultaneous: bool = setting(True, "all norms jointly at alpha, or each alone")
     runner_up: str = setting("complement", "complement or bonferroni")
-    order: int = setting(0, "order of the certificate")
+    votes: str = setting("hard", "hard: the largest logit; soft: softmax probabilities")
+    form: str = setting("box", "first-order radii: box, cells, or exact (unproven)")
+    method: str = setting("tight", "bounds of the gradient: tight or reference")
+    masks: tuple[str, ...] = setting(
+        (), "NAME=FILE.npy of masks or projectors for the norms subspace:NAME"
+    )
+    target_radius: float = setting(
+        0.0, "stop sampling an image once certified at it; needs --max_samples"
+    )
+    max_samples: int = setting(
+        0, "most estimation samples of an adaptive run, instead of num_estimation"
+    )
     seed: int = setting(0, "seed of all noise")
 
     chunk_size: int = setting(0, "samples in one forward batch; 0: by the device")
@@ -95,7 +106,8 @@ class CertifyConfig:
                 f"Expected chunk_size as a multiple of {sampling.BLOCK_SIZE}, got "
                 f"{self.chunk_size}."
             )
-        _check_arguments(self, None)
+        self._check_adaptive()
+        _check_norms(self, None)
         self.table_radii()
         classifiers.check_source(self)
         if not self.distributed and (
@@ -105,6 +117,38 @@ class CertifyConfig:
                 "Expected --distributed with --coordinator, --num_processes and "
                 "--process_id."
             )
+
+    def _check_adaptive(self) -> None:
+        _validate.integer(0, max_samples=self.max_samples)
+        if not 0 <= self.target_radius < math.inf:
+            raise ValueError(f"Expected target_radius >= 0, got {self.target_radius}.")
+        if self.target_radius and not self.max_samples:
+            raise ValueError("Expected --max_samples with --target_radius.")
+        fixed = (self.runner_up, self.votes, self.method)
+        if self.max_samples and fixed != ("complement", "hard", "tight"):
+            raise ValueError(
+                "An adaptive run (--max_samples) takes runner_up=complement, "
+                f"votes=hard and method=tight only, got {', '.join(fixed)}."
+            )
+
+    @property
+    def most_samples(self) -> int:
+        """Estimation samples of an image at most."""
+        return self.max_samples or self.num_estimation
+
+    def load_masks(self) -> dict[str, np.ndarray]:
+        """The arrays of --masks by name.
+
+        Raises:
+            ValueError: if an entry is not NAME=FILE.npy.
+            OSError: if a file cannot be read.
+        """
+        entries = [entry.partition("=") for entry in self.masks]
+        if not all(name and path for name, _, path in entries):
+            raise ValueError(
+                f"Expected masks as NAME=FILE, got {','.join(self.masks)}."
+            )
+        return {name: np.load(path, allow_pickle=False) for name, _, path in entries}
 
     def table_radii(self) -> list[float]:
         """The radii asked for, as numbers."""
@@ -151,7 +195,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
         )
         indices = _indices(config, len(dataset.labels))
         mesh = here.mesh(config.devices)
-        _check_arguments(config, dataset)
+        _check_norms(config, dataset)
         _warn_of_few_samples(config, dataset.num_classes)
         identity: dict[str, Any] = {
             "flags": command_line.flags_of(config),
@@ -165,7 +209,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
         with results.open_run(
             config.workdir,
             flags_text=command_line.flags_text(config),
-            columns=(*_COLUMNS, *(f"radius_{norm}" for norm in config.norms[1:])),
+            columns=certification_rows.columns(config.norms, order=config.order),
             facts=facts | {"model": classifier.fingerprint},
             range_flags=_RANGE,
             process_index=here.index,
@@ -179,39 +223,54 @@ def run(config: CertifyConfig) -> dict[str, Any]:
             if not here.is_first:
                 return {}
             folder.merge(expected=indices)
-            return report.write_report(config, folder)
+            summary = report.write_report(config, folder)
+            if summary["failed"]:
+                listed = ", ".join(map(str, summary["failed"]))
+                raise ValueError(
+                    f"Not certified, since sums over the noise samples are not finite: "
+                    f"idx {listed}. All other rows are complete."
+                )
+            return summary
 
 
-def _check_arguments(config: CertifyConfig, dataset: data.Dataset | None) -> None:
+def _check_norms(config: CertifyConfig, dataset: data.Dataset | None) -> None:
     """Refuses what `certify` would, as far as it is known without or with the data."""
-    certification.check_arguments(
+    plain = [n for n in config.norms if norms.subspace_name(n) is None]
+    certificate.Request(
+        sigma=config.sigma,
+        shape=dataset.images.shape[1:] if dataset else (1,),
         num_classes=dataset.num_classes if dataset else 2,
         num_selection=config.num_selection,
-        num_estimation=config.num_estimation,
+        num_estimation=config.most_samples,
         alpha=config.alpha,
         order=config.order,
-        norms=config.norms,
-        dim=math.prod(dataset.images.shape[1:]) if dataset else 1,
+        norms=config.norms if dataset or not config.norms else tuple(plain or ["l2"]),
         runner_up=config.runner_up,
+        votes=config.votes,
+        form=config.form,
+        method=config.method,
+        masks=config.load_masks() if dataset else {},
     )
 
 
 def _warn_of_few_samples(config: CertifyConfig, num_classes: int) -> None:
     smallest = smoothing.min_num_estimation(
-        alpha=config.alpha, num_classes=num_classes, runner_up=config.runner_up
+        alpha=config.alpha / (1 + config.order),  # half for the probability at order 1
+        num_classes=num_classes,
+        runner_up=config.runner_up,
     )
-    if config.num_estimation < 2 * smallest:
+    if config.most_samples < 2 * smallest:
         logging.warning(
             "num_estimation=%d is close to %d, below which nothing can be certified; "
             "hardly any image will be",
-            config.num_estimation,
+            config.most_samples,
             smallest,
         )
 
 
 def _noise_fingerprint(config: CertifyConfig) -> str:
     """What the generator makes of the seed: other bits would be other noise."""
-    key = jax.random.fold_in(jax.random.key(config.seed), certification.ESTIMATE)
+    key = jax.random.fold_in(jax.random.key(config.seed), streams.ESTIMATE)
     bits = np.asarray(jax.random.bits(key, (2, 3), "uint32"))
     return " ".join(f"{word:08x}" for word in bits.ravel())
 
@@ -223,7 +282,7 @@ def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
     distributed run does the very same forward passes as an uninterrupted one.
     """
     config, dataset, here = task.config, task.dataset, task.here
-    batches = list(_batches(task.indices, config.num_estimation))[
+    batches = list(_batches(task.indices, config.most_samples))[
         here.index :: here.count
     ]
     pending = [batch for batch in batches if not folder.finished.issuperset(batch)]
@@ -235,26 +294,47 @@ def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
         for number, batch in enumerate(pending):
             began = time.perf_counter()
             with processes.profile(config.profile_dir if number == 1 else ""):
-                certificate = smoothing.certify(
-                    jax.random.key(config.seed),
-                    task.apply_fn,
-                    dataset.images[batch],
-                    sigma=config.sigma,
-                    num_classes=dataset.num_classes,
-                    num_selection=config.num_selection,
-                    num_estimation=config.num_estimation,
-                    alpha=config.alpha,
-                    order=config.order,
-                    norms=config.norms,
-                    runner_up=config.runner_up,
-                    example_ids=np.asarray(batch),
-                    chunk_size=config.chunk_size or None,
-                    mesh=task.mesh,
-                )
+                certified = _certify(task, batch)
             seconds = (time.perf_counter() - began) / len(set(batch))
-            rows = _rows(config, dataset, batch, certificate, seconds)
+            rows = certification_rows.rows(
+                certified, dataset, batch, norms=config.norms, seconds=seconds
+            )
             folder.append([row for row in rows if row["idx"] not in folder.finished])
             advance(len(set(batch)))
+
+
+def _certify(task: _Task, batch: list[int]) -> smoothing.Certificate:
+    config = task.config
+    asked: dict[str, Any] = {
+        "sigma": config.sigma,
+        "num_classes": task.dataset.num_classes,
+        "num_selection": config.num_selection,
+        "alpha": config.alpha,
+        "order": config.order,
+        "norms": config.norms,
+        "simultaneous": config.simultaneous,
+        "form": config.form,
+        "subspaces": config.load_masks(),
+        "example_ids": np.asarray(batch),
+        "chunk_size": config.chunk_size or None,
+        "mesh": task.mesh,
+    }
+    if config.max_samples:
+        asked |= {
+            "target_radius": config.target_radius,
+            "max_samples": config.max_samples,
+        }
+        certify = smoothing.certify_adaptively
+    else:
+        asked |= {
+            "num_estimation": config.num_estimation,
+            "runner_up": config.runner_up,
+            "votes": config.votes,
+            "method": config.method,
+        }
+        certify = smoothing.certify
+    key = jax.random.key(config.seed)
+    return certify(key, task.apply_fn, task.dataset.images[batch], **asked)
 
 
 def _indices(config: CertifyConfig, num_images: int) -> list[int]:
@@ -275,43 +355,6 @@ def _batches(indices: list[int], num_estimation: int) -> Iterator[list[int]]:
     for first in range(0, len(indices), size):
         batch = indices[first : first + size]
         yield batch + batch[-1:] * (size - len(batch))
-
-
-def _rows(
-    config: CertifyConfig,
-    dataset: data.Dataset,
-    batch: list[int],
-    certificate: smoothing.Certificate,
-    seconds: float,
-) -> Iterator[dict[str, Any]]:
-    """One row for each distinct index of the batch."""
-    first, *others = config.norms
-    for i, idx in enumerate(dict.fromkeys(batch)):
-        label, predict = int(dataset.labels[idx]), int(certificate.prediction[i])
-        values = (
-            idx,
-            label,
-            predict,
-            float(certificate.radius[first][i]),
-            int(predict == label),
-            round(seconds, 6),
-            int(certificate.count[i]),
-            int(certificate.runner_up_count[i]),
-            certificate.num_selection,
-            certificate.num_samples,
-            int(certificate.num_invalid[i]),
-            certificate.alpha,
-            certificate.sigma,
-            first,
-            certificate.order,
-            certificate.runner_up,
-            dataset.num_classes,
-            math.prod(dataset.images.shape[1:]),
-            float(certificate.p_lower[i]),
-            float(certificate.p_upper[i]),
-        )
-        row = dict(zip(_COLUMNS, values, strict=True))
-        yield row | {f"radius_{n}": float(certificate.radius[n][i]) for n in others}
 
 
 if __name__ == "__main__":

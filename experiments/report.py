@@ -16,7 +16,17 @@ def write_report(config: Any, folder: results.RunFolder) -> dict[str, Any]:
     largest = float(log.radius(config.norms[0]).max())
     summary = results.summarise(log, radii=radii or results.radius_grid(largest))
     summary["num_invalid"] = int(log.columns["num_invalid"].sum())
+    summary["failed"] = log.columns["idx"][log.columns["failed"] != 0].tolist()
     summary["seconds"] = float(log.columns["time"].sum())
+    if config.max_samples:
+        drawn = log.columns["num_estimation"].sum()
+        summary["samples_saved"] = 1 - float(drawn / (len(log) * config.max_samples))
+    if config.order == 1:
+        for norm, figures in summary["norms"].items():
+            zeroth = log.columns[f"zeroth_radius_{norm}"]
+            figures["zeroth_average_certified_radius"] = (
+                results.average_certified_radius(log.correct, zeroth)
+            )
     folder.write_summary(summary)
     print(_table(summary, config))
     if summary["num_invalid"]:
@@ -38,6 +48,14 @@ def _draw(log: results.Log, config: Any, path: pathlib.Path) -> None:
     }
     figure = plotting.certified_accuracy_curve(curves, norm=norm, alpha=config.alpha)
     plotting.save(figure, path)
+    if config.order == 1:
+        figure = plotting.certified_accuracy_by_norm(
+            log.correct,
+            {norm: log.columns[f"zeroth_radius_{norm}"] for norm in config.norms},
+            {norm: log.radius(norm) for norm in config.norms},
+            alpha=config.alpha,
+        )
+        plotting.save(figure, path.with_name("orders.png"))
 
 
 def _table(summary: dict[str, Any], config: Any) -> str:
@@ -59,7 +77,18 @@ def _table(summary: dict[str, Any], config: Any) -> str:
         "at least: what holds with 99.9% confidence, if each certificate fails with "
         "probability alpha"
     )
-    if len(config.norms) > 1:
+    if config.order == 1:
+        lines += [
+            f"{name}: average certified radius {of['average_certified_radius']:.4f}, "
+            f"{of['zeroth_average_certified_radius']:.4f} without the gradient"
+            for name, of in summary["norms"].items()
+        ]
+    if "samples_saved" in summary:
+        lines.append(
+            f"saved {summary['samples_saved']:.1%} of the samples of a fixed number, "
+            f"target radius {config.target_radius:g}"
+        )
+    elif len(config.norms) > 1:
         lines.append(
             f"other norms: python -m robustjax.results compare {config.workdir} "
             f"--norm={config.norms[1]}"

@@ -1,6 +1,8 @@
-"""p-norms by name: "l1", "l2", "linf", or "l" and a number, such as "l1.5"."""
+"""Norms by name: "l1", "l2", "linf", "l" and a number ("l1.5"), "subspace:NAME"."""
 
 import math
+
+_SUBSPACE = "subspace"
 
 
 def exponent(norm: str) -> float:
@@ -28,7 +30,7 @@ def exponent(norm: str) -> float:
     if not p >= 1:
         raise ValueError(
             f"Unknown norm {norm!r}; expected l1, l2, linf, lp with a number p >= 1, "
-            "or subspace."
+            "or subspace:NAME."
         )
     return p
 
@@ -53,13 +55,32 @@ def dual_exponent(p: float) -> float:
     return 1.0 if math.isinf(p) else p / (p - 1)
 
 
+def subspace_name(norm: str) -> str | None:
+    """The NAME of "subspace:NAME", "" for "subspace" alone, None for other norms.
+
+    [host]
+
+    Args:
+        norm: name of a norm.
+
+    Returns:
+        The name, or None.
+
+    Example:
+        >>> subspace_name("subspace:red"), subspace_name("l2")
+        ('red', None)
+    """
+    kind, _, name = norm.partition(":")
+    return name if kind == _SUBSPACE else None
+
+
 def l2_circumradius(norm: str, dim: int | None) -> float:
     """Largest l2 length in the unit ball of a norm: d^(1/2 - 1/p) for p >= 2, else 1.
 
-    [host] Inside a subspace perturbations are measured in l2, so "subspace" gives 1.
+    [host] Inside a subspace perturbations are measured in l2, so it gives 1.
 
     Args:
-        norm: name of the norm, or "subspace".
+        norm: name of the norm, or "subspace:NAME".
         dim: number of input coordinates d, needed for p > 2.
 
     Returns:
@@ -72,7 +93,7 @@ def l2_circumradius(norm: str, dim: int | None) -> float:
         >>> l2_circumradius("linf", 784)
         28.0
     """
-    p = 2.0 if norm == "subspace" else exponent(norm)
+    p = exponent(norm) if subspace_name(norm) is None else 2.0
     if p <= 2:
         return 1.0
     if dim is None or dim < 1:

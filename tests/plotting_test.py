@@ -1,10 +1,12 @@
 """Tests for figures of robustness."""
 
+import itertools
 import pathlib
 import sys
 import tempfile
 from unittest import mock
 
+import matplotlib.colors
 import matplotlib.image
 import numpy as np
 from absl.testing import absltest, parameterized
@@ -104,6 +106,196 @@ class CurveTest(parameterized.TestCase):
             self.assertRaisesRegex(ImportError, r"pip install 'robustjax\[plot\]'"),
         ):
             plotting.certified_accuracy_curve({"a": self.run})
+
+
+class ByNormTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        rng = np.random.default_rng(1)
+        self.correct = rng.random(80) < 0.7
+        norms = ("l2", "l1", "linf", "subspace:red", "l1.5", "subspace:top")
+        self.zeroth = {norm: rng.exponential(size=80) for norm in norms}
+        self.first = {norm: 1.2 * radius for norm, radius in self.zeroth.items()}
+
+    def _figure(self, num_norms, **options):
+        norms = list(self.zeroth)[:num_norms]
+        zeroth = {norm: self.zeroth[norm] for norm in norms}
+        first = {norm: self.first[norm] for norm in reversed(norms)}
+        return plotting.certified_accuracy_by_norm(
+            self.correct, zeroth, first, **options
+        )
+
+    def test_area_under_the_curves_is_the_radius_above_them(self):
+        for axes, norm in zip(self._figure(6).axes, self.zeroth, strict=True):
+            areas = []
+            for line in axes.get_lines():
+                at, accuracy = line.get_data()
+                areas.append(np.sum(np.diff(at) * accuracy[1:]))
+            new, old = (
+                results.average_certified_radius(self.correct, radius[norm])
+                for radius in (self.first, self.zeroth)
+            )
+            np.testing.assert_allclose(areas, [new, old], rtol=1e-12)
+            digits = 4 if norm == "linf" else 3
+            title = f"ACR {old:.{digits}f} to {new:.{digits}f}"
+            self.assertEqual(axes.get_title(loc="left"), title)
+
+    def test_panels_are_labelled(self):
+        figure = self._figure(6, title="Digits")
+        self.assertEqual(
+            [axes.get_xlabel() for axes in figure.axes],
+            [
+                "$\\ell_2$ radius (input units)",
+                "$\\ell_1$ radius (input units)",
+                "$\\ell_\\infty$ radius (input units)",
+                "Radius in the red channel (input units)",
+                "$\\ell_{1.5}$ radius (input units)",
+                "Radius in top (input units)",
+            ],
+        )
+        outer = [bool(axes.get_ylabel()) for axes in figure.axes]
+        self.assertEqual(outer, [True, False, False, True, False, False])
+        labels = [text.get_text() for text in figure.legends[0].get_texts()]
+        self.assertEqual(labels, ["first order", "zeroth order"])
+        self.assertEqual(figure.get_suptitle(), "Digits")
+
+    def test_orders_differ_in_colour_and_line(self):
+        first, zeroth = self._figure(1).axes[0].get_lines()
+        self.assertEqual(
+            (first.get_label(), zeroth.get_label()), ("first order", "zeroth order")
+        )
+        self.assertNotEqual(first.get_color(), zeroth.get_color())
+        self.assertNotEqual(first.get_linestyle(), zeroth.get_linestyle())
+
+    def test_linf_has_a_scale_of_pixel_levels(self):
+        figure = self._figure(3)
+        figure.draw_without_rendering()
+        scales = [axes.child_axes for axes in figure.axes]
+        self.assertEqual([len(scale) for scale in scales], [0, 0, 1])
+        levels = scales[2][0].get_xlim()
+        np.testing.assert_allclose(levels, np.multiply(figure.axes[2].get_xlim(), 255))
+        labels = [text.get_text() for text in scales[2][0].get_xticklabels()]
+        self.assertIn("0/255", labels)
+
+    @parameterized.parameters(1, 2, 3, 4, 6)
+    def test_nothing_overlaps(self, num_norms):
+        figure = self._figure(num_norms, title="Digits")
+        figure.draw_without_rendering()
+        boxes = [axes.get_tightbbox() for axes in figure.axes]
+        boxes += [
+            figure.legends[0].get_window_extent(),
+            figure.texts[0].get_window_extent(),
+        ]
+        for one, other in itertools.combinations(boxes, 2):
+            self.assertFalse(one.overlaps(other), (one, other))
+        for box in boxes:
+            self.assertTrue(box.width > 0 and box.height > 0)
+            self.assertGreaterEqual(box.x0, -1)
+            self.assertLessEqual(box.x1, figure.bbox.x1 + 1)
+
+    def test_bands_belong_to_both_orders(self):
+        (axes,) = self._figure(1, alpha=0.05).axes
+        colours = [tuple(band.get_facecolor()[0][:3]) for band in axes.collections]
+        lines = [
+            matplotlib.colors.to_rgb(line.get_color()) for line in axes.get_lines()
+        ]
+        self.assertEqual(colours, lines)
+        lower = results.certified_accuracy_lower(
+            self.correct, self.zeroth["l2"], 0.0, alpha=0.05
+        )
+        self.assertIn(lower, axes.collections[1].get_paths()[0].vertices[:, 1])
+
+    def test_errors(self):
+        with self.assertRaisesRegex(ValueError, "at least one, got \\[\\] and \\[\\]"):
+            plotting.certified_accuracy_by_norm([1], {}, {})
+        with self.assertRaisesRegex(ValueError, r"\['l1'\] and \['l2'\]"):
+            plotting.certified_accuracy_by_norm([1], {"l1": [1]}, {"l2": [1]})
+        with self.assertRaisesRegex(ValueError, "equal lengths"):
+            plotting.certified_accuracy_by_norm([1], {"l1": [1]}, {"l1": [1, 2]})
+
+
+class RegionTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.angles = np.linspace(0, np.pi, 91)
+
+    def _outline(self, radius, **options):
+        figure = plotting.certified_region(self.angles, {"a": radius}, **options)
+        return np.array(figure.axes[0].get_lines()[0].get_data())
+
+    def test_outline_has_the_radii_and_is_mirrored(self):
+        radius = 1 + 0.3 * np.cos(self.angles)
+        x, y = self._outline(radius)
+        np.testing.assert_allclose(np.hypot(x, y)[:91], radius, rtol=1e-12)
+        np.testing.assert_allclose(x[0], -1.3)  # the worst direction is on the left
+        np.testing.assert_allclose((x[::-1], -y[::-1]), (x, y), atol=1e-12)
+        np.testing.assert_allclose(np.arctan2(y[30], -x[30]), self.angles[30])
+
+    def test_half_plane_reaches_the_edges_of_the_picture(self):
+        with np.errstate(divide="ignore"):
+            radius = np.where(
+                self.angles < np.pi / 2 - 1e-9, 1 / np.cos(self.angles), np.inf
+            )
+        figure = plotting.certified_region(self.angles, {"a": radius}, max_radius=3)
+        axes = figure.axes[0]
+        self.assertEqual(axes.get_xlim() + axes.get_ylim(), (-3, 3, -3, 3))
+        patch = axes.patches[0].get_path()
+        inside = [(-0.9, 2.9), (2.9, 2.9), (2.9, -2.9), (-0.9, -2.9), (0, 0)]
+        self.assertTrue(patch.contains_points(inside).all())
+        outside = [(-1.1, 2.9), (-1.1, 0), (-2.9, -2.9)]
+        self.assertFalse(patch.contains_points(outside).any())
+
+    def test_reference_circle_labels_and_order_of_shades(self):
+        regions = {f"rho {i}": np.full(91, 1 + i / 10) for i in range(5)}
+        figure = plotting.certified_region(
+            self.angles, regions, reference=0.8, title="p = 0.8", units="pixels"
+        )
+        axes = figure.axes[0]
+        texts = [text.get_text() for text in figure.legends[0].get_texts()]
+        self.assertEqual(texts, [*regions, "zeroth order"])
+        circle = np.array(axes.get_lines()[5].get_data())
+        np.testing.assert_allclose(np.hypot(*circle), 0.8)
+        shades = [
+            matplotlib.colors.to_rgb(line.get_color()) for line in axes.get_lines()[:5]
+        ]
+        brightness = np.array(shades) @ [0.2126, 0.7152, 0.0722]
+        self.assertTrue((np.diff(brightness) > 0.05).all())
+        self.assertEqual(axes.get_xlabel(), "Along the gradient (pixels)")
+        self.assertEqual(axes.get_title(loc="left"), "p = 0.8")
+        self.assertEqual(axes.get_xlim(), (-2.4, 2.4))  # twice the median
+        self.assertEqual(axes.get_aspect(), 1.0)
+
+    def test_legend_lies_inside_of_the_figure(self):
+        regions = {f"rho = {i / 10}": np.ones(91) for i in range(6)}
+        figure = plotting.certified_region(self.angles, regions, reference=1)
+        figure.draw_without_rendering()
+        legend = figure.legends[0].get_window_extent()
+        self.assertGreaterEqual(figure.bbox.x1, legend.x1)
+        self.assertFalse(legend.overlaps(figure.axes[0].get_window_extent()))
+
+    @parameterized.parameters(0.0, np.inf)
+    def test_extreme_regions_can_be_drawn(self, radius):
+        figure = plotting.certified_region(self.angles, {"a": np.full(91, radius)})
+        path = self.enterContext(tempfile.TemporaryDirectory()) + "/region.png"
+        plotting.save(figure, path)
+        self.assertEqual(figure.axes[0].get_xlim(), (-1.0, 1.0))
+        self.assertGreater(matplotlib.image.imread(path)[..., :3].std(), 0.02)
+
+    @parameterized.parameters(
+        ([0, 1], {}, "at least one region"),
+        ([], {"a": []}, "angles"),
+        ([[0, 1]], {"a": [[1, 1]]}, "angles"),
+        ([-0.1, 1], {"a": [1, 1]}, "angles"),
+        ([0, 3.2], {"a": [1, 1]}, "angles"),
+        ([0, np.nan], {"a": [1, 1]}, "angles"),
+        ([1, 1], {"a": [1, 1]}, "increasing angles"),
+        ([0, 1], {"b": [1]}, "2 radii >= 0 of 'b'"),
+        ([0, 1], {"b": [1, -1]}, "2 radii >= 0 of 'b'"),
+        ([0, 1], {"b": [1, np.nan]}, "2 radii >= 0 of 'b'"),
+    )
+    def test_errors(self, angles, regions, message):
+        with self.assertRaisesRegex(ValueError, message):
+            plotting.certified_region(angles, regions)
 
 
 if __name__ == "__main__":

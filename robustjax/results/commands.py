@@ -73,7 +73,13 @@ def _add_compare(subparsers: "argparse._SubParsersAction[_Parser]") -> None:
         "--radii", type=_numbers, default=[], help="comma-separated, e.g. 0,0.25,0.5"
     )
     parser.add_argument("--format", choices=("markdown", "latex"), default="markdown")
-    parser.add_argument("--norm", default="l2", help="l2, l1, linf, ... (default: l2)")
+    parser.add_argument(
+        "--norm",
+        default="l2",
+        help="l2, l1, linf, subspace:red, zeroth_l1 (order 0 in a run of order 1), "
+        "or a name in the header of a log (radius_cohen is cohen); or one a run, "
+        "comma-separated (default: l2)",
+    )
     parser.add_argument("--names", help="comma-separated names of the runs")
     parser.add_argument("--output", help="file for the curves, e.g. curves.png")
     parser.set_defaults(command=_compare, prog=parser.prog)
@@ -104,25 +110,35 @@ def _merge(options: argparse.Namespace) -> int:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    norms = options.norm.split(",")
+    if len(norms) not in (1, len(options.runs)):
+        raise ValueError(f"Expected --norm to be one norm, or one a run, got {norms}")
+    norms = norms * len(options.runs) if len(norms) == 1 else norms
     names = comparison.run_names(options.runs)
+    if len(set(norms)) > 1:
+        names = [f"{name}, {norm}" for name, norm in zip(names, norms, strict=True)]
     if options.names is not None:
         names = options.names.split(",")
     if len(names) != len(options.runs) or len(set(names)) != len(names):
         raise ValueError(f"Expected --names to be one distinct name a run, got {names}")
     runs = {n: logs.read_log(run) for n, run in zip(names, options.runs, strict=True)}
-    table = comparison.accuracy_table(runs, norm=options.norm, radii=options.radii)
+    table = comparison.accuracy_table(runs, norm=norms, radii=options.radii)
     to_text = {"markdown": comparison.to_markdown, "latex": comparison.to_latex}
     print(to_text[options.format](table))
     if options.output:
-        _draw(runs, options.norm, pathlib.Path(options.output))
+        _draw(runs, norms, pathlib.Path(options.output))
     return 0
 
 
-def _draw(runs: dict[str, logs.Log], norm: str, path: pathlib.Path) -> None:
+def _draw(runs: dict[str, logs.Log], norms: Sequence[str], path: pathlib.Path) -> None:
     from robustjax import plotting
 
-    curves = {name: (log.correct, log.radius(norm)) for name, log in runs.items()}
-    plotting.save(plotting.certified_accuracy_curve(curves, norm=norm), path)
+    curves = {
+        name: (log.correct, comparison.radius_by_name(log, norm))
+        for (name, log), norm in zip(runs.items(), norms, strict=True)
+    }
+    shared = norms[0] if len(set(norms)) == 1 else ""
+    plotting.save(plotting.certified_accuracy_curve(curves, norm=shared), path)
 
 
 def _numbers(text: str) -> list[float]:

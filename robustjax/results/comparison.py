@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from robustjax import _validate
 from robustjax.results import logs, statistics
 
 
@@ -40,8 +41,33 @@ def radius_grid(largest: float) -> list[float]:
     return [float(f"{step * i:.6g}") for i in range(math.floor(largest / step) + 1)]
 
 
+def radius_by_name(log: logs.Log, norm: str) -> np.ndarray:
+    """Certified radii of a norm, or of order 0 in a run of order 1, as "zeroth_l1".
+
+    [host]
+
+    Args:
+        log: of a run.
+        norm: as in `Log.radius`, or "zeroth_" and the norm.
+
+    Returns:
+        Radii `[n]` in input units.
+
+    Raises:
+        ValueError: if the log has no such radii.
+    """
+    order, _, of = norm.lower().partition("_")
+    column = f"zeroth_radius_{of}"
+    if order == "zeroth" and column in log.columns:
+        return log.columns[column]
+    return log.radius(norm)
+
+
 def accuracy_table(
-    runs: Mapping[str, logs.Log], *, norm: str = "l2", radii: Sequence[float] = ()
+    runs: Mapping[str, logs.Log],
+    *,
+    norm: str | Sequence[str] = "l2",
+    radii: Sequence[float] = (),
 ) -> list[list[str]]:
     """Cells of the table: a header, then one line a run.
 
@@ -49,7 +75,8 @@ def accuracy_table(
 
     Args:
         runs: name -> log.
-        norm: whose radii are compared.
+        norm: whose radii are compared, as in `Log.radius`, or "zeroth_l1" for those of
+            order 0 in a run of order 1; or one for each run, in their order.
         radii: columns of the table, in input units; by default a round grid up to the
             largest certified radius.
 
@@ -57,12 +84,16 @@ def accuracy_table(
         Rows of text: run, certified accuracy at every radius, ACR, share abstained.
 
     Raises:
-        ValueError: if a log has no rows or no radius of that norm.
+        ValueError: if a log has no rows or no radius of that norm, or if the norms
+            are not one a run.
     """
+    norms = [norm] * len(runs) if isinstance(norm, str) else norm
+    _validate.same_length(runs=list(runs), norm=norms)
+    parts = [(*run, n) for run, n in zip(runs.items(), norms, strict=True)]
     if not len(radii):
-        radii = radius_grid(max(_largest_radius(log, norm) for log in runs.values()))
+        radii = radius_grid(max(_largest_radius(log, n) for _, log, n in parts))
     header = ["run", *(f"{r:g}" for r in radii), "ACR", "abstain"]
-    return [header, *(_line(name, log, norm, radii) for name, log in runs.items())]
+    return [header, *(_line(name, log, n, radii) for name, log, n in parts)]
 
 
 def to_markdown(table: Sequence[Sequence[str]]) -> str:
@@ -117,7 +148,7 @@ def to_latex(table: Sequence[Sequence[str]]) -> str:
 
 
 def _line(name: str, log: logs.Log, norm: str, radii: Sequence[float]) -> list[str]:
-    radius = log.radius(norm)
+    radius = radius_by_name(log, norm)
     accuracy = statistics.certified_accuracy(log.correct, radius, radii)
     average = statistics.average_certified_radius(log.correct, radius)
     abstained = statistics.abstention_rate(log.predict)
@@ -130,7 +161,7 @@ def _line(name: str, log: logs.Log, norm: str, radii: Sequence[float]) -> list[s
 
 
 def _largest_radius(log: logs.Log, norm: str) -> float:
-    return float(np.max(log.radius(norm), where=log.correct, initial=0.0))
+    return float(np.max(radius_by_name(log, norm), where=log.correct, initial=0.0))
 
 
 def _padded(row: Sequence[str], widths: Sequence[int]) -> list[str]:

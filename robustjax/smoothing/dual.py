@@ -224,8 +224,8 @@ def _width(root: Any, multipliers: Multipliers, r: Any, xp: Any) -> Any:
     a, b, _ = multipliers
     likelihood = _likelihood(root, r, xp)
     tiny = xp.finfo(r.dtype).tiny
-    steepness = xp.maximum(xp.abs(r * likelihood - a), tiny)
-    curvature = xp.maximum(r * r * likelihood, tiny)
+    steepness = xp.maximum(xp.abs(r * likelihood - a), xp.maximum(b, tiny))
+    curvature = xp.maximum(r * r * likelihood, xp.maximum(2 * b, tiny))
     switch = xp.minimum(b / steepness, xp.sqrt(2 * b / curvature))
     return xp.clip(switch, 1e-12, 1.0)
 

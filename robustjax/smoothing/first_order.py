@@ -24,7 +24,7 @@ _PROOF_NODES = (128, 192)  # on each side; their difference measures the quadrat
 _MARGIN = 1e-9  # of the dual value above 1/2, for rounding
 _DEVICE_MARGIN = {4: 1e-4, 8: 1e-8}  # by bytes of a number; float32 errs by 2e-5
 _ATTEMPTS = 8
-_BATCHES = (64, 512, 4096)  # sizes that are compiled
+_BATCHES = (64, 2048)  # sizes that are compiled
 _SMALL = 1e-9  # perpendicular parts below it count as zero
 
 
@@ -181,7 +181,12 @@ def _device_radius(
     )
     interval = worst_interval(known.q, jnp.minimum(known.parallel, 0.0), DEVICE)
     multipliers, r = solver.solve(known, interval, free_parallel=free_parallel)
-    margin = _DEVICE_MARGIN[dtype.itemsize]
+    eps = jnp.finfo(dtype).eps
+    margin = _DEVICE_MARGIN[dtype.itemsize] + 16 * eps * (
+        multipliers.c * known.q
+        + multipliers.b * known.perpendicular
+        + jnp.abs(multipliers.a * known.parallel)
+    )
     for _ in range(2):  # down to where D is 1/2 + 2 margin, then check
         value, slope = dual.dual_and_slope(
             multipliers, r, known, num_nodes=_PROOF_NODES[0], world=DEVICE
@@ -192,9 +197,9 @@ def _device_radius(
     )
     is_proved = (value >= 0.5 + margin) & (known.perpendicular > _SMALL)
     best = jnp.maximum(interval.radius, jnp.where(is_proved, r, 0.0))
-    if free_parallel:
+    if free_parallel and dtype.itemsize == 8:  # float32 cannot tell a half-space
         best = jnp.maximum(best, _half_space_radius(known, DEVICE))
-    best = best * (1 - 32 * jnp.finfo(dtype).eps)
+    best = jnp.maximum(best * (1 - 32 * eps) - 500 * eps, 0.0)
     return jnp.where(is_valid, best, 0.0).reshape(shape)
 
 

@@ -17,7 +17,7 @@ from robustjax.smoothing import dual
 from robustjax.smoothing.dual import DEVICE, Constraints, DualValue, Multipliers
 
 _NUM_NODES = 64  # on each side: D to 1e-9 for all but the sharpest cases
-_MAX_STEPS = 32  # 20 are enough for 20,000 random certificates
+_MAX_STEPS = 32  # 20 are enough for 20,000 random certificates; twice for a free a
 _MOST_LENGTH = 0.3  # that r may change in one step
 _MOST_SHRINK = 0.7  # of b in one step
 
@@ -30,11 +30,15 @@ class Proposal(NamedTuple):
 
 
 class _State(NamedTuple):
+    """The best multipliers so far, and the next to be tried."""
+
     multipliers: jax.Array  # [m, 3]
     r: jax.Array  # [m]
     dual: DualValue
     proved: jax.Array  # [m], the radius that the multipliers prove
     damping: jax.Array  # [m]
+    next_multipliers: jax.Array  # [m, 3]
+    next_r: jax.Array  # [m]
     is_done: jax.Array  # [m]
     step: jax.Array
 
@@ -45,14 +49,26 @@ def solve(known: Constraints, interval: Any, *, free_parallel: bool) -> Proposal
     `free_parallel` lets a be negative, which needs the exact parallel component.
     """
     multipliers, r = _start(known, interval)
-    first = _evaluate(multipliers, r, known)
+    nothing = jnp.zeros_like(r)
     state = _State(
-        multipliers, r, first, _proved(r, first), jnp.zeros_like(r),
-        jnp.zeros(r.shape, bool), jnp.int32(0),
-    )  # fmt: skip
+        multipliers=multipliers,
+        r=r,
+        dual=jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype),
+            jax.eval_shape(_evaluate, multipliers, r, known),
+        ),
+        proved=nothing - jnp.inf,
+        damping=nothing,
+        next_multipliers=multipliers,
+        next_r=r,
+        is_done=nothing > 0,
+        step=jnp.int32(0),
+    )
+
+    most_steps = (2 if free_parallel else 1) * _MAX_STEPS
 
     def goes_on(state: _State) -> jax.Array:
-        return (state.step < _MAX_STEPS) & ~jnp.all(state.is_done)
+        return (state.step < most_steps) & ~jnp.all(state.is_done)
 
     state = jax.lax.while_loop(
         goes_on, lambda state: _improve(state, known, free_parallel), state
@@ -85,38 +101,37 @@ def _proved(r: jax.Array, at: DualValue) -> jax.Array:
 
 
 def _improve(state: _State, known: Constraints, free_parallel: bool) -> _State:
-    change, growth = _newton(state, free_parallel)
-    longest = dual.max_length(state.r.dtype)
-    shrink = -change[:, 1] / (_MOST_SHRINK * state.multipliers[:, 1])
-    share = 1 / jnp.maximum(shrink, 1.0)
-    multipliers = state.multipliers + share[:, None] * change
-    floor = jnp.array([[-jnp.inf if free_parallel else 0.0, 0.0, 0.0]], change.dtype)
-    multipliers = jnp.maximum(multipliers, floor)
-    r = jnp.clip(state.r + share * growth, 1e-3, longest)
-    new = _evaluate(multipliers, r, known)
-    proved = _proved(r, new)
-    slack = 4 * jnp.finfo(r.dtype).eps
+    """Keeps what was proposed if it proves more, and proposes the next."""
+    new = _evaluate(state.next_multipliers, state.next_r, known)
+    proved = _proved(state.next_r, new)
+    slack = 4 * jnp.finfo(proved.dtype).eps
     is_better = proved >= state.proved - slack
-    gain = jnp.where(is_better, proved - state.proved, jnp.inf)
     is_done = state.is_done | (
-        (jnp.abs(gain) <= slack) & (jnp.abs(r - state.r) <= 64 * slack)
+        (jnp.abs(proved - state.proved) <= slack)
+        & (jnp.abs(state.next_r - state.r) <= 64 * slack)
     )
 
     def keep(new: jax.Array, old: jax.Array) -> jax.Array:
         keeps = is_better & ~state.is_done
-        aligned = keeps.reshape(keeps.shape + (1,) * (new.ndim - 1))
-        return jnp.where(aligned, new, old)
+        return jnp.where(keeps.reshape(keeps.shape + (1,) * (new.ndim - 1)), new, old)
 
-    better = state._replace(
-        multipliers=multipliers,
-        r=r,
-        dual=new,
-        proved=proved,
-        damping=0.1 * state.damping,
+    multipliers, r, best, proved, damping = jax.tree.map(
+        keep,
+        (state.next_multipliers, state.next_r, new, proved, 0.1 * state.damping),
+        (*state[:4], 8 * jnp.maximum(state.damping, 1e-6)),
     )
-    worse = state._replace(damping=8 * jnp.maximum(state.damping, 1e-6))
-    kept: _State = jax.tree.map(keep, better, worse)
-    return kept._replace(is_done=is_done, step=state.step + 1)
+    state = state._replace(
+        multipliers=multipliers, r=r, dual=best, proved=proved, damping=damping,
+        is_done=is_done, step=state.step + 1,
+    )  # fmt: skip
+    change, growth = _newton(state, free_parallel)
+    shrink = -change[:, 1] / (_MOST_SHRINK * multipliers[:, 1])
+    share = 1 / jnp.maximum(shrink, 1.0)
+    floor = jnp.array([[-jnp.inf if free_parallel else 0.0, 0.0, 0.0]], change.dtype)
+    return state._replace(
+        next_multipliers=jnp.maximum(multipliers + share[:, None] * change, floor),
+        next_r=jnp.clip(r + share * growth, 1e-3, dual.max_length(r.dtype)),
+    )
 
 
 def _newton(state: _State, free_parallel: bool) -> tuple[jax.Array, jax.Array]:

@@ -11,6 +11,7 @@ import tempfile
 from absl.testing import absltest, parameterized
 
 from robustjax.results import commands, comparison
+from tests import real_data
 from tests.results import sample_runs
 
 
@@ -48,7 +49,7 @@ class CommandsTest(parameterized.TestCase):
         rows_file.write_text(rows_file.read_text().replace("\tl2\t0\t", "\tl2\t1\t", 1))
         status, output, _ = _run("verify", run, other)
         self.assertEqual(status, 1)
-        self.assertIn("b: idx 0: only radii of order 0", output)
+        self.assertIn("b: idx 0: order 1 needs the columns", output)
         self.assertIn("b: 5 rows recomputed from their counts: 1 problems", output)
 
     def test_merge(self):
@@ -79,6 +80,31 @@ class CommandsTest(parameterized.TestCase):
             "| two | 0.500 | 0.500 | 0.000 | 0.1250 |   0.500 |\n",
         )
 
+    def test_compare_takes_a_norm_for_each_run(self):
+        path = self.folder / "first_order.txt"
+        header = ("idx", "label", "predict", "correct", "radius_L1", "radius_cohen")
+        header = (*header, "zeroth_radius_l1")
+        rows = [(0, 1, 1, 1, 0.75, 0.5, 0.125), (1, 1, 1, 1, 0.25, 0.25, 0.5)]
+        lines = ["\t".join(map(str, row)) for row in (header, *rows)]
+        path.write_text("\n".join(lines) + "\n")
+        figure = self.folder / "curves.svg"
+        arguments = ("compare", path, path, "--norm=l1,cohen", "--radii=0.5")
+        status, output, _ = _run(*arguments, "--output", figure)
+        self.assertEqual(status, 0)
+        self.assertIn("| first_order.txt, l1    | 0.500 | 0.5000 |", output)
+        self.assertIn("| first_order.txt, cohen | 0.500 | 0.3750 |", output)
+        self.assertStartsWith(figure.read_text(), "<?xml")
+        names = ("--names=first,zeroth", "--norm=l1,zeroth_l1")
+        _, output, _ = _run(*arguments, *names)
+        self.assertIn("| first  | 0.500 | 0.5000 |", output)
+        self.assertIn("| zeroth | 0.500 | 0.3125 |", output)
+        status, _, errors = _run(*arguments[:3], "--norm=l1,l2,cohen")
+        self.assertEqual(status, 2)
+        self.assertIn("one norm, or one a run", errors)
+        status, _, errors = _run(*arguments[:2], "--norm=zeroth_l2")
+        self.assertEqual(status, 2)
+        self.assertIn("no zeroth_l2 radius; it has: l1, cohen.", errors)
+
     def test_compare_in_latex(self):
         arguments = (self._write_log("one", 0.5), "--names", "50%_noise")
         _, output, _ = _run("compare", *arguments, "--format", "latex", "--radii", "1")
@@ -95,6 +121,23 @@ class CommandsTest(parameterized.TestCase):
         status, output, errors = _run("compare", *paths, "--norm", "linf")
         self.assertEqual(status, 2)
         self.assertIn("theirs has no linf radius; it has: l2.", errors)
+
+    def test_published_first_order_log_beside_our_run(self):
+        log = real_data.folder("smoothing_logs/higher_order/cifar10/resnet110")
+        log = log / "noise_0.50" / "results_l1.txt"
+        figure = self.folder / "curves.png"
+        status, output, _ = _run(
+            "compare",
+            *(self._write("ours"), log, log),
+            "--norm=l1,l1,cohen",
+            "--radii=0,0.25,1",
+            "--names=ours,Mohapatra et al.,Mohapatra et al. zeroth order",
+            *("--output", figure),
+        )
+        self.assertEqual(status, 0)
+        self.assertIn("| Mohapatra et al.              | 0.649 | 0.624 |", output)
+        self.assertIn("| 0.649 | 0.552 | 0.212 | 0.5155 |", output)
+        self.assertStartsWith(figure.read_bytes(), b"\x89PNG")
 
     @parameterized.parameters(
         ([], "required"),
@@ -134,6 +177,10 @@ class ComparisonTest(parameterized.TestCase):
     )
     def test_radius_grid(self, largest, expected):
         self.assertEqual(comparison.radius_grid(largest), expected)
+
+    def test_norms_are_one_a_run(self):
+        with self.assertRaisesRegex(ValueError, "equal lengths"):
+            comparison.accuracy_table({}, norm=["l2"])
 
     def test_run_names_drop_what_all_share(self):
         names = comparison.run_names(["/runs/a/test/s", "/runs/b/test/s"])

@@ -80,8 +80,11 @@ class LinearClassifierTest(parameterized.TestCase):
             ),
         )
         np.testing.assert_array_equal(c.num_invalid, 0)
-        evidence = (c.num_samples, c.alpha, c.sigma, c.num_selection, c.simultaneous)
-        self.assertEqual(evidence, (2000, 0.01, 0.25, 100, True))
+        np.testing.assert_array_equal(c.num_samples, 2000)
+        evidence = (c.alpha, c.sigma, c.num_selection, c.simultaneous, c.bound, c.order)
+        self.assertEqual(evidence, (0.01, 0.25, 100, True, "clopper_pearson", 0))
+        self.assertEmpty(c.gradient)
+        np.testing.assert_array_equal(c.zeroth_radius["l2"], c.radius["l2"])
 
     def test_examples_are_certified_alike_in_any_batch(self):
         inputs = _half_space_inputs(np.linspace(0.1, 0.6, 5), 16)
@@ -252,7 +255,12 @@ class RefusalTest(parameterized.TestCase):
         (dict(alpha=1.0), "alpha"),
         (dict(alpha=float("nan")), "alpha"),
         (dict(sigma=float("nan")), "sigma"),
-        (dict(order=1), "order"),
+        (dict(order=2), "order 0 or 1, got 2"),
+        (dict(order=-1), "order"),
+        (dict(order=1), "num_estimation >= 129"),
+        (dict(votes="weak"), "votes"),
+        (dict(form="sphere"), "form"),
+        (dict(method="loose"), "method"),
         (dict(norms=()), "norm"),
         (dict(norms=("l2", "l2")), "distinct"),
         (dict(sigma=1e-50), "float32"),

@@ -1,0 +1,287 @@
+"""Certification with as many samples as each example needs.
+
+Order 0 looks at its counts again and again, under a confidence sequence that holds at
+any stopping time. Order 1 has a fixed schedule of sample sizes n_1 < n_2 < ...; at
+stage k all its events get alpha / (k (k + 1)), which sums to alpha.
+"""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+from robustjax import _validate
+from robustjax.smoothing import (
+    base_classifier,
+    certification,
+    confidence,
+    evidence,
+    moments,
+    radius,
+    sampling,
+    sequences,
+    streams,
+)
+from robustjax.smoothing.certificate import Certificate, Request, as_norms
+
+_LOOKS = {"first": 512, "factor": 1.25}  # order 0: any looks are valid
+_STAGES = {"first": 2048, "factor": 4}  # order 1: each stage costs confidence
+_HOPELESS = 1e-3  # level at which an example is given up; no certificate rests on it
+
+
+def certify_adaptively(
+    key: jax.Array,
+    apply_fn: base_classifier.ApplyFn,
+    x: ArrayLike,
+    *,
+    sigma: float,
+    num_classes: int,
+    target_radius: float,
+    max_samples: int = 100_000,
+    num_selection: int = 100,
+    alpha: float = 1e-3,
+    order: int = 0,
+    norms: str | Sequence[str] = ("l2",),
+    simultaneous: bool = True,
+    form: str = "box",
+    subspaces: Mapping[str, ArrayLike] | None = None,
+    example_ids: ArrayLike | None = None,
+    chunk_size: int | None = None,
+    mesh: Mesh | None = None,
+) -> Certificate:
+    """Certifies until the radius reaches a target, example by example.
+
+    [host] An example is sampled no further once it is certified at `target_radius` in
+    the first of `norms`, once it will hardly ever be, or at `max_samples`. Its noise is
+    that of `certify`, so counts are prefixes of those of a run of fixed size.
+
+    Guarantee: as `certify`, at the same alpha, whatever the sample sizes turn out to
+    be. Order 0: p_lower is `binomial_sequence_lower`, valid at any stopping time.
+    Order 1: every event of stage k has alpha / (k (k + 1)); the stages are fixed
+    beforehand by `max_samples` alone.
+
+    Args:
+        key: random key of the whole run, `jax.random.key(seed)`.
+        apply_fn: maps `[m, ...]` inputs in [0, 1] to `[m, num_classes]` logits.
+        x: `[n, ...]` floats in [0, 1].
+        sigma: noise level, in the units of x, positive.
+        num_classes: number of classes, an integer >= 2.
+        target_radius: radius in the first norm that is enough, >= 0, in input units.
+        max_samples: most estimation samples of an example.
+        num_selection: samples that select class A, an integer >= 1.
+        alpha: failure probability for each example, in (0, 1).
+        order: 0 or 1.
+        norms: as in `certify`; the target is in the first.
+        simultaneous: as in `certify`.
+        form: as in `certify`.
+        subspaces: as in `certify`.
+        example_ids: `[n]` index of each example in its data set; default arange(n).
+        chunk_size: samples in one forward batch, a multiple of 128.
+        mesh: devices that share the samples.
+
+    Returns:
+        A `Certificate` with its own `num_samples` and `stage` for each example.
+
+    Raises:
+        ValueError: as `certify`, and for a target that is not a number >= 0.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> apply_fn = lambda x: jnp.stack([x[:, 0], 1.0 - x[:, 0]], axis=-1)
+        >>> certificate = certify_adaptively(
+        ...     jax.random.key(0), apply_fn, jnp.ones((1, 3)), sigma=0.25,
+        ...     num_classes=2, target_radius=0.3
+        ... )
+        >>> certificate.num_samples.tolist()
+        [512]
+
+    Reference: ours; see `binomial_sequence_lower` for the confidence sequence.
+    """
+    if not 0 <= target_radius < np.inf:
+        raise ValueError(f"Expected target_radius >= 0, got {target_radius}.")
+    _validate.integer(1, max_samples=max_samples)
+    sampling.check_sigma(sigma)
+    request = Request(
+        sigma=certification.noise_level(sigma),
+        shape=np.shape(x)[1:],
+        num_classes=num_classes,
+        num_selection=num_selection,
+        num_estimation=max_samples,
+        alpha=alpha,
+        order=order,
+        norms=as_norms(norms),
+        simultaneous=simultaneous,
+        form=form,
+        masks=subspaces or {},
+    )
+    select_key, estimate_key = streams.split(key)
+    ids = np.arange(len(np.asarray(x))) if example_ids is None else example_ids
+    examples = _Examples(np.asarray(x), np.asarray(ids))
+    noisy: dict[str, Any] = {
+        "apply_fn": base_classifier.as_partial(apply_fn),
+        "sigma": request.sigma,
+        "num_classes": num_classes,
+        "chunk_size": chunk_size,
+        "mesh": mesh,
+    }
+    count = functools.partial(sampling.class_counts, **noisy)
+    selected, baseline = certification.select(
+        count(
+            select_key,
+            x=examples.x,
+            example_ids=examples.ids,
+            num_samples=num_selection,
+        ),
+        request,
+    )
+    if order == 0:
+        return _by_sequence(
+            request,
+            functools.partial(count, estimate_key),
+            examples,
+            selected=selected,
+            target=target_radius,
+        )
+    return _by_stages(
+        request,
+        functools.partial(
+            moments.class_moments, estimate_key, with_bets=False, **noisy
+        ),
+        examples,
+        selected=selected,
+        baseline=baseline,
+        target=target_radius,
+    )
+
+
+class _Examples(NamedTuple):
+    x: NDArray[np.floating[Any]]  # [n, ...]
+    ids: NDArray[np.integer[Any]]  # [n]
+
+    def rows(self, index: NDArray[np.int64]) -> dict[str, Any]:
+        """Arguments for some examples, padded to one of few sizes for the compiler."""
+        padded = _padded(index, len(self.ids))
+        return {"x": self.x[padded], "example_ids": self.ids[padded]}
+
+
+def _padded(index: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    size = min(total, 1 << max(len(index) - 1, 0).bit_length())
+    return np.pad(index, (0, size - len(index)), mode="edge")
+
+
+def _by_sequence(
+    request: Request,
+    count: Callable[..., jax.Array],
+    examples: _Examples,
+    *,
+    selected: NDArray[np.int32],
+    target: float,
+) -> Certificate:
+    """Order 0: counts until the confidence sequence decides."""
+    counts = np.zeros((len(selected), request.num_classes + 1), np.int32)
+    active, first = np.arange(len(selected)), 0
+    for last in sequences.stage_sizes(request.num_estimation, **_LOOKS):
+        if not active.size:
+            break
+        new = count(**examples.rows(active), first_sample=first, num_samples=last)
+        counts[active] += np.asarray(new)[: active.size]
+        votes, _ = evidence.votes_of(counts[active], selected[active])
+        active, first = active[~_is_settled(request, votes, last, target)], last
+    return evidence.from_counts(request, counts, selected=selected, bound="sequence")
+
+
+def _is_settled(
+    request: Request, votes: NDArray[np.int32], num_samples: int, target: float
+) -> NDArray[np.bool_]:
+    """Whether the target is reached, or will hardly ever be."""
+    lower = sequences.binomial_sequence_lower(votes, num_samples, alpha=request.alpha)
+    upper = sequences.binomial_sequence_upper(votes, num_samples, alpha=_HOPELESS)
+    reached, possible = (
+        (p > 0.5)
+        & (
+            radius.zeroth_order_radius(
+                p, sigma=request.sigma, norm=request.norms[0], dim=request.dim
+            )
+            >= target
+        )
+        for p in (lower, upper)
+    )
+    return reached | ~possible
+
+
+def _by_stages(
+    request: Request,
+    measure: Callable[..., moments.Moments],
+    examples: _Examples,
+    *,
+    selected: NDArray[np.int32],
+    baseline: NDArray[np.float32],
+    target: float,
+) -> Certificate:
+    """Order 1: moments stage by stage, each certificate from the stage it ended in."""
+    active, first = np.arange(len(selected)), 0
+    sums: moments.Moments | None = None
+    parts = []
+    schedule = sequences.stage_sizes(request.num_estimation, **_STAGES)
+    for stage, last in enumerate(schedule, start=1):
+        padded = _padded(active, len(selected))
+        new = measure(
+            **examples.rows(active),
+            selected=selected[padded],
+            baseline=baseline[padded],
+            first_sample=first,
+            num_samples=last,
+        )
+        used = np.arange(len(padded)) < active.size
+        sums = _added(sums, _take(jax.tree.map(np.asarray, new), used))
+        certificate = evidence.from_moments(
+            request,
+            sums,
+            alpha=float(sequences.stage_alpha(stage, alpha=request.alpha)),
+            stage=stage,
+        )
+        is_done = _has_ended(request, certificate, target) | (last == schedule[-1])
+        parts.append((active[is_done], _take(vars(certificate), is_done)))
+        sums, active, first = _take(sums, ~is_done), active[~is_done], last
+        if not active.size:
+            break
+    order = np.argsort(np.concatenate([index for index, _ in parts]))
+    values = [part for _, part in parts]
+    joined = jax.tree.map(lambda *rows: _join(rows, order), *values)
+    return Certificate(**joined)
+
+
+def _has_ended(
+    request: Request, certificate: Certificate, target: float
+) -> NDArray[np.bool_]:
+    upper = confidence.clopper_pearson_upper(
+        certificate.count, certificate.num_samples, alpha=_HOPELESS
+    )
+    is_certified = certificate.prediction >= 0
+    reached = is_certified & (certificate.radius[request.norms[0]] >= target)
+    return reached | (upper <= 0.5) | certificate.failed
+
+
+def _added(total: moments.Moments | None, new: moments.Moments) -> moments.Moments:
+    """Sums over two ranges of samples; what is no sum stays."""
+    if total is None:
+        return new
+    added = jax.tree.map(np.add, total, new)
+    kept = ("bets", "baseline", "selected")
+    return added._replace(**{name: getattr(total, name) for name in kept})
+
+
+def _take(tree: Any, index: NDArray[np.bool_]) -> Any:
+    """The rows of all arrays in a tree; other leaves stay."""
+    return jax.tree.map(lambda v: v[index] if isinstance(v, np.ndarray) else v, tree)
+
+
+def _join(rows: tuple[Any, ...], order: NDArray[np.int64]) -> Any:
+    if isinstance(rows[0], np.ndarray):
+        return np.concatenate(rows)[order]
+    return rows[0]

@@ -1,0 +1,168 @@
+"""What a certification returns, and what was asked of it."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from robustjax import _validate, norms
+from robustjax.smoothing import budget, confidence, moments, subspaces, threats
+
+ABSTAIN = -1
+_MIN_TWO_HALVES = 129  # the odd blocks start at sample 128
+
+
+class GradientEvidence(NamedTuple):
+    """What a first-order radius rests on; m = sigma * gradient of p, `[n]` each.
+
+    For a subspace the dual norm is the l2 norm inside it, and the length that of the
+    rest of m.
+    """
+
+    dual_norm: NDArray[np.float64]  # point estimate of the dual norm of m
+    dual_upper: NDArray[np.float64]  # upper confidence bound of it
+    length_lower: NDArray[np.float64]  # lower confidence bound of the l2 norm of m
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Certificate:
+    """Certified radii of n examples with the evidence they rest on. [host].
+
+    Arrays are NumPy; probabilities and radii are float64. For each example and under
+    its own budget `alpha`: with probability at least 1 - alpha over the noise, the
+    smoothed classifier predicts `prediction` at every point nearer than the radius, or
+    the example abstains. With several norms that holds in all of them at once where
+    `simultaneous`, and in each norm alone otherwise.
+    """
+
+    prediction: NDArray[np.int32]  # [n], -1 where it abstains
+    radius: dict[str, NDArray[np.float64]]  # norm -> [n], input units, 0 if abstaining
+    p_lower: NDArray[np.float64]  # [n], lower bound of the selected class
+    count: NDArray[np.int32]  # [n], estimation samples won by the selected class
+    num_samples: NDArray[np.int32]  # [n], estimation samples of each example
+    alpha: float  # failure probability for each example
+    sigma: float  # as asked for, or its float32 rounding where that is less
+    simultaneous: bool  # whether all norms hold jointly at alpha
+    num_invalid: NDArray[np.int32]  # [n], estimation samples with non-finite logits
+    p_upper: NDArray[np.float64]  # [n], upper bound of every other class
+    runner_up_count: NDArray[np.int32]  # [n], samples of the strongest other class
+    runner_up: str  # how p_upper was bounded
+    selected: NDArray[np.int32]  # [n], class chosen on the selection samples
+    counts: NDArray[np.int32]  # [n, k + 1], estimation counts, the last one invalid
+    num_selection: int
+    order: int
+    zeroth_radius: dict[str, NDArray[np.float64]]  # what p_lower, p_upper alone give
+    gradient: dict[str, GradientEvidence]  # norm -> evidence; empty at order 0
+    form: str  # how first-order radii follow from it
+    bound: str  # kind of p_lower: "clopper_pearson", "sequence" or "betting"
+    stage: NDArray[np.int32]  # [n], stage of an adaptive run that it ended in, or 0
+    failed: NDArray[np.bool_]  # [n], not certified since sums were not finite
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What is asked for each example; refuses what cannot be given, by name.
+
+    Raises:
+        ValueError: for the first setting that is out of range.
+        TypeError: for a count that is not an integer.
+    """
+
+    sigma: float
+    shape: tuple[int, ...]
+    num_classes: int
+    num_selection: int
+    num_estimation: int
+    alpha: float
+    order: int = 0
+    norms: tuple[str, ...] = ("l2",)
+    runner_up: str = "complement"
+    simultaneous: bool = True
+    votes: str = "hard"
+    form: str = "box"
+    method: str = "tight"
+    masks: Mapping[str, ArrayLike] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Checks every setting."""
+        _validate.integer(
+            1, num_selection=self.num_selection, num_estimation=self.num_estimation
+        )
+        smallest = confidence.min_num_estimation(
+            alpha=self.alpha / 2 if self.order == 1 else self.alpha,
+            num_classes=self.num_classes,
+            runner_up=self.runner_up,
+        )
+        if max(self.num_selection, self.num_estimation) >= 2**31:
+            raise ValueError(
+                f"Expected num_selection and num_estimation < 2**31, got "
+                f"{self.num_selection} and {self.num_estimation}."
+            )
+        if self.order not in (0, 1):
+            raise ValueError(f"Expected order 0 or 1, got {self.order}.")
+        if self.order == 1:
+            smallest = max(smallest, _MIN_TWO_HALVES)
+        if self.num_estimation < smallest:
+            raise ValueError(
+                f"Expected num_estimation >= {smallest}, the smallest number that can "
+                f"ever certify at alpha={self.alpha} and order={self.order}, got "
+                f"{self.num_estimation}."
+            )
+        _validate.one_of(moments.VOTES, votes=self.votes)
+        _validate.one_of(threats.FORMS, form=self.form)
+        _validate.one_of(budget.METHODS, method=self.method)
+        if self.gradient_samples and self.runner_up != "complement":
+            raise ValueError(
+                f"Expected runner_up='complement' at order 1 and for soft votes, got "
+                f"{self.runner_up!r}."
+            )
+        self._check_norms()
+
+    def _check_norms(self) -> None:
+        if not self.norms:
+            raise ValueError("Expected at least one norm, got none.")
+        if len(set(self.norms)) < len(self.norms):
+            raise ValueError(f"Expected distinct norms, got {', '.join(self.norms)}.")
+        for norm in self.norms:
+            if norm != norm.lower():
+                raise ValueError(f"Expected names of norms in lower case, got {norm}.")
+            norms.l2_circumradius(norm, self.dim)
+        if not self.subspaces and any(self._needs_subspace(n) for n in self.norms):
+            raise ValueError("Expected subspace:NAME at order 1, got subspace.")
+
+    def _needs_subspace(self, norm: str) -> bool:
+        return self.order == 1 and norms.subspace_name(norm) is not None
+
+    @property
+    def dim(self) -> int:
+        """Number of input coordinates."""
+        return math.prod(self.shape)
+
+    @property
+    def gradient_samples(self) -> bool:
+        """Whether the samples are weighted instead of only counted."""
+        return self.order == 1 or self.votes == "soft"
+
+    @functools.cached_property
+    def subspaces(self) -> dict[str, subspaces.Subspace]:
+        """The subspaces that the norms name, given or known by name."""
+        found = {}
+        for norm in self.norms:
+            name = norms.subspace_name(norm)
+            if self.order == 0 or not name:
+                continue
+            found[name] = (
+                subspaces.subspace(self.masks[name], shape=self.shape)
+                if name in self.masks
+                else subspaces.named_subspace(name, shape=self.shape)
+            )
+        return found
+
+
+def as_norms(norms: str | Sequence[str]) -> tuple[str, ...]:
+    """The norms of a certification as a tuple, also of one alone. [host]."""
+    return (norms,) if isinstance(norms, str) else tuple(norms)

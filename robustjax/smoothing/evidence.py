@@ -1,0 +1,269 @@
+"""From counts and moments of the noise samples to certificates, on the host."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from robustjax import norms
+from robustjax.smoothing import (
+    budget,
+    confidence,
+    gradient_bounds,
+    host_moments,
+    moments,
+    radius,
+    sequences,
+    threats,
+)
+from robustjax.smoothing.certificate import (
+    ABSTAIN,
+    Certificate,
+    GradientEvidence,
+    Request,
+)
+
+
+def from_counts(
+    request: Request,
+    counts: NDArray[np.int32],
+    *,
+    selected: NDArray[np.int32],
+    bound: str = "clopper_pearson",
+    stage: NDArray[np.int32] | int = 0,
+) -> Certificate:
+    """Zeroth-order certificates from class counts `[n, k + 1]`. [host].
+
+    Guarantee: `Certificate`'s, if class A was selected on other samples and the counts
+    are of a fixed number of samples, or of any number with bound="sequence".
+
+    Args:
+        request: what is asked for.
+        counts: samples won by each class, the last column invalid ones.
+        selected: class A of each example.
+        bound: "clopper_pearson" or "sequence", which holds at any stopping time.
+        stage: in which an adaptive run ended.
+
+    Returns:
+        The certificates.
+    """
+    num_samples = counts.sum(axis=-1, dtype=np.int32)
+    votes, runner_up_votes = votes_of(counts, selected)
+    if bound == "sequence":
+        p_lower = sequences.binomial_sequence_lower(
+            votes, num_samples, alpha=request.alpha
+        )
+        p_upper = 1 - p_lower
+    else:
+        p_lower, p_upper = confidence.class_probability_bounds(
+            votes,
+            runner_up_votes,
+            num_samples,
+            alpha=request.alpha,
+            num_classes=request.num_classes,
+            runner_up=request.runner_up,
+        )
+    return _certificate(
+        request,
+        probability=(p_lower, p_upper),
+        gradient={},
+        counts=counts,
+        selected=selected,
+        bound=bound,
+        stage=stage,
+        failed=np.zeros(len(counts), bool),
+    )
+
+
+def from_moments(
+    request: Request,
+    sums: moments.Moments,
+    *,
+    alpha: float | None = None,
+    stage: NDArray[np.int32] | int = 0,
+) -> Certificate:
+    """Certificates from moments: of first order, or of soft votes. [host].
+
+    At order 1 half of alpha pays for the class probability, half for the gradient; see
+    `budget`.
+
+    Args:
+        request: what is asked for.
+        sums: sums over the noise samples, as NumPy arrays.
+        alpha: failure probability of this stage, request.alpha by default.
+        stage: in which an adaptive run ended.
+
+    Returns:
+        The certificates; examples with sums that are not finite have `failed`.
+    """
+    alpha = request.alpha if alpha is None else alpha
+    p_lower = _p_lower(request, sums, alpha=alpha / 2 if request.order else alpha)
+    return _certificate(
+        request,
+        probability=(p_lower, 1 - p_lower),
+        gradient=_gradient(request, sums, alpha=alpha),
+        counts=sums.counts,
+        selected=sums.selected,
+        bound="betting" if request.votes == "soft" else "clopper_pearson",
+        stage=stage,
+        failed=~host_moments.is_finite(sums),
+    )
+
+
+def votes_of(
+    counts: NDArray[np.int32], selected: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Votes `[n]` of the selected class and of the strongest other column. [host]."""
+    is_selected = np.arange(counts.shape[-1]) == selected[:, None]
+    votes = np.max(np.where(is_selected, counts, 0), axis=-1, initial=0)
+    others = np.max(np.where(is_selected, 0, counts), axis=-1, initial=0)
+    return votes, others
+
+
+def _p_lower(
+    request: Request, sums: moments.Moments, *, alpha: float
+) -> NDArray[np.float64]:
+    num_samples = sums.num_even + sums.num_odd
+    if request.votes == "soft":
+        return sequences.bounded_mean_lower(
+            sums.soft_log_wealth,
+            moments.SOFT_BETS,
+            num_samples=num_samples,
+            alpha=alpha,
+        )
+    votes, _ = votes_of(sums.counts, sums.selected)
+    return confidence.clopper_pearson_lower(votes, num_samples, alpha=alpha)
+
+
+def _gradient(
+    request: Request, sums: moments.Moments, *, alpha: float
+) -> dict[str, GradientEvidence]:
+    """The evidence of every norm, under one budget or each under its own."""
+    if request.order == 0:
+        return {}
+    together = request.norms if request.simultaneous else ()
+    found = {}
+    bounds: Any = None
+    for norm in request.norms:
+        if bounds is None or not together:
+            bounds = gradient_bounds.gradient_norm_bounds(
+                sums,
+                alpha=alpha,
+                votes=request.votes,
+                method=request.method,
+                subspaces=request.subspaces,
+                bounds=budget.needed_bounds(together or (norm,)),
+            )
+        found[norm] = _evidence_of(norm, bounds, request)
+    return found
+
+
+def _evidence_of(
+    norm: str, bounds: gradient_bounds.GradientBounds, request: Request
+) -> GradientEvidence:
+    name = norms.subspace_name(norm)
+    if name is not None:
+        return GradientEvidence(
+            bounds.subspace[name],
+            bounds.subspace_upper[name],
+            bounds.complement_lower[name],
+        )
+    return GradientEvidence(
+        _dual_norm(bounds, norm),
+        budget.dual_norm_upper(bounds, norm, dim=request.dim),
+        bounds.l2_lower,
+    )
+
+
+def _dual_norm(
+    bounds: gradient_bounds.GradientBounds, norm: str
+) -> NDArray[np.float64]:
+    """Estimate of the dual norm lq; interpolated between l1, l2 and linf."""
+    q = norms.dual_exponent(norms.exponent(norm))
+    if np.isinf(q):
+        return bounds.linf
+    if q >= 2:
+        return bounds.l2 ** (2 / q) * bounds.linf ** (1 - 2 / q)
+    return bounds.l1 ** (2 / q - 1) * bounds.l2 ** (2 - 2 / q)
+
+
+def _certificate(
+    request: Request,
+    *,
+    probability: tuple[NDArray[np.float64], NDArray[np.float64]],
+    gradient: Mapping[str, GradientEvidence],
+    counts: NDArray[np.int32],
+    selected: NDArray[np.int32],
+    bound: str,
+    stage: NDArray[np.int32] | int,
+    failed: NDArray[np.bool_],
+) -> Certificate:
+    p_lower = np.where(failed, 0.0, probability[0])
+    p_upper = np.where(failed, 1.0, probability[1])
+    is_certified = (p_lower > p_upper) & (selected < request.num_classes)
+    votes, runner_up_votes = votes_of(counts, selected)
+    zeroth = _zeroth_radii(request, p_lower, p_upper)
+    radii = {
+        norm: np.maximum(
+            zeroth[norm],
+            0.0 if not gradient else _first_radius(request, norm, p_lower, gradient),
+        )
+        for norm in request.norms
+    }
+    return Certificate(
+        prediction=np.where(is_certified, selected, ABSTAIN).astype(np.int32),
+        radius={n: np.where(is_certified, r, 0.0) for n, r in radii.items()},
+        p_lower=p_lower,
+        count=votes,
+        num_samples=counts.sum(axis=-1, dtype=np.int32),
+        alpha=request.alpha,
+        sigma=request.sigma,
+        simultaneous=request.simultaneous or request.order == 0,
+        num_invalid=counts[:, -1],
+        p_upper=p_upper,
+        runner_up_count=runner_up_votes,
+        runner_up=request.runner_up,
+        selected=selected,
+        counts=counts,
+        num_selection=request.num_selection,
+        order=request.order,
+        zeroth_radius={n: np.where(is_certified, r, 0.0) for n, r in zeroth.items()},
+        gradient=dict(gradient),
+        form=request.form,
+        bound=bound,
+        stage=np.broadcast_to(np.int32(stage), selected.shape).copy(),
+        failed=failed,
+    )
+
+
+def _zeroth_radii(
+    request: Request, p_lower: NDArray[np.float64], p_upper: NDArray[np.float64]
+) -> dict[str, Any]:
+    return {
+        norm: radius.zeroth_order_radius(
+            p_lower,
+            sigma=request.sigma,
+            p_upper=None if request.runner_up == "complement" else p_upper,
+            norm=norm,
+            dim=request.dim,
+        )
+        for norm in request.norms
+    }
+
+
+def _first_radius(
+    request: Request,
+    norm: str,
+    p_lower: NDArray[np.float64],
+    gradient: Mapping[str, GradientEvidence],
+) -> Any:
+    return threats.norm_radius(
+        p_lower,
+        gradient[norm].dual_upper,
+        gradient[norm].length_lower,
+        norm=norm,
+        dim=request.dim,
+        sigma=request.sigma,
+        form=request.form,
+    )

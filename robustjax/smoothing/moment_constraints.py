@@ -1,0 +1,384 @@
+r"""Worst cases under any finite set of linear moment constraints, in the plane.
+
+Units: sigma = 1; z = (z1, z2) is standard normal, z1 along the perturbation, r its
+length. Known are moments E[f(z) psi_k(z)] = m_k of the probability f of class A (or >=
+m_k). The smallest E[f(z + (r, 0))] = E[f L], L = exp(r z1 - r^2 / 2), is the maximum of
+the concave dual
+
+    D(lambda) = lambda . m - E[(lambda . psi(z) - L)_+],
+
+with lambda_k >= 0 where m_k is a lower bound. psi = (1) is zeroth order, (1, z1, z2)
+first order; (1, z1, z1^2 - 1) adds the second derivative along the perturbation.
+
+*Any* lambda gives D <= the smallest probability. The positive part has a kink along an
+unknown curve, which no fixed rule integrates well. So it is replaced by the larger
+h Phi(h / w) + w phi(h / w) >= h_+, analytic for every width w > 0: this lowers D, and
+the trapezoidal rule then converges exponentially. Extrapolation to w = 0 wins back what
+the width costs, less the difference of two extrapolations.
+
+Reference:
+    Mohapatra, Ko, Weng, Chen, Liu and Daniel (2020), Higher-Order Certification for
+    Randomized Smoothing, arXiv 2010.06651, for the idea. The dual, the quadrature and
+    the radius are ours; that the paper's general framework is this one was not checked.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import ndtr, ndtri
+from jax.typing import ArrayLike
+
+from robustjax import _validate
+from robustjax.smoothing import dual
+
+_REACH = 7.5  # standard deviations that the grid reaches out
+_SOLVER_WIDTH = 0.3  # of the smoothing, in changes of h from node to node
+_WIDTH = 0.8  # the same, where D is evaluated; aliasing falls as exp(-20 w^2)
+_FIRST_WIDTH = 0.5  # added to it at the first step, halved in every further one
+_COLD_STEPS, _WARM_STEPS = 40, 20
+_MAX_ROUNDS = 200  # of the march to the radius
+_ROUNDING = 64  # epsilons of the terms that D sums
+
+Moments = Callable[[jax.Array], jax.Array]
+
+
+class WorstCase(NamedTuple):
+    """The smallest probability that the constraints leave, and how it was bounded."""
+
+    probability: jax.Array  # [], a lower bound
+    multipliers: jax.Array  # [k]
+    margin: jax.Array  # [], subtracted for quadrature and rounding
+
+
+def worst_case_probability(
+    moment_functions: Moments,
+    values: ArrayLike,
+    r: ArrayLike,
+    *,
+    lower: Sequence[bool] | None = None,
+    num_nodes: int = 384,
+) -> WorstCase:
+    """Smallest probability of class A at a distance, given moments of the classifier.
+
+    [device] Pure, jittable and vmappable over `values` and r; keeps their dtype. Memory
+    and time grow with num_nodes^2 times the number of moments.
+
+    Guarantee:
+        A lower bound for every f in [0, 1] with these moments, up to the error of the
+        quadrature. That error is measured, not proved: the smoothed dual is below D
+        whatever the multipliers; its aliasing is measured on every second node, the
+        gain of the extrapolation by its own last correction, and both are subtracted.
+        What lies more than 7.5 standard deviations out is left away. In float64 and
+        with the default nodes the bound is within 1e-4 of the exact one for p <= .95,
+        3e-3 at p = .999.
+
+    Args:
+        moment_functions: psi, maps points `[..., 2]` to moments `[..., k]`; smooth,
+            jittable, one stable object.
+        values: m, their expectations under f, `[k]`.
+        r: length of the perturbation, positive.
+        lower: for each moment whether its value is only a lower bound; default none.
+        num_nodes: nodes of the quadrature in each direction.
+
+    Returns:
+        The bound in [0, 1], the multipliers that prove it, and the margin. 0 where a
+        value is not finite; without meaning where no f has these moments.
+
+    Raises:
+        ValueError: if shapes do not match, r is not positive or num_nodes is below 32.
+
+    Example:
+        >>> ones = lambda z: z[..., :1] ** 0
+        >>> worst = worst_case_probability(ones, [0.9], 1.0, num_nodes=128)
+        >>> print(f"{worst.probability:.2f}")
+        0.61
+
+    Reference:
+        Ours; see the module.
+    """
+    values, mask = _checked(moment_functions, values, lower, num_nodes)
+    _validate.positive(r=r)
+    length = jnp.asarray(r, values.dtype)
+    start = jnp.zeros_like(values)
+    return _worst_case(
+        moment_functions, values, length, start,
+        lower=mask, num_nodes=num_nodes, is_warm=False,
+    )  # fmt: skip
+
+
+def worst_case_radius(
+    moment_functions: Moments,
+    values: ArrayLike,
+    *,
+    lower: Sequence[bool] | None = None,
+    num_nodes: int = 384,
+    tolerance: float = 1e-5,
+) -> jax.Array:
+    """Distance along z1 up to which class A keeps more than half the probability.
+
+    [device] Pure, jittable and vmappable over `values`; keeps their dtype. The march
+    starts at zero and adds ndtri(worst probability) as long as that is more than
+    `tolerance`: the zeroth-order radius around the point that has been reached.
+
+    Guarantee:
+        Class A has more than half of the probability at every distance below the
+        radius, not only at the radius, since ndtri of the probability changes no
+        faster than the distance. Nothing need be monotone. It rests on the values of
+        `worst_case_probability` and their measured error. For this one direction only.
+
+    Args:
+        moment_functions: psi, as in `worst_case_probability`.
+        values: their expectations under f, `[k]`.
+        lower: for each moment whether its value is only a lower bound; default none.
+        num_nodes: nodes of the quadrature in each direction.
+        tolerance: the step at which the march ends, positive; with slope -s of the
+            probability the radius falls short by tolerance * (1 / (2.5 s) - 1).
+
+    Returns:
+        The radius, in units of sigma; 0 where the class is not certified at all. At
+        most 200 steps are made.
+
+    Raises:
+        ValueError: as `worst_case_probability`.
+
+    Example:
+        >>> ones = lambda z: z[..., :1] ** 0
+        >>> print(f"{worst_case_radius(ones, [0.9], num_nodes=128):.2f}")
+        1.28
+
+    Reference:
+        Ours.
+    """
+    values, mask = _checked(moment_functions, values, lower, num_nodes)
+    _validate.positive(tolerance=tolerance)
+    return _march(
+        moment_functions, values, jnp.asarray(tolerance, values.dtype),
+        lower=mask, num_nodes=num_nodes,
+    )  # fmt: skip
+
+
+def _checked(
+    moment_functions: Moments,
+    values: ArrayLike,
+    lower: Sequence[bool] | None,
+    num_nodes: int,
+) -> tuple[jax.Array, tuple[bool, ...]]:
+    _validate.integer(32, num_nodes=num_nodes)
+    array = jnp.asarray(values)
+    array = array.astype(jnp.result_type(jnp.float32, array))
+    if array.ndim != 1:
+        raise ValueError(f"Expected values of shape [k], got {array.shape}.")
+    point = jax.ShapeDtypeStruct((2,), array.dtype)
+    shape = jax.eval_shape(moment_functions, point).shape
+    if shape != array.shape:
+        raise ValueError(
+            f"Expected moment_functions to map [..., 2] to [..., {array.size}], one "
+            f"moment for each of the values, got {shape} from one point."
+        )
+    mask = (False,) * array.size if lower is None else tuple(map(bool, lower))
+    if len(mask) != array.size:
+        raise ValueError(f"Expected {array.size} entries in lower, got {lower}.")
+    return array, mask
+
+
+class _Grid(NamedTuple):
+    """A product rule for the sum of both densities, that of z and that of z - r."""
+
+    moments: jax.Array  # [n, n, k], psi / (1 + L)
+    share: jax.Array  # [n, 1], L / (1 + L)
+    weight: jax.Array  # [n, n]
+
+
+def _grid(moment_functions: Moments, r: jax.Array, num_nodes: int) -> _Grid:
+    x = jnp.linspace(0.0, 1.0, num_nodes, dtype=r.dtype)
+    z1, z2 = (2 * _REACH + r) * x - _REACH, 2 * _REACH * x - _REACH
+    cell = (2 * _REACH + r) * (2 * _REACH) / (num_nodes - 1) ** 2
+    log_likelihood = (r * (z1 - 0.5 * r))[:, None]
+    along, across = (
+        dual.density(z1, dual.DEVICE) + dual.density(z1 - r, dual.DEVICE),
+        dual.density(z2, dual.DEVICE),
+    )
+    psi = moment_functions(jnp.stack(jnp.meshgrid(z1, z2, indexing="ij"), axis=-1))
+    return _Grid(
+        moments=psi * jax.nn.sigmoid(-log_likelihood)[..., None],
+        share=jax.nn.sigmoid(log_likelihood),
+        weight=cell * along[:, None] * across[None, :],
+    )
+
+
+@functools.partial(
+    jax.jit, static_argnames=("moment_functions", "lower", "num_nodes", "is_warm")
+)
+def _worst_case(
+    moment_functions: Moments,
+    values: jax.Array,
+    r: jax.Array,
+    start: jax.Array,
+    *,
+    lower: tuple[bool, ...],
+    num_nodes: int,
+    is_warm: bool,
+) -> WorstCase:
+    grid = _grid(moment_functions, r, num_nodes)
+    multipliers = _ascend(start, values, grid, lower=lower, is_warm=is_warm)
+    bound, margin = _bound(multipliers, values, grid)
+    is_finite = jnp.isfinite(bound) & jnp.isfinite(margin)
+    probability = jnp.where(is_finite, jnp.clip(bound, 0.0, 1.0), 0.0)
+    return WorstCase(probability, multipliers, margin)
+
+
+@functools.partial(jax.jit, static_argnames=("moment_functions", "lower", "num_nodes"))
+def _march(
+    moment_functions: Moments,
+    values: jax.Array,
+    tolerance: jax.Array,
+    *,
+    lower: tuple[bool, ...],
+    num_nodes: int,
+) -> jax.Array:
+    worst_case = functools.partial(
+        _worst_case, moment_functions, values, lower=lower, num_nodes=num_nodes
+    )
+
+    def step_from(probability: jax.Array) -> jax.Array:
+        inside = jnp.clip(probability, 0.5, 1 - jnp.finfo(values.dtype).epsneg)
+        return jnp.where(probability > 0.5, ndtri(inside), 0.0)
+
+    def advance(state: Any) -> Any:
+        r, step, multipliers, count = state
+        r = r + step
+        worst = worst_case(r, multipliers, is_warm=True)
+        return r, step_from(worst.probability), worst.multipliers, count + 1
+
+    def goes_on(state: Any) -> jax.Array:
+        return (state[1] > tolerance) & (state[3] < _MAX_ROUNDS)
+
+    # The first point is not the origin, where L = 1. Up to it the same bound holds.
+    first = jnp.asarray(0.005, values.dtype)
+    worst = worst_case(first, jnp.zeros_like(values), is_warm=False)
+    step = step_from(worst.probability)
+    is_connected = step > first
+    state = (first, jnp.where(is_connected, step, 0.0), worst.multipliers, jnp.int32(1))
+    r, step, _, _ = jax.lax.while_loop(goes_on, advance, state)
+    return jnp.where(is_connected, r + step, 0.0)
+
+
+def _ascend(
+    start: jax.Array,
+    values: jax.Array,
+    grid: _Grid,
+    *,
+    lower: tuple[bool, ...],
+    is_warm: bool,
+) -> jax.Array:
+    """Damped Newton steps on the smoothed dual, its width shrinking from step to step."""
+    first_width = _FIRST_WIDTH * (0.1 if is_warm else 1.0)
+    is_lower = jnp.array(lower)
+
+    def step(index: jax.Array, state: Any) -> Any:
+        multipliers, damping = state
+        excess = _excess(multipliers, grid)
+        extra = first_width * 0.5 ** index.astype(values.dtype)
+        width = _SOLVER_WIDTH * _change(excess) + extra
+        change = _newton_step(
+            excess, width, values, grid, damping, is_lower & (multipliers <= 0)
+        )
+        trial = multipliers + change
+        trial = jnp.where(is_lower, jnp.maximum(trial, 0.0), trial)
+        old = _smoothed(multipliers, values, grid, width)
+        new = _smoothed(trial, values, grid, width)
+        is_better = new >= old
+        return (
+            jnp.where(is_better, trial, multipliers),
+            jnp.where(is_better, 0.1 * damping, 8 * jnp.maximum(damping, 1e-4)),
+        )
+
+    steps = _WARM_STEPS if is_warm else _COLD_STEPS
+    state = (start, jnp.zeros((), values.dtype))
+    return jax.lax.fori_loop(0, steps, step, state)[0]
+
+
+def _newton_step(
+    excess: jax.Array,
+    width: jax.Array,
+    values: jax.Array,
+    grid: _Grid,
+    damping: jax.Array,
+    at_bound: jax.Array,
+) -> jax.Array:
+    """The change of the multipliers; those at zero that would go below it stay."""
+    contract = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    t = jnp.clip(excess / width, -37.0, 37.0)
+    mass = grid.weight * ndtr(t)
+    edge = grid.weight * dual.density(t, dual.DEVICE) / width
+    gradient = values - contract("ij,ijk->k", mass, grid.moments)
+    curvature = contract("ij,ijk,ijl->kl", edge, grid.moments, grid.moments)
+    is_free = ~(at_bound & (gradient <= 0))
+    scale = jax.lax.rsqrt(jnp.maximum(jnp.diag(curvature), 1e-30)) * is_free
+    ridge = damping + 100 * jnp.finfo(values.dtype).eps
+    matrix = curvature * scale[:, None] * scale[None, :]
+    matrix += jnp.diag(jnp.where(is_free, ridge, 1.0))
+    return scale * jnp.linalg.solve(matrix, scale * gradient)
+
+
+def _excess(multipliers: jax.Array, grid: _Grid) -> jax.Array:
+    """h = (lambda . psi - L) / (1 + L) at the nodes `[n, n]`."""
+    weighted = jnp.einsum(
+        "ijk,k->ij", grid.moments, multipliers, precision=jax.lax.Precision.HIGHEST
+    )
+    return weighted - grid.share
+
+
+def _change(excess: jax.Array) -> jax.Array:
+    """How much h changes from a node to the next."""
+    first, second = jnp.gradient(excess)
+    return jnp.sqrt(first**2 + second**2 + jnp.finfo(excess.dtype).tiny)
+
+
+def _smoothed(
+    multipliers: jax.Array, values: jax.Array, grid: _Grid, width: jax.Array
+) -> jax.Array:
+    """D with the positive part replaced by a larger smooth function."""
+    return multipliers @ values - jnp.sum(
+        grid.weight * _positive_part(_excess(multipliers, grid), width)
+    )
+
+
+def _positive_part(excess: jax.Array, width: jax.Array) -> jax.Array:
+    t = jnp.clip(excess / width, -37.0, 37.0)
+    return excess * ndtr(t) + width * dual.density(t, dual.DEVICE)
+
+
+def _bound(
+    multipliers: jax.Array, values: jax.Array, grid: _Grid
+) -> tuple[jax.Array, jax.Array]:
+    """A lower bound of D and the margin in it, from three widths.
+
+    The loss is a series in the squared width; `once` removes its first term, `twice`
+    the first two.
+    """
+    excess = _excess(multipliers, grid)
+    width = _WIDTH * _change(excess) + 1e-9
+    index = jnp.arange(excess.shape[0])
+    is_even = (index[:, None] + index[None, :]) % 2 == 0
+    given = multipliers @ values
+
+    def at_width(factor: float) -> tuple[jax.Array, jax.Array]:
+        terms = grid.weight * _positive_part(excess, factor * width)
+        every, half = jnp.sum(terms), 2 * jnp.sum(jnp.where(is_even, terms, 0.0))
+        return given - every, jnp.abs(every - half)
+
+    (narrow, aliasing), (middle, _), (wide, _) = (
+        at_width(factor) for factor in (1.0, math.sqrt(2.0), 2.0)
+    )
+    once = 2 * narrow - middle
+    twice = (8 * narrow - 6 * middle + wide) / 3
+    terms = jnp.abs(multipliers) @ jnp.abs(values) + jnp.abs(given - narrow)
+    rounding = _ROUNDING * jnp.finfo(values.dtype).eps * terms
+    margin = 4 * aliasing + rounding
+    gain = jnp.maximum(twice - jnp.abs(twice - once), narrow)
+    return gain - margin, margin + jnp.abs(twice - once)

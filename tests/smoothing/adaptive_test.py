@@ -1,0 +1,125 @@
+"""Adaptive certification: valid at the size it stops at, and it saves samples."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from scipy import stats
+
+from robustjax import smoothing
+
+_KEY = jax.random.key(8)
+
+
+def _half_space(x: jax.Array) -> jax.Array:
+    score = jnp.mean(x.reshape(len(x), -1), axis=-1) - 0.5
+    return jnp.stack([score, -score], axis=-1)
+
+
+def _inputs(distances) -> np.ndarray:
+    """Inputs at these l2 distances from the plane, in four dimensions."""
+    return (0.5 + np.asarray(distances)[:, None] / 2 * np.ones((1, 4))).astype("f4")
+
+
+def _certify(x, *, apply_fn=_half_space, **options):
+    options = dict(sigma=0.25, num_classes=2, max_samples=20_000) | options
+    return smoothing.certify_adaptively(_KEY, apply_fn, x, **options)
+
+
+class OrderZeroTest(parameterized.TestCase):
+    def test_stops_early_where_it_can(self):
+        x = _inputs([0.05, 0.2, 0.31, 0.6])
+        c = _certify(x, target_radius=0.3)
+        self.assertEqual(c.bound, "sequence")
+        self.assertLess(c.num_samples[0], 2000)  # hopeless
+        self.assertLess(c.num_samples[3], 2000)  # easy
+        self.assertEqual(c.num_samples[2], 20_000)  # undecided to the end
+        self.assertGreaterEqual(c.radius["l2"][3], 0.3)
+        self.assertTrue(np.all(c.radius["l2"] <= [0.05, 0.2, 0.31, 0.6]))
+        lower = smoothing.binomial_sequence_lower(c.count, c.num_samples, alpha=1e-3)
+        np.testing.assert_array_equal(c.p_lower, lower)
+        np.testing.assert_array_equal(c.counts.sum(axis=-1), c.num_samples)
+
+    def test_counts_are_a_prefix_of_those_of_a_fixed_run(self):
+        x = _inputs([0.2, 0.5, 0.25])
+        c = _certify(x, target_radius=0.2, example_ids=[5, 3, 9])
+        for i, (own, idx) in enumerate(zip(c.num_samples, [5, 3, 9], strict=True)):
+            fixed = smoothing.certify(
+                _KEY, _half_space, x[i : i + 1], sigma=0.25, num_classes=2,
+                num_estimation=int(own), example_ids=[idx],
+            )  # fmt: skip
+            np.testing.assert_array_equal(fixed.counts[0], c.counts[i])
+
+    def test_bound_covers_at_the_size_it_stops_at(self):
+        """The stopping rule favours lucky counts: a fixed-size bound would fail."""
+        num, alpha, p = 1500, 0.1, 0.85
+        threshold = stats.norm.ppf(p)
+
+        def apply_fn(x):  # x = 1/2 and sigma = 1: class 0 with probability p
+            score = threshold - (x[:, 0] - 0.5)
+            return jnp.stack([score, -score], axis=-1)
+
+        # a target just above the true radius: reached by luck alone
+        c = smoothing.certify_adaptively(
+            _KEY, apply_fn, np.full((num, 1), 0.5), sigma=1.0, num_classes=2,
+            alpha=alpha, num_selection=10, target_radius=threshold + 1e-3,
+            max_samples=4000,
+        )  # fmt: skip
+        is_right = c.selected == 0
+        wrong = np.mean((c.p_lower > p)[is_right])
+        self.assertLessEqual(wrong, alpha + 3 * math.sqrt(alpha / num))
+        naive = smoothing.clopper_pearson_lower(c.count, c.num_samples, alpha=alpha)
+        self.assertGreater(np.mean((naive > p)[is_right]), wrong)
+
+    def test_no_examples(self):
+        c = _certify(np.zeros((0, 4), np.float32), target_radius=0.1)
+        self.assertEqual(c.radius["l2"].shape, (0,))
+
+
+class OrderOneTest(parameterized.TestCase):
+    def test_stages_carry_their_own_level(self):
+        x = np.repeat(_inputs([0.02, 0.3, 0.6]), 9, axis=1)  # dimension 36
+        x = (x - 0.5) / 3 + 0.5
+        c = _certify(x, order=1, norms=("l1", "l2"), target_radius=0.32)
+        np.testing.assert_array_equal(c.num_samples, [20_000, 8192, 2048])
+        np.testing.assert_array_equal(c.stage, [3, 2, 1])
+        for i in range(3):
+            level = float(smoothing.stage_alpha(c.stage[i], alpha=1e-3)) / 2
+            lower = smoothing.clopper_pearson_lower(
+                c.count[i], c.num_samples[i], alpha=level
+            )
+            self.assertEqual(c.p_lower[i], lower)
+            for norm, dual in (("l2", 1.0), ("l1", 1 / 6)):
+                exact = [0.02, 0.3, 0.6][i] / dual
+                self.assertLessEqual(c.radius[norm][i], exact)
+        self.assertTrue(np.all(c.radius["l1"] >= c.zeroth_radius["l1"]))
+        self.assertGreater(c.radius["l1"][1], c.zeroth_radius["l1"][1] + 0.03)
+        self.assertLess(c.zeroth_radius["l1"][1], 0.32)
+
+    def test_counts_are_a_prefix_of_those_of_a_fixed_run(self):
+        x = _inputs([0.02, 0.4])
+        c = _certify(x, order=1, target_radius=0.2, max_samples=5000)
+        fixed = smoothing.certify(
+            _KEY, _half_space, x, sigma=0.25, num_classes=2, num_estimation=5000
+        )
+        np.testing.assert_array_equal(c.counts[0], fixed.counts[0])
+        self.assertEqual(c.num_samples[1], 2048)
+
+
+class RefusalTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (dict(target_radius=-1.0), "target_radius"),
+        (dict(target_radius=float("nan")), "target_radius"),
+        (dict(target_radius=0.1, max_samples=5), "num_estimation >= 10"),
+        (dict(target_radius=0.1, order=3), "order"),
+        (dict(target_radius=0.1, norms=()), "norm"),
+    )
+    def test_refuses(self, arguments, text):
+        with self.assertRaisesRegex(ValueError, text):
+            _certify(_inputs([0.3]), **arguments)
+
+
+if __name__ == "__main__":
+    absltest.main()
