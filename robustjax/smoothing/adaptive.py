@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from robustjax import _validate
 from robustjax.smoothing import (
     base_classifier,
+    blocks,
     certification,
     confidence,
     evidence,
@@ -31,6 +32,7 @@ from robustjax.smoothing.certificate import Certificate, Request, as_norms
 
 _LOOKS = {"first": 512, "factor": 1.25}  # order 0: any looks are valid
 _STAGES = {"first": 2048, "factor": 4}  # order 1: each stage costs confidence
+_FEWEST = 129  # two halves of blocks; a confidence sequence needs some samples, too
 _HOPELESS = 1e-3  # level at which an example is given up; no certificate rests on it
 
 
@@ -57,8 +59,9 @@ def certify_adaptively(
     """Certifies until the radius reaches a target, example by example.
 
     [host] An example is sampled no further once it is certified at `target_radius` in
-    the first of `norms`, once it will hardly ever be, or at `max_samples`. Its noise is
-    that of `certify`, so counts are prefixes of those of a run of fixed size.
+    the first of `norms`, or at `max_samples`; before that once it will hardly ever be
+    certified (order 0: at the target; order 1: at all). Its noise is that of `certify`,
+    so counts are prefixes of those of a run of fixed size.
 
     Guarantee: as `certify`, at the same alpha, whatever the sample sizes turn out to
     be. Order 0: p_lower is `binomial_sequence_lower`, valid at any stopping time.
@@ -104,7 +107,7 @@ def certify_adaptively(
     """
     if not 0 <= target_radius < np.inf:
         raise ValueError(f"Expected target_radius >= 0, got {target_radius}.")
-    _validate.integer(1, max_samples=max_samples)
+    _validate.integer(_FEWEST, max_samples=max_samples)
     sampling.check_sigma(sigma)
     request = Request(
         sigma=certification.noise_level(sigma),
@@ -227,7 +230,9 @@ def _by_stages(
     active, first = np.arange(len(selected)), 0
     sums: moments.Moments | None = None
     parts = []
-    schedule = sequences.stage_sizes(request.num_estimation, **_STAGES)
+    *early, most = sequences.stage_sizes(request.num_estimation, **_STAGES)
+    # Each stage has to reach into two blocks, for its halves.
+    schedule = [n for n in early if n + blocks.BLOCK_SIZE < most] + [most]
     for stage, last in enumerate(schedule, start=1):
         padded = _padded(active, len(selected))
         new = measure(
@@ -264,7 +269,8 @@ def _has_ended(
     )
     is_certified = certificate.prediction >= 0
     reached = is_certified & (certificate.radius[request.norms[0]] >= target)
-    return reached | (upper <= 0.5) | certificate.failed
+    is_invalid = certificate.selected == request.num_classes
+    return reached | (upper <= 0.5) | is_invalid | certificate.failed
 
 
 def _added(total: moments.Moments | None, new: moments.Moments) -> moments.Moments:

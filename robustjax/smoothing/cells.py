@@ -172,7 +172,8 @@ def _cover(
         cells = _split(cells, max_cells)
         settled = settled + 1 if cells.row.size == num_cells else 0
     proved = radius.copy()
-    proved[can_gain] = _prove(cells, _bounds(cells, q, length))
+    if can_gain.size:
+        proved[can_gain] = _prove(cells, _bounds(cells, q, length))
     return np.maximum(radius, proved)
 
 

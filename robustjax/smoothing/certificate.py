@@ -51,6 +51,7 @@ class Certificate:
     p_upper: NDArray[np.float64]  # [n], upper bound of every other class
     runner_up_count: NDArray[np.int32]  # [n], samples of the strongest other class
     runner_up: str  # how p_upper was bounded
+    votes: str  # "hard", the most frequent class; "soft", the largest mean probability
     selected: NDArray[np.int32]  # [n], class chosen on the selection samples
     counts: NDArray[np.int32]  # [n, k + 1], estimation counts, the last one invalid
     num_selection: int
@@ -89,6 +90,7 @@ class Request:
 
     def __post_init__(self) -> None:
         """Checks every setting."""
+        _validate.open_interval(0, 1, alpha=self.alpha)
         _validate.integer(
             1, num_selection=self.num_selection, num_estimation=self.num_estimation
         )
@@ -104,7 +106,7 @@ class Request:
             )
         if self.order not in (0, 1):
             raise ValueError(f"Expected order 0 or 1, got {self.order}.")
-        if self.order == 1:
+        if self.gradient_samples:
             smallest = max(smallest, _MIN_TWO_HALVES)
         if self.num_estimation < smallest:
             raise ValueError(
@@ -131,11 +133,15 @@ class Request:
             if norm != norm.lower():
                 raise ValueError(f"Expected names of norms in lower case, got {norm}.")
             norms.l2_circumradius(norm, self.dim)
-        if not self.subspaces and any(self._needs_subspace(n) for n in self.norms):
+        if self.order == 1 and "" in map(norms.subspace_name, self.norms):
             raise ValueError("Expected subspace:NAME at order 1, got subspace.")
-
-    def _needs_subspace(self, norm: str) -> bool:
-        return self.order == 1 and norms.subspace_name(norm) is not None
+        unused = sorted(set(self.masks) - set(map(norms.subspace_name, self.norms)))
+        if unused:
+            raise ValueError(
+                f"Expected a norm subspace:NAME for each mask, got none for "
+                f"{', '.join(unused)}."
+            )
+        len(self.subspaces)  # builds them, and so refuses what is none
 
     @property
     def dim(self) -> int:
@@ -153,7 +159,7 @@ class Request:
         found = {}
         for norm in self.norms:
             name = norms.subspace_name(norm)
-            if self.order == 0 or not name:
+            if not name:
                 continue
             found[name] = (
                 subspaces.subspace(self.masks[name], shape=self.shape)

@@ -60,7 +60,9 @@ def certify(
         all `norms` at once if `simultaneous`, in each norm alone otherwise. It is a
         statement about the smoothed classifier, not about `apply_fn`, and in exact
         arithmetic: see "Sharp edges" in the documentation. Over m examples jointly,
-        pass alpha / m. form="exact" adds an assumption, see `norm_radius`.
+        pass alpha / m. With votes="soft" the smoothed classifier is another one: it
+        predicts the class with the largest mean softmax probability, and `predict` may
+        disagree with it. form="exact" adds an assumption, see `norm_radius`.
 
     Edge cases: an example abstains (-1, radius 0) where its bounds do not separate
     class A from the others, and where samples with non-finite logits win the selection.

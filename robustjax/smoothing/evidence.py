@@ -98,7 +98,8 @@ def from_moments(
         The certificates; examples with sums that are not finite have `failed`.
     """
     alpha = request.alpha if alpha is None else alpha
-    p_lower = _p_lower(request, sums, alpha=alpha / 2 if request.order else alpha)
+    share = budget.split((), alpha=alpha).probability if request.order else alpha
+    p_lower = _p_lower(request, sums, alpha=share)
     return _certificate(
         request,
         probability=(p_lower, 1 - p_lower),
@@ -224,6 +225,7 @@ def _certificate(
         p_upper=p_upper,
         runner_up_count=runner_up_votes,
         runner_up=request.runner_up,
+        votes=request.votes,
         selected=selected,
         counts=counts,
         num_selection=request.num_selection,

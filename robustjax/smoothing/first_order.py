@@ -21,7 +21,8 @@ from robustjax.smoothing.dual import DEVICE, HOST, Constraints, Multipliers, Wor
 
 FORMS = ("box", "exact")
 _PROOF_NODES = (128, 192)  # on each side; their difference measures the quadrature
-_MARGIN = 1e-9  # of the dual value above 1/2, for rounding
+_MARGIN = 1e-9  # of the dual value above 1/2
+_ROUNDING = 64 * np.finfo(np.float64).eps  # of the terms that the dual value sums
 _DEVICE_MARGIN = {4: 1e-4, 8: 1e-8}  # by bytes of a number; float32 errs by 2e-5
 _ATTEMPTS = 8
 _BATCHES = (64, 2048)  # sizes that are compiled
@@ -149,7 +150,8 @@ def _host_batch(
     with jax.enable_x64(True), jax.default_device(_cpu()):
         proposal = _propose(Constraints(*padded), free_parallel=free_parallel)
     multipliers, r = jax.tree.map(lambda v: np.asarray(v)[: p_lower.size], proposal)
-    best = np.maximum(interval.radius, _prove(multipliers, r, known))
+    proved = _prove(multipliers, r, known, free_parallel=free_parallel)
+    best = np.maximum(interval.radius, proved)
     if free_parallel:
         best = np.maximum(best, _half_space_radius(known, HOST))
     unit = radius.zeroth_order_radius(np.where(is_valid, p_lower, 0.5), sigma=1.0)
@@ -236,13 +238,17 @@ def _half_space_radius(known: Constraints, world: World) -> Any:
     longest = dual.density(quantile, world)
     length = xp.hypot(known.parallel, known.perpendicular)
     eps = xp.finfo(longest.dtype).eps
-    cosine = -known.parallel / length
+    cosine = -known.parallel / xp.maximum(length, xp.finfo(longest.dtype).tiny)
     along = xp.where(cosine > eps, quantile / xp.maximum(cosine, eps), xp.inf)
     return xp.where(length >= longest * (1 - 16 * eps), along, 0.0)
 
 
 def _prove(
-    multipliers: Multipliers, r: NDArray[np.float64], known: Constraints
+    multipliers: Multipliers,
+    r: NDArray[np.float64],
+    known: Constraints,
+    *,
+    free_parallel: bool,
 ) -> NDArray[np.float64]:
     """The radius near r at which the dual value, checked in float64, exceeds 1/2.
 
@@ -250,7 +256,11 @@ def _prove(
     0 where nothing could be proved.
     """
     proved = np.zeros_like(r)
-    multipliers = Multipliers(*(np.where(np.isfinite(v), v, 1.0) for v in multipliers))
+    a, b, c = (np.where(np.isfinite(v), v, 1.0) for v in multipliers)
+    a = a if free_parallel else np.maximum(a, 0.0)
+    multipliers = Multipliers(a, np.maximum(b, 1e-12), np.maximum(c, 0.0))
+    terms = c * known.q + b * known.perpendicular + np.abs(a * known.parallel)
+    rounding = _MARGIN + _ROUNDING * np.abs(terms)
     r = np.where(np.isfinite(r), np.maximum(r, 1e-3), 1e-3)
     pending = np.flatnonzero(known.perpendicular > _SMALL)
     for _ in range(_ATTEMPTS):
@@ -262,7 +272,7 @@ def _prove(
             dual.dual_and_slope(own[0], at, own[1], num_nodes=n, world=HOST)
             for n in _PROOF_NODES
         )
-        margin = _MARGIN + 16 * np.abs(value - coarse)
+        margin = rounding[pending] + 16 * np.abs(value - coarse)
         is_proved = value - 0.5 >= margin
         proved[pending] = np.maximum(proved[pending], np.where(is_proved, at, 0.0))
         step = (value - 0.5 - 2 * margin) / np.maximum(-slope, 1e-3)

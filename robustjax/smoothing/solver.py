@@ -95,15 +95,20 @@ def _evaluate(multipliers: jax.Array, r: jax.Array, known: Constraints) -> DualV
     )
 
 
-def _proved(r: jax.Array, at: DualValue) -> jax.Array:
-    """Where D falls to 1/2 along its tangent in r."""
-    return r + (at.value - 0.5) / jnp.maximum(-at.slope, 1e-3)
+def _proved(multipliers: jax.Array, r: jax.Array, at: DualValue) -> jax.Array:
+    """Where D falls to 1/2 along a tangent in r on which the multipliers scale with r.
+
+    As L - 1 does; with fixed ones D bends sharply where r is short and b small.
+    """
+    scaling = (multipliers - jnp.array([[0.0, 0.0, 1.0]], r.dtype)) / r[:, None]
+    slope = at.slope + jnp.sum(at.gradient * scaling, axis=-1)
+    return r + (at.value - 0.5) / jnp.maximum(-slope, 1e-3)
 
 
 def _improve(state: _State, known: Constraints, free_parallel: bool) -> _State:
     """Keeps what was proposed if it proves more, and proposes the next."""
     new = _evaluate(state.next_multipliers, state.next_r, known)
-    proved = _proved(state.next_r, new)
+    proved = _proved(state.next_multipliers, state.next_r, new)
     slack = 4 * jnp.finfo(proved.dtype).eps
     is_better = proved >= state.proved - slack
     is_done = state.is_done | (

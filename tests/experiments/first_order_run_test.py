@@ -116,7 +116,7 @@ class FirstOrderRunTest(_InFolder):
                 )
 
     def test_soft_votes(self):
-        certify.run(self.replace(votes="soft", norms=("l2", "l1")))
+        certify.run(self.replace(votes="soft", norms=("l2", "l1"), masks=()))
         self.assertEmpty(results.verify_run(self.config.workdir).findings)
         self.assertEqual({row["bound"] for row in _rows(self.config.workdir)},
                          {"betting"})  # fmt: skip
@@ -186,8 +186,9 @@ class RefusalTest(_InFolder):
             self.replace(**changes)
 
     @parameterized.parameters(
-        (dict(norms=("subspace:red",)), "shape"),
-        (dict(norms=("subspace:pink",)), "pink"),
+        (dict(norms=("subspace:red",), masks=()), "shape"),
+        (dict(norms=("subspace:pink",), masks=()), "pink"),
+        (dict(norms=("l2",)), "none for top"),
         (dict(masks=("top",)), "NAME=FILE"),
     )
     def test_what_only_the_data_tells(self, changes, text):

@@ -90,9 +90,7 @@ class CollinearTest(parameterized.TestCase):
             special.ndtr(high) - special.ndtr(low), p, atol=1e-14
         )
         bell = [np.exp(-0.5 * z * z) / np.sqrt(2 * np.pi) for z in (low, high)]
-        np.testing.assert_allclose(
-            bell[0] - bell[1], -share * _longest(p), atol=1e-14
-        )
+        np.testing.assert_allclose(bell[0] - bell[1], -share * _longest(p), atol=1e-14)
         kept = special.ndtr(high - radius) - special.ndtr(low - radius)
         np.testing.assert_allclose(kept, 0.5, atol=1e-14)
         self.assertTrue(np.all(kept >= 0.5 - 1e-15))

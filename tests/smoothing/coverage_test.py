@@ -93,6 +93,8 @@ def test_a_few_runs_of_every_bound():
     _check(plane, dict(l2_upper=0.1, linf_lower=0.1), runs=300, method="reference")
     dense = Experiment(_WIDE, 10, 2000, 0.5, with_bets=False, is_dense=True)
     _check(dense, dict(l1_upper=0.3, l1_lower=0.3, linf_lower=0.3), runs=300)
+    many = Experiment(_WIDE, 784, 1000, 0.5, with_bets=False, is_dense=True)
+    _check(many, dict(linf_lower=0.3), runs=300)
     other = Experiment(_RARE, 10, 2000, with_subspace=True, has_first=False)
     _check(other, dict(l2_upper=0.2, l2_lower=0.2, complement_lower=0.2), runs=300)
 

@@ -41,7 +41,9 @@ def _worst_misses(tilt, q):
 
 
 class SubgaussianTest(parameterized.TestCase):
-    @parameterized.parameters(0.01, 0.05, 0.1, 0.25, 0.5, 0.50001, 1.0, 4.3, 8.0)
+    @parameterized.parameters(
+        *np.geomspace(0.003, 0.5, 40).tolist(), 0.50001, 1.0, 2.0, 3.0, 4.3, 5.0, 8.0
+    )
     def test_constant_exceeds_every_extremal_outcome_and_hardly(self, tilt):
         # s = sign(w) / 2 beyond t and -sign(w) / 2 within is the worst (see the docs).
         w = np.linspace(0, 14, 14_001)

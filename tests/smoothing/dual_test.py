@@ -210,7 +210,8 @@ class LemmasTest(parameterized.TestCase):
     def test_box_value_decreases_in_the_length(self, p, rho, theta):
         lengths = np.linspace(0.1, 4.0, 8)
         values = [
-            worst_cases.worst_value(_known(p, rho, theta), r, free_parallel=False) for r in lengths
+            worst_cases.worst_value(_known(p, rho, theta), r, free_parallel=False)
+            for r in lengths
         ]
         self.assertLess(np.diff(values).max(), 0)
         self.assertGreater(values[0], 0.5)
@@ -226,7 +227,9 @@ class LemmasTest(parameterized.TestCase):
         self.assertGreater(exact[0], exact[1] + 0.03)  # harmless m1 does more harm
         self.assertGreater(exact[1], exact[2] + 0.02)
         np.testing.assert_allclose(exact, [0.57793, 0.53322, 0.50906], atol=1e-5)
-        box = worst_cases.worst_value(Constraints(0.001, m1, m2), 3.45, free_parallel=False)
+        box = worst_cases.worst_value(
+            Constraints(0.001, m1, m2), 3.45, free_parallel=False
+        )
         np.testing.assert_allclose(box, 0.50509, atol=1e-5)
         self.assertLess(box, min(exact))
 

@@ -224,12 +224,16 @@ class FailureTest(parameterized.TestCase):
 
         x = np.array([[0.8, 0.5], [1.0, 0.5]], np.float32)
         c = _certify(apply_fn, x, norms=("l2", "l1"))
-        self.assertGreater(c.num_invalid[0], 1000)
-        self.assertLess(c.count[0], 20_000 - c.num_invalid[0] + 1)
+        invalid, hits = stats.norm.sf(0.8), stats.norm.sf(-2.4) - stats.norm.sf(0.8)
+        self.assertAlmostEqual(c.num_invalid[0] / 20_000, invalid, delta=0.012)
+        self.assertAlmostEqual(c.count[0] / 20_000, hits, delta=0.012)
         self.assertFalse(c.failed.any())
 
     @parameterized.parameters(
         (dict(num_estimation=128), "num_estimation >= 129"),
+        (dict(alpha=1.5), "alpha in .0, 1., got 1.5"),
+        (dict(norms=("subspace", "subspace:channel0")), "NAME"),
+        (dict(subspaces={"a": np.ones(8)}), "mask"),
         (dict(norms=("subspace:red",)), "shape"),
         (dict(norms=("subspace:purple",)), "purple"),
         (dict(norms=("subspace",)), "NAME"),
