@@ -13,7 +13,7 @@ Reference:
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import certification_rows
@@ -319,6 +319,7 @@ def _certify(task: _Task, batch: list[int]) -> smoothing.Certificate:
         "chunk_size": config.chunk_size or None,
         "mesh": task.mesh,
     }
+    certify: Callable[..., smoothing.Certificate] = smoothing.certify
     if config.max_samples:
         asked |= {
             "target_radius": config.target_radius,
@@ -332,7 +333,6 @@ def _certify(task: _Task, batch: list[int]) -> smoothing.Certificate:
             "votes": config.votes,
             "method": config.method,
         }
-        certify = smoothing.certify
     key = jax.random.key(config.seed)
     return certify(key, task.apply_fn, task.dataset.images[batch], **asked)
 

@@ -1,9 +1,11 @@
 """The benchmarks run, and memory stays flat in the number of samples."""
 
+import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from scipy import stats
 
-from benchmarks import certification, memory, timing
+from benchmarks import certification, memory, moments, radii, timing
 
 
 class BenchmarksTest(parameterized.TestCase):
@@ -14,6 +16,18 @@ class BenchmarksTest(parameterized.TestCase):
         for name in ("samples_per_second", "ratio_to_forward", "compile_seconds"):
             self.assertGreater(row[name], 0)
         self.assertLess(row["ratio_to_forward_and_noise"], row["ratio_to_forward"])
+
+    def test_moments_give_their_ratio(self):
+        case = certification.Case("mlp", (4, 4, 1), "float32", 128, 4, {"features": ()})
+        (row,) = moments.measure(2, cases=[case])
+        for name in ("ratio_to_counts", "ratio_with_channels"):
+            self.assertGreater(row[name], 0)
+
+    def test_random_certificates_are_possible(self):
+        p, parallel, perpendicular = radii.random_certificates(100)
+        self.assertTrue(np.all((p > 0.5) & (p < 1)))
+        longest = stats.norm.pdf(stats.norm.ppf(p))
+        self.assertTrue(np.all(np.hypot(parallel, perpendicular) <= longest))
 
     @parameterized.parameters("cpu", "gpu")
     def test_cases_are_whole_blocks(self, platform):

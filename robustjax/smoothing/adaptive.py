@@ -30,8 +30,11 @@ from robustjax.smoothing import (
 )
 from robustjax.smoothing.certificate import Certificate, Request, as_norms
 
-_LOOKS = {"first": 512, "factor": 1.25}  # order 0: any looks are valid
-_STAGES = {"first": 2048, "factor": 4}  # order 1: each stage costs confidence
+_LOOKS: dict[str, Any] = {"first": 512, "factor": 1.25}  # order 0: any looks are valid
+_STAGES: dict[str, Any] = {
+    "first": 2048,
+    "factor": 4,
+}  # order 1: each stage costs confidence
 _FEWEST = 129  # two halves of blocks; a confidence sequence needs some samples, too
 _HOPELESS = 1e-3  # level at which an example is given up; no certificate rests on it
 
@@ -132,7 +135,7 @@ def certify_adaptively(
         "chunk_size": chunk_size,
         "mesh": mesh,
     }
-    count = functools.partial(sampling.class_counts, **noisy)
+    count: Callable[..., jax.Array] = functools.partial(sampling.class_counts, **noisy)
     selected, baseline = certification.select(
         count(
             select_key,
@@ -278,7 +281,7 @@ def _added(total: moments.Moments | None, new: moments.Moments) -> moments.Momen
     if total is None:
         return new
     added = jax.tree.map(np.add, total, new)
-    kept = ("bets", "baseline", "selected")
+    kept = ("bets", "baseline", "selected", "part_lengths")
     return added._replace(**{name: getattr(total, name) for name in kept})
 
 

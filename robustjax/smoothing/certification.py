@@ -1,7 +1,7 @@
 """Certification of a smoothed classifier: select, estimate, bound, radius."""
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -138,7 +138,7 @@ def certify(
         masks=subspaces or {},
     )
     select_key, estimate_key = streams.split(key)
-    noisy = {
+    noisy: dict[str, Any] = {
         "apply_fn": base_classifier.as_partial(apply_fn),
         "x": x,
         "sigma": request.sigma,
@@ -147,7 +147,7 @@ def certify(
         "chunk_size": chunk_size,
         "mesh": mesh,
     }
-    count = functools.partial(sampling.class_counts, **noisy)
+    count: Callable[..., jax.Array] = functools.partial(sampling.class_counts, **noisy)
     selected, baseline = select(count(select_key, num_samples=num_selection), request)
     if not request.gradient_samples:
         counts = np.asarray(count(estimate_key, num_samples=num_estimation))

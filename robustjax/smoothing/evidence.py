@@ -104,8 +104,8 @@ def from_moments(
         request,
         probability=(p_lower, 1 - p_lower),
         gradient=_gradient(request, sums, alpha=alpha),
-        counts=sums.counts,
-        selected=sums.selected,
+        counts=np.asarray(sums.counts),
+        selected=np.asarray(sums.selected),
         bound="betting" if request.votes == "soft" else "clopper_pearson",
         stage=stage,
         failed=~host_moments.is_finite(sums),
@@ -133,7 +133,7 @@ def _p_lower(
             num_samples=num_samples,
             alpha=alpha,
         )
-    votes, _ = votes_of(sums.counts, sums.selected)
+    votes, _ = votes_of(np.asarray(sums.counts), np.asarray(sums.selected))
     return confidence.clopper_pearson_lower(votes, num_samples, alpha=alpha)
 
 

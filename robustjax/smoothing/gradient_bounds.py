@@ -5,6 +5,7 @@ units of sigma and f the outcome of class A, is sigma times the gradient.
 """
 
 import functools
+import math
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
@@ -108,6 +109,7 @@ def gradient_norm_bounds(
     for bound in wanted:
         _validate.one_of(known, bound=bound)
     shares = budget.split(dict.fromkeys(wanted), alpha=alpha, method=method)
+    _check_parts(moments, subspaces)
     sums = host_moments.from_device(moments, votes=votes)
     p_lower = np.where(
         sums.is_finite,
@@ -131,6 +133,27 @@ def gradient_norm_bounds(
     return GradientBounds(
         p_lower=p_lower, **limited, **_estimates(sums, subspaces=subspaces)
     )
+
+
+def _check_parts(moments: Moments, subspaces: Mapping[str, Subspace]) -> None:
+    """Refuses subspaces that are not those along whose parts was bet, in order."""
+    if moments.part_lengths is None or not np.any(moments.bets):
+        return
+    lengths = np.asarray(moments.part_lengths, np.float64)
+    sums = np.asarray(moments.sum_odd, np.float64)
+    y = sums.reshape(len(sums), math.prod(sums.shape[1:]))
+    parts = [y]
+    for space in subspaces.values():
+        parts += [space.project(y), space.complement(y)]
+    expected = np.linalg.norm(np.stack(parts, axis=1), axis=-1)
+    is_same = expected.shape == lengths.shape and not np.any(
+        np.abs(lengths - expected) > 1e-3 * expected[:, :1]  # not so for NaN
+    )
+    if not is_same:
+        raise ValueError(
+            "Expected the subspaces that the moments were made for, in their order, "
+            f"got {', '.join(subspaces) or 'none'}."
+        )
 
 
 def _probability_lower(moments: Moments, *, alpha: float, votes: str) -> _Array:

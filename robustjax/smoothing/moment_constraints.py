@@ -40,6 +40,7 @@ _SOLVER_WIDTH = 0.3  # of the smoothing, in changes of h from node to node
 _WIDTH = 0.8  # the same, where D is evaluated; aliasing falls as exp(-20 w^2)
 _FIRST_WIDTH = 0.5  # added to it at the first step, halved in every further one
 _COLD_STEPS, _WARM_STEPS = 40, 20
+_FIRST_POINTS = (0.005, 0.05, 0.25, 0.5)  # of the march
 _MAX_ROUNDS = 200  # of the march to the radius
 _ROUNDING = 64  # epsilons of the terms that D sums
 
@@ -257,12 +258,17 @@ def _march(
     def goes_on(state: Any) -> jax.Array:
         return (state[1] > tolerance) & (state[3] < _MAX_ROUNDS)
 
-    # The first point is not the origin, where L = 1. Up to it the same bound holds.
-    first = jnp.asarray(0.005, values.dtype)
-    worst = worst_case(first, jnp.zeros_like(values), is_warm=False)
-    step = step_from(worst.probability)
-    is_connected = step > first
-    state = (first, jnp.where(is_connected, step, 0.0), worst.multipliers, jnp.int32(1))
+    # The first point is not the origin, where L = 1; back to it the same bound holds.
+    # Near the origin moments that nearly determine f need very large multipliers.
+    firsts = jnp.array(_FIRST_POINTS, values.dtype)
+    cold = functools.partial(worst_case, start=jnp.zeros_like(values), is_warm=False)
+    worsts = jax.lax.map(cold, firsts)
+    steps = step_from(worsts.probability)
+    steps = jnp.where(steps > firsts, steps, -firsts)
+    best = jnp.argmax(firsts + steps)
+    first, step = firsts[best], steps[best]
+    is_connected = step > 0
+    state = (first, jnp.maximum(step, 0.0), worsts.multipliers[best], jnp.int32(1))
     r, step, _, _ = jax.lax.while_loop(goes_on, advance, state)
     return jnp.where(is_connected, r + step, 0.0)
 
@@ -275,7 +281,7 @@ def _ascend(
     lower: tuple[bool, ...],
     is_warm: bool,
 ) -> jax.Array:
-    """Damped Newton steps on the smoothed dual, its width shrinking from step to step."""
+    """Damped Newton steps on the smoothed dual, its width shrinking step by step."""
     first_width = _FIRST_WIDTH * (0.1 if is_warm else 1.0)
     is_lower = jnp.array(lower)
 
@@ -285,7 +291,11 @@ def _ascend(
         extra = first_width * 0.5 ** index.astype(values.dtype)
         width = _SOLVER_WIDTH * _change(excess) + extra
         change = _newton_step(
-            excess, width, values, grid, damping, is_lower & (multipliers <= 0)
+            (excess, width),
+            values,
+            grid,
+            damping=damping,
+            is_held=is_lower & (multipliers <= 0),
         )
         trial = multipliers + change
         trial = jnp.where(is_lower, jnp.maximum(trial, 0.0), trial)
@@ -303,21 +313,22 @@ def _ascend(
 
 
 def _newton_step(
-    excess: jax.Array,
-    width: jax.Array,
+    smoothed_excess: tuple[jax.Array, jax.Array],
     values: jax.Array,
     grid: _Grid,
+    *,
     damping: jax.Array,
-    at_bound: jax.Array,
+    is_held: jax.Array,
 ) -> jax.Array:
     """The change of the multipliers; those at zero that would go below it stay."""
+    excess, width = smoothed_excess
     contract = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     t = jnp.clip(excess / width, -37.0, 37.0)
     mass = grid.weight * ndtr(t)
     edge = grid.weight * dual.density(t, dual.DEVICE) / width
     gradient = values - contract("ij,ijk->k", mass, grid.moments)
     curvature = contract("ij,ijk,ijl->kl", edge, grid.moments, grid.moments)
-    is_free = ~(at_bound & (gradient <= 0))
+    is_free = ~(is_held & (gradient <= 0))
     scale = jax.lax.rsqrt(jnp.maximum(jnp.diag(curvature), 1e-30)) * is_free
     ridge = damping + 100 * jnp.finfo(values.dtype).eps
     matrix = curvature * scale[:, None] * scale[None, :]
@@ -326,7 +337,7 @@ def _newton_step(
 
 
 def _excess(multipliers: jax.Array, grid: _Grid) -> jax.Array:
-    """h = (lambda . psi - L) / (1 + L) at the nodes `[n, n]`."""
+    """The h of the module, (lambda . psi - L) / (1 + L), at the nodes `[n, n]`."""
     weighted = jnp.einsum(
         "ijk,k->ij", grid.moments, multipliers, precision=jax.lax.Precision.HIGHEST
     )

@@ -28,13 +28,14 @@ MAX_PROJECTION = 5.0  # where <z, v> is larger in size, the even blocks count it
 SOFT_BETS = np.geomspace(1e-3, 0.95, 24).astype(np.float32)
 _LOG_LEVEL = 10.0  # log(1 / alpha) that the bets suit best; they are valid for any
 _LARGEST_BET = 0.9  # times the largest possible size of what is bet on
+_MAX_ITEMS = 40  # in a step: their sum is not compensated
 
 
 class Moments(NamedTuple):
     """Sums over the samples of n examples, with s = f - baseline and e = 1 - f.
 
     The float32 sums are compensated: however many samples there are, each is right to
-    1e-6 of the sum of the sizes of its terms. Those of disjoint ranges of samples add
+    1e-5 of the sum of the sizes of its terms. Those of disjoint ranges of samples add
     up; only one of the ranges can have bets.
     """
 
@@ -51,6 +52,7 @@ class Moments(NamedTuple):
     baseline: jax.Array  # float32 [n]
     selected: jax.Array  # int32 [n]
     soft_log_wealth: jax.Array  # float32 [n, 24], sums of log1p(-SOFT_BETS e)
+    part_lengths: jax.Array | None = None  # float32 [n, v], of the odd sum; for checks
 
 
 def class_moments(
@@ -109,7 +111,8 @@ def class_moments(
         with_bets: whether to bet; without, `log_wealth` and `bets` are zeros.
         first_sample: where to start, a multiple of 256; above 0 only without bets.
         example_ids: `[n]` integers >= 0, as in `class_counts`.
-        chunk_size: samples in one forward batch, a multiple of 128.
+        chunk_size: samples in one forward batch, a multiple of 128, at most 5120: for
+            the sums of a batch rounding is bounded, not carried along.
         mesh: devices that share the samples; sums then differ by rounding.
 
     Returns:
@@ -143,6 +146,12 @@ def class_moments(
         example_ids=example_ids,
     )
     _check_range(num_samples, first_sample, with_bets=with_bets)
+    items_per_step = blocks.items_in_step(chunk_size)
+    if items_per_step > _MAX_ITEMS:
+        raise ValueError(
+            f"Expected chunk_size <= {_MAX_ITEMS * blocks.BLOCK_SIZE} for moments, got "
+            f"{chunk_size}."
+        )
     num_examples, *shape = work.x.shape
     inputs = _Inputs(
         work=work,
@@ -157,7 +166,7 @@ def class_moments(
         num_classes=num_classes,
         is_soft=votes == "soft",
         with_bets=with_bets,
-        items_per_step=blocks.items_in_step(chunk_size),
+        items_per_step=items_per_step,
         mesh=mesh,
     )
 
@@ -174,6 +183,7 @@ class _Plan(NamedTuple):
 
     directions: jax.Array  # [n, d, dim], of unit length or zero
     bets: jax.Array  # [n, b]
+    lengths: jax.Array  # [n, d], before they were normalised
 
 
 class _Sums(NamedTuple):
@@ -235,14 +245,18 @@ def _class_moments(
                 *(p.reshape(n, *s) for p, s in zip(parts, shapes, strict=True))
             )
             new_plan = _plan(total, num, inputs) if with_bets else plan
-            return new_plan, (counts, num, total, plan.bets)
+            return new_plan, (counts, num, total, plan.bets, plan.lengths)
 
         zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
-        no_plan = _Plan(zeros((n, num_directions, dim)), zeros((n, NUM_BETS)))
+        no_plan = _Plan(
+            zeros((n, num_directions, dim)),
+            zeros((n, NUM_BETS)),
+            zeros((n, num_directions)),
+        )
         odd_then_even = jnp.array([1, 0], jnp.int32)  # blocks to skip
         return jax.lax.scan(half, no_plan, odd_then_even)[1]
 
-    counts, num, sums, bets = blocks.share_out(halves, inputs, mesh=mesh)
+    counts, num, sums, bets, lengths = blocks.share_out(halves, inputs, mesh=mesh)
     return Moments(
         counts=counts[0] + counts[1],
         num_even=num[1],
@@ -257,6 +271,7 @@ def _class_moments(
         baseline=inputs.baseline,
         selected=inputs.selected,
         soft_log_wealth=sums.soft_log_wealth[0] + sums.soft_log_wealth[1],
+        part_lengths=lengths[1],
     )
 
 
@@ -310,7 +325,8 @@ def _plan(odd: _Sums, num_odd: jax.Array, inputs: _Inputs) -> _Plan:
     steps = jnp.linspace(0, 1, NUM_BETS, dtype=jnp.float32)[None]
     bets = smallest * (largest / smallest) ** steps
     size = MAX_PROJECTION * jnp.where(is_one, 1.0, 0.5)
-    return _Plan(directions, jnp.minimum(bets, (_LARGEST_BET / size)[:, None]))
+    bets = jnp.minimum(bets, (_LARGEST_BET / size)[:, None])
+    return _Plan(directions, bets, length[..., 0])
 
 
 def _check_range(num_samples: int, first_sample: int, *, with_bets: bool) -> None:

@@ -142,7 +142,7 @@ def _lengths(
         return {}
     costs = deviation.tilt_costs(1 - p_lower, baseline=moments.baseline)
     rows = [
-        _row(
+        length_problem(
             moments,
             costs,
             largest=largest,
@@ -157,7 +157,7 @@ def _lengths(
     return dict(zip(wanted, found, strict=True))
 
 
-def _row(
+def length_problem(
     moments: HostMoments,
     costs: _Array,
     *,
@@ -167,7 +167,22 @@ def _row(
     project: Callable[[_Array], _Array],
     log_level: float,
 ) -> Lengths:
-    """One bound of a length for all examples; costs as in `deviation.tilt_costs`."""
+    """What is known of the length of m, or of a part of it.
+
+    [host]
+
+    Args:
+        moments: sums over the samples of n examples.
+        costs: `[n, 200]`, as `deviation.tilt_costs` makes them.
+        largest: `[n]` lengths that m cannot exceed.
+        sign: 1 for an upper bound, -1 for a lower one.
+        direction: index of the direction that was bet on.
+        project: the orthogonal projection on the part.
+        log_level: log of 1 / (failure probability).
+
+    Returns:
+        One bound for each example to solve for.
+    """
     x, y = project(moments.x), project(moments.y)
     estimate = np.linalg.norm(y, axis=1)
     per_length = np.divide(

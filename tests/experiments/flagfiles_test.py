@@ -34,9 +34,14 @@ class FlagFilesTest(parameterized.TestCase):
         self.assertIn(command, text)
         self.assertTrue(config.workdir.startswith("runs/"))
 
-    @parameterized.parameters("digits.flags", "mnist.flags", "cifar10.flags", "mnist_first_order.flags",
-        "cifar10_first_order.flags", "cifar10_resnet20_first_order.flags",
-    )  # fmt: skip
+    @parameterized.parameters(
+        "digits.flags",
+        "mnist.flags",
+        "cifar10.flags",
+        "mnist_first_order.flags",
+        "cifar10_first_order.flags",
+        "cifar10_resnet20_first_order.flags",
+    )
     def test_states_hardware_minutes_and_numbers(self, name):
         text = (_FOLDER / name).read_text()
         for pattern in (r"CPU", r"minutes?", r"radius", r"certified", r"ACR"):

@@ -5,7 +5,6 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-
 from absl.testing import absltest, parameterized
 
 from robustjax.smoothing import dual

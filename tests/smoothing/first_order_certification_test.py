@@ -112,6 +112,24 @@ class HalfSpaceTest(parameterized.TestCase):
             self.assertTrue(np.all(radius <= scores / np.linalg.norm(inside)))
             self.assertTrue(np.all(radius > 1.1 * c.radius["l2"]), name)
 
+    def test_bounds_refuse_other_subspaces_than_the_moments_were_made_for(self):
+        normal, apply_fn = _random_plane(48)
+        x = _inputs(normal, np.array([0.2])).reshape(1, 4, 4, 3)
+        red, green = (
+            smoothing.named_subspace(n, shape=(4, 4, 3)) for n in ("red", "green")
+        )
+        sums = smoothing.class_moments(
+            _KEY, apply_fn, x, sigma=_SIGMA, num_samples=5000, num_classes=2,
+            selected=[0], baseline=[0.5], subspaces=(red, green),
+        )  # fmt: skip
+        found = smoothing.gradient_norm_bounds(
+            sums, alpha=0.01, subspaces={"red": red, "green": green}
+        )
+        self.assertGreater(found.subspace_upper["red"][0], 0)
+        for wrong in ({"green": green, "red": red}, {"red": red}, {}):
+            with self.assertRaisesRegex(ValueError, "subspaces"):
+                smoothing.gradient_norm_bounds(sums, alpha=0.01, subspaces=wrong)
+
 
 class NetworkTest(parameterized.TestCase):
     def test_never_below_the_zeroth_order_of_the_same_counts(self):

@@ -4,13 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import worst_cases
 from absl.testing import absltest, parameterized
 from scipy import optimize, stats
 
 from robustjax import smoothing
 from robustjax.smoothing import first_order
 from robustjax.smoothing.dual import HOST, Constraints, Multipliers, dual_value
+from tests.smoothing import worst_cases
 
 _TABLE = worst_cases.radius_table()
 

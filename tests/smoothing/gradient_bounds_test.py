@@ -180,6 +180,32 @@ class TightTest(parameterized.TestCase):
         np.testing.assert_array_equal(none.l2_lower, 0)
         np.testing.assert_allclose(none.linf_upper, largest, rtol=1e-14)
 
+    @parameterized.product(baseline=(0.5, 1.0), with_bets=(False, True))
+    def test_rounding_widens_every_bound(self, baseline, with_bets):
+        """As if the terms were larger, of which float32 may lose a share."""
+        for has_first in (True, False):  # the gradient is in the subspace, or outside
+            case = Experiment(
+                interval(-1.2, 2.0),
+                10,
+                20_000,
+                baseline,
+                with_bets,
+                with_subspace=True,
+                has_first=has_first,
+            )
+            part = {"part": Subspace(mask=case.subspace_mask)}
+            exact = _draw(case)
+            rough = exact._replace(sum_squares=exact.sum_squares + 1e7)
+            unseen = "complement_lower" if has_first else "subspace_upper"
+            for bound in budget.all_bounds(part):
+                if bound.startswith(unseen):
+                    continue
+                sharp, wide = (
+                    _one(m, bound, alpha=0.01, subspaces=part) for m in (exact, rough)
+                )
+                sign = 1 if "upper" in bound else -1
+                self.assertTrue((sign * (wide - sharp) > 1e-6).all(), bound)
+
     def test_bounds_imply_each_other(self):
         case = Experiment(interval(-0.5, 2.0), 10, 5000, 0.5, with_subspace=True)
         part = {"part": Subspace(mask=case.subspace_mask)}
@@ -195,7 +221,7 @@ class TightTest(parameterized.TestCase):
     def test_rows_with_different_baselines_do_not_mix(self):
         one = _draw(Experiment(_HALF_SPACE, 20, 3000), 2)
         half = _draw(Experiment(_HALF_SPACE, 20, 3000, 0.5), 2)
-        both = Moments(*(np.concatenate(v) for v in zip(one, half, strict=True)))
+        both = jax.tree.map(lambda *v: np.concatenate(v), one, half)
         together = _bounds(both, alpha=0.01)
         for rows, moments in ((slice(2), one), (slice(2, 4), half)):
             alone = _bounds(moments, alpha=0.01)
@@ -242,7 +268,7 @@ class EdgeTest(parameterized.TestCase):
 
     def test_no_examples(self):
         moments = _draw(Experiment(_HALF_SPACE, 9, 200), 1)
-        none = Moments(*(v[:0] for v in moments))
+        none = jax.tree.map(lambda v: v[:0], moments)
         for leaf in jax.tree.leaves(_bounds(none, alpha=0.1)):
             self.assertEqual(leaf.shape, (0,))
 
@@ -336,6 +362,13 @@ class PipelineTest(parameterized.TestCase):
             hits = np.asarray(moments.counts)[:, 0]
             expected = smoothing.clopper_pearson_lower(hits, num_samples, alpha=0.0005)
             np.testing.assert_array_equal(found.p_lower, expected)
+
+
+def _one(moments, bound, **options):
+    """One bound `[n]`, asked for alone."""
+    found = _bounds(moments, bounds=[bound], **options)
+    kind, _, name = bound.partition(":")
+    return getattr(found, kind)[name] if name else getattr(found, kind)
 
 
 def _unlimited(moments):

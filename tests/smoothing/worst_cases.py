@@ -1,6 +1,7 @@
 """Worst cases known by other means than the dual: quadrature, geometry, programs."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 from scipy import integrate, optimize, sparse, special
@@ -28,7 +29,7 @@ _TABLE = """
 0.999 0.9 3.10435796 3.11075376 - 3.27431564 3.42421337 3.56900562 - 3.70674933 3.79025074
 0.999 0.98 - 3.10443697 - 3.38462704 - - 4.00586035 4.07720285 -
 """  # noqa: E501
-_BOX = {
+BOX = {
     (0.75, 0.98): {0.9: 0.982381, 1.2: 1.320200},
     (0.9, 0.98): {0.9: 1.703096},
     (0.99, 0.9): {0.6: 2.512875, 0.9: 2.673619, 1.2: 2.861328},
@@ -48,14 +49,14 @@ def radius_table() -> np.ndarray:
             if radius == "-":
                 continue
             exact = float(radius)
-            box = _BOX.get((p, rho), {}).get(theta, exact)
+            box = BOX.get((p, rho), {}).get(theta, exact)
             # Beyond a right angle the box reads the parallel component as 0.
             rows.append((p, rho, theta, exact, box if theta < 1.58 else np.nan))
     return np.array(rows)
 
 
 def components(p, rho, theta):
-    """Parallel and perpendicular component of a gradient, rho of the longest there is."""
+    """Parallel and perpendicular part of a gradient, rho of the longest there is."""
     length = rho * np.exp(-0.5 * special.ndtri(p) ** 2) / np.sqrt(2 * np.pi)
     return -length * np.cos(theta), length * np.sin(theta)
 
@@ -85,7 +86,7 @@ def dual_by_quadrature(multipliers, r, known) -> float:
     edges = np.unique(np.clip([*np.arange(low, high, 0.5), high, *near], low, high))
     parts = [
         integrate.quad(integrand, *pair, epsabs=1e-16, epsrel=1e-13)[0]
-        for pair in zip(edges[:-1], edges[1:], strict=True)
+        for pair in itertools.pairwise(edges)
     ]
     return c * (1 - q) + a * parallel + b * perpendicular + float(np.sum(parts))
 
@@ -110,7 +111,7 @@ def extremal_certificates(a, b, r) -> np.ndarray:
     """Rows p, parallel, perpendicular, c whose exact radius is r by construction.
 
     f = 1 where L(z1) <= a z1 + b z2 + c is the worst case of its own moments; c is
-    chosen so that its probability at distance r is 1/2. b must not be small.
+    chosen so that its probability at distance r is 1/2. b must not be small, c < 100.
     """
     a, b, r = (np.asarray(v, np.float64)[:, None] for v in (a, b, r))
     likelihood = np.exp(r * _Z - r * r / 2)

@@ -1,0 +1,95 @@
+"""The general framework: it contains zeroth and first order, and goes beyond them."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from scipy import stats
+
+from robustjax import smoothing
+from robustjax.smoothing import moment_constraints
+
+
+def _zeroth(z):
+    return jnp.ones_like(z[..., :1])
+
+
+def _first(z):
+    return jnp.stack([jnp.ones_like(z[..., 0]), z[..., 0], z[..., 1]], axis=-1)
+
+
+def _second(z):
+    """Value, slope and curvature along the perturbation."""
+    along = z[..., 0]
+    return jnp.stack([jnp.ones_like(along), along, along**2 - 1], axis=-1)
+
+
+def _band(low, high):
+    """Moments of f = 1/2 on low < z1 < high, else 1; its probability at a distance."""
+    pdf, cdf = stats.norm.pdf, stats.norm.cdf
+    moments = (
+        1 - (cdf(high) - cdf(low)) / 2,
+        (pdf(high) - pdf(low)) / 2,
+        (high * pdf(high) - low * pdf(low)) / 2,
+    )
+    return moments, lambda r: 1 - (cdf(high - r) - cdf(low - r)) / 2
+
+
+class RadiusTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enterContext(jax.enable_x64(True))
+
+    def test_zeroth_order(self):
+        radius = moment_constraints.worst_case_radius(_zeroth, jnp.array([0.9]))
+        self.assertBetween(float(radius), stats.norm.ppf(0.9) - 1e-4,
+                           stats.norm.ppf(0.9))  # fmt: skip
+
+    @parameterized.parameters("exact", "box")
+    def test_first_order(self, form):
+        length = 0.5 * stats.norm.pdf(stats.norm.ppf(0.9))
+        known = (0.9, -length * np.cos(0.6), length * np.sin(0.6))
+        radius = moment_constraints.worst_case_radius(
+            _first, jnp.array(known), lower=[form == "box"] * 3
+        )
+        expected = smoothing.first_order_radius(*known, form=form)
+        self.assertBetween(float(radius), expected - 1e-4, expected + 1e-9)
+
+    def test_second_order_beats_the_first(self):
+        """What misses lies in a thin band: the curvature tells that it ends."""
+        (p, slope, curvature), _ = _band(0.8, 2.0)
+        first = smoothing.first_order_radius(p, slope, 0.0, form="exact")
+        second = moment_constraints.worst_case_radius(
+            _second, jnp.array([p, slope, curvature])
+        )
+        self.assertGreater(float(second), 1.3 * first)
+
+    @parameterized.parameters(0.2, 0.8, 1.6, 2.4)
+    def test_second_order_is_below_the_truth(self, r):
+        moments, truth = _band(0.8, 2.0)
+        worst = moment_constraints.worst_case_probability(
+            _second, jnp.array(moments), r
+        )
+        self.assertLessEqual(float(worst.probability), truth(r))
+
+    def test_half_space(self):
+        quantile = stats.norm.ppf(0.9)
+        bell = stats.norm.pdf(quantile)
+        radius = moment_constraints.worst_case_radius(
+            _second, jnp.array([0.9, -bell, -quantile * bell])
+        )
+        self.assertBetween(float(radius), quantile - 1e-4, quantile + 1e-9)
+
+    @parameterized.parameters(
+        (dict(values=[0.9, 0.1]), "moment_functions"),
+        (dict(values=[[0.9]]), "shape"),
+        (dict(values=[0.9], lower=[True, True]), "lower"),
+        (dict(values=[0.9], num_nodes=8), "num_nodes"),
+    )
+    def test_refuses(self, arguments, text):
+        with self.assertRaisesRegex(ValueError, text):
+            moment_constraints.worst_case_radius(_zeroth, **arguments)
+
+
+if __name__ == "__main__":
+    absltest.main()

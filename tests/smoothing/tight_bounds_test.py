@@ -1,0 +1,52 @@
+"""The e-values behind bounds of lengths have a mean of at most 1 at the truth."""
+
+import itertools
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from robustjax.smoothing import deviation, host_moments, tight_bounds
+from tests.smoothing.simulated_moments import Experiment, interval
+
+_RUNS = 8000
+
+
+class EvidenceTest(parameterized.TestCase):
+    @parameterized.product(
+        setting=((interval(-0.8, 1.2), 0.5, 300), (interval(-1.7, 2.0), 1.0, 600)),
+        with_bets=(False, True),
+    )
+    def test_mean_at_the_truth(self, setting, with_bets):
+        classifier, baseline, num_half = setting
+        case = Experiment(classifier, 12, num_half, baseline, with_bets)
+        moments = case.moments(np.random.default_rng(0), num_runs=_RUNS)
+        moments = moments._replace(sum_squares=0 * moments.sum_squares)  # no rounding
+        host = host_moments.from_device(moments, votes="hard")
+        q = np.full(_RUNS, 1 - classifier.p)
+        m = case.gradient
+        r, length = np.linalg.norm(m), np.linalg.norm(host.y, axis=1)
+        along = host.y @ m / length
+        for sign, log_level in itertools.product((1.0, -1.0), (2.0, 4.0)):
+            lengths = tight_bounds.length_problem(
+                host,
+                deviation.tilt_costs(q, baseline=baseline),
+                largest=np.full(_RUNS, 0.39),
+                sign=sign,
+                direction=0,
+                project=lambda v: v,
+                log_level=log_level,
+            )
+            error = sign * (m - host.y) @ m / r
+            np.testing.assert_allclose(length * along + sign * r * error, r**2)
+            known = np.exp(lengths.known.at(sign * along)[0])
+            unknown = np.exp(lengths.unknown.at(error)[0])
+            for value in (known, unknown, known * unknown):
+                slack = 3 * value.std() / np.sqrt(_RUNS)
+                self.assertLessEqual(value.mean(), 1 + slack)
+            if baseline == 0.5 and not with_bets:  # near the worst case, light tails
+                self.assertGreater(known.mean(), 0.6)
+                self.assertGreater(unknown.mean(), 0.6)
+
+
+if __name__ == "__main__":
+    absltest.main()
