@@ -14,6 +14,11 @@ from robustjax.smoothing.confidence import (
 from robustjax.smoothing.first_order import first_order_radius
 from robustjax.smoothing.gradient_bounds import GradientBounds, gradient_norm_bounds
 from robustjax.smoothing.gradients import smoothed
+from robustjax.smoothing.moment_constraints import (
+    WorstCase,
+    worst_case_probability,
+    worst_case_radius,
+)
 from robustjax.smoothing.moments import Moments, class_moments
 from robustjax.smoothing.prediction import predict
 from robustjax.smoothing.radius import zeroth_order_radius
@@ -35,6 +40,7 @@ __all__ = [
     "GradientEvidence",
     "Moments",
     "Subspace",
+    "WorstCase",
     "binomial_sequence_lower",
     "binomial_sequence_upper",
     "bounded_mean_lower",
@@ -57,5 +63,7 @@ __all__ = [
     "stage_alpha",
     "stage_sizes",
     "subspace",
+    "worst_case_probability",
+    "worst_case_radius",
     "zeroth_order_radius",
 ]

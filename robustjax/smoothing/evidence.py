@@ -143,18 +143,24 @@ def _gradient(
     """The evidence of every norm, under one budget or each under its own."""
     if request.order == 0:
         return {}
-    together = request.norms if request.simultaneous else ()
+    shares = budget.events(
+        request.norms,
+        alpha=alpha,
+        simultaneous=request.simultaneous,
+        method=request.method,
+    )
+    paid: Any = None
     found = {}
-    bounds: Any = None
-    for norm in request.norms:
-        if bounds is None or not together:
+    for norm, share in shares.items():
+        if share is not paid:
+            paid = share
             bounds = gradient_bounds.gradient_norm_bounds(
                 sums,
                 alpha=alpha,
                 votes=request.votes,
                 method=request.method,
                 subspaces=request.subspaces,
-                bounds=budget.needed_bounds(together or (norm,)),
+                bounds=tuple(share.gradient),
             )
         found[norm] = _evidence_of(norm, bounds, request)
     return found

@@ -80,15 +80,17 @@ def class_moments(
     else 0, or the softmax probability of that class. The noise is that of
     `class_counts` under the same key, without an additional forward pass.
 
-    Directions v of the even half: v_0 = Y / |Y| with Y = `sum_odd`; then for each
-    subspace S in turn P Y / |P Y| and (Y - P Y) / |Y - P Y|, P the projection on S. A
-    zero vector stays zero. With x = s <z, v>, or 0 where |<z, v>| > 5, `log_wealth` has
-    the sums of log1p(b x) and of log1p(-b x) over the even blocks, for each bet b.
+    Directions v of the even half: `sum_odd` = Y divided by its length; then for each
+    subspace in turn the projection P Y on it and the rest Y - P Y, divided by theirs. A
+    zero vector stays zero. With x = s <z, v>, or 0 where <z, v> is larger than 5 in
+    size, `log_wealth` has the sums of log1p(b x) and of log1p(-b x) over the even
+    blocks, for each bet b.
 
     Guarantee:
         Directions and bets depend on the odd blocks alone, so that given them the x of
-        the even blocks are independent draws, with |b x| <= 0.9. Rounding moves a
-        direction by at most 1e-6 in length, or 2e-6 |Y| / |P Y| where S has a basis.
+        the even blocks are independent draws, with b x at most 0.9 in size. Rounding
+        moves a direction by at most 1e-6 in length, or by 2e-6 times the ratio of the
+        lengths of Y and P Y where the subspace has a basis.
         The counts are those of `class_counts`, if the logits of a row of a batch do not
         depend on the other rows.
 

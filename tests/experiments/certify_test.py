@@ -218,7 +218,7 @@ class RefusalTest(_InFolder):
         (dict(num_estimation=9), "num_estimation >= 10"),
         (dict(norms=("l2", "l0")), "l0"),
         (dict(runner_up="none"), "runner_up"),
-        (dict(order=1), "order"),
+        (dict(order=2), "order"),
         (dict(model="vgg"), "vgg"),
         (dict(dtype="float16"), "dtype"),
         (dict(chunk_size=100), "chunk_size"),

@@ -96,6 +96,35 @@ class OrderOneTest(parameterized.TestCase):
         self.assertGreater(c.radius["l1"][1], c.zeroth_radius["l1"][1] + 0.03)
         self.assertLess(c.zeroth_radius["l1"][1], 0.32)
 
+    def test_all_bounds_cover_at_the_stage_it_stops_at(self):
+        num, alpha, p, dim = 600, 0.1, 0.85, 4
+        threshold = stats.norm.ppf(p)
+
+        def apply_fn(x):  # x = 1/2 and sigma = 1: class 0 with probability p
+            score = threshold - jnp.sum(x - 0.5, axis=-1) / math.sqrt(dim)
+            return jnp.stack([score, -score], axis=-1)
+
+        length = stats.norm.pdf(threshold)
+        exposed = length / math.sqrt(dim)
+        possible = smoothing.norm_radius(p, exposed, length, norm="l1", dim=dim)
+        # a target just above what the true values give: reached by luck alone
+        c = smoothing.certify_adaptively(
+            _KEY, apply_fn, np.full((num, dim), 0.5), sigma=1.0, num_classes=2,
+            alpha=alpha, num_selection=50, target_radius=float(possible) + 1e-3,
+            max_samples=10_000, order=1, norms=("l1",),
+        )  # fmt: skip
+        self.assertTrue(np.all(c.selected == 0))
+        evidence = c.gradient["l1"]
+        for wrong in (
+            c.p_lower > p,
+            evidence.dual_upper < exposed,
+            evidence.length_lower > length,
+        ):
+            self.assertLessEqual(np.mean(wrong), alpha / 2 + 3 * math.sqrt(alpha / num))
+        by_count = smoothing.clopper_pearson_lower(c.count, c.num_samples, alpha=0.3)
+        self.assertGreater(np.mean(by_count > p), alpha)  # a test that can fail
+        self.assertTrue(np.all(c.radius["l1"] > c.zeroth_radius["l1"]))
+
     def test_counts_are_a_prefix_of_those_of_a_fixed_run(self):
         x = _inputs([0.02, 0.4])
         c = _certify(x, order=1, target_radius=0.2, max_samples=5000)

@@ -72,6 +72,22 @@ class RadiusTest(parameterized.TestCase):
         )
         self.assertLessEqual(float(worst.probability), truth(r))
 
+    @parameterized.product(band=((0.8, 2.0), (1.8, 2.1), (0.4, 3.0)), r=(0.05, 0.8, 2))
+    def test_second_order_is_never_below_fewer_moments(self, band, r):
+        """Also where the moments nearly determine f, and the maximum is hard to find."""
+        moments, _ = _band(*band)
+
+        def smallest(functions, count):
+            known = jnp.array(moments[:count])
+            worst = moment_constraints.worst_case_probability(functions, known, r)
+            return float(worst.probability)
+
+        second = smallest(_second, 3)
+        self.assertGreaterEqual(second, smallest(_zeroth, 1) - 1e-6)
+        self.assertGreaterEqual(second, smallest(lambda z: _second(z)[..., :2], 2))
+        exact = stats.norm.cdf(stats.norm.ppf(moments[0]) - r)
+        self.assertGreater(second, exact - 1e-4)
+
     def test_half_space(self):
         quantile = stats.norm.ppf(0.9)
         bell = stats.norm.pdf(quantile)

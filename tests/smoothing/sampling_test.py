@@ -9,7 +9,7 @@ import numpy as np
 from absl.testing import absltest, parameterized
 
 from robustjax import smoothing
-from robustjax.smoothing import certification, sampling
+from robustjax.smoothing import sampling, streams
 
 _SHAPE, _CLASSES = (5, 4, 2), 6
 _KEY = jax.random.key(11)
@@ -194,14 +194,14 @@ class NoiseTest(parameterized.TestCase):
             draws = [sampling.noise_block(key, 0, b, shape=(16,)) for b in blocks]
             return np.concatenate(draws)[:num_samples]
 
-        select = noise(certification.SELECT, num_select)
-        estimate = noise(certification.ESTIMATE, num_estimate)
+        select = noise(streams.SELECT, num_select)
+        estimate = noise(streams.ESTIMATE, num_estimate)
         distances = np.abs(select[:, None] - estimate[None]).max(axis=-1)
         self.assertGreater(distances.min(), 0.1)
 
     def test_streams_are_distinct(self):
-        streams = {certification.SELECT, certification.ESTIMATE, certification.PREDICT}
-        self.assertLen(streams, 3)
+        distinct = {streams.SELECT, streams.ESTIMATE, streams.PREDICT}
+        self.assertLen(distinct, 3)
 
     def test_noise_is_standard_normal_and_uncorrelated(self):
         draw = jax.vmap(lambda b: sampling.noise_block(_KEY, 0, b, shape=(8,)))
