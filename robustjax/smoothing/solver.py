@@ -3,8 +3,8 @@
 The radius that multipliers prove is the r at which their dual value falls to 1/2. Each
 step solves the optimality conditions and D = 1/2 together, in (a, b, c, r), and is kept
 if the radius proved so far, r + (D - 1/2) / |dD/dr|, does not shrink. That tangent can
-promise too much, so a step that was not kept is followed by one in r alone. The start is
-the collinear worst case. What comes out is only a proposal: `first_order` proves it.
+promise too much, so a step that was not kept is followed by one in r alone. It starts
+from the collinear worst case. The result is only a proposal: `first_order` proves it.
 
 Reference: ours.
 """
@@ -48,9 +48,9 @@ def solve(known: Constraints, interval: Any, *, free_parallel: bool) -> Proposal
     """
     multipliers, r = _start(known, interval)
     first = _evaluate(multipliers, r, known)
-    no = jnp.zeros(r.shape, bool)
+    proved, no = _proved(r, first), jnp.zeros(r.shape, bool)
     state = _State(
-        multipliers, r, first, _proved(r, first), jnp.zeros_like(r), no, no, jnp.int32(0)
+        multipliers, r, first, proved, jnp.zeros_like(r), no, no, jnp.int32(0)
     )
 
     def goes_on(state: _State) -> jax.Array:

@@ -74,7 +74,7 @@ class RadiusTest(parameterized.TestCase):
 
     @parameterized.product(band=((0.8, 2.0), (1.8, 2.1), (0.4, 3.0)), r=(0.05, 0.8, 2))
     def test_second_order_is_never_below_fewer_moments(self, band, r):
-        """Also where the moments nearly determine f, and the maximum is hard to find."""
+        """Also where the moments nearly determine f: the maximum is hard to find."""
         moments, _ = _band(*band)
 
         def smallest(functions, count):
