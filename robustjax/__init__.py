@@ -8,7 +8,7 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-__all__ = ["data", "models", "norms", "plotting", "results", "smoothing"]
+__all__ = ["data", "models", "norms", "plotting", "results", "smoothing", "special"]
 
 
 def __getattr__(name: str) -> ModuleType:

@@ -9,7 +9,8 @@ from absl.testing import absltest, parameterized
 
 _ROOT = pathlib.Path(__file__).parent.parent / "robustjax"
 _FLOORS = (
-    {"_validate", "norms", "special"},
+    {"_precision", "_validate"},
+    {"norms", "special"},
     {"attacks", "bounds", "gaussian"},
     {"contrastive", "probes", "semantic", "smoothing"},
 )

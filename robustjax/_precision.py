@@ -1,0 +1,45 @@
+"""float64 for numbers, the dtype of the user for JAX arrays."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def float64_for_numbers(function: _Function) -> _Function:
+    """Computes a JAX function in float64 on the CPU if no argument is a JAX array.
+
+    Python and NumPy numbers then give NumPy results, whatever the x64 flag. With a JAX
+    array among the arguments the function is called as it is.
+    """
+
+    @functools.wraps(function)
+    def compute(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(v, jax.Array) for v in (*args, *kwargs.values())):
+            return function(*args, **kwargs)
+        with jax.enable_x64(True), jax.default_device(cpu()):
+            return jax.tree.map(
+                lambda leaf: np.asarray(leaf)[()], function(*args, **kwargs)
+            )
+
+    return compute  # type: ignore[return-value]
+
+
+def cpu() -> jax.Device:
+    """The first CPU device."""
+    return jax.local_devices(backend="cpu")[0]
+
+
+def as_floats(*values: Any) -> list[jax.Array]:
+    """Arrays of one shape and one floating dtype: that of the JAX arrays among them.
+
+    It is float32 at least, and the widest that is enabled where there are none.
+    """
+    dtypes = [value.dtype for value in values if isinstance(value, jax.Array)]
+    dtype = jnp.result_type(jnp.float32, *dtypes) if dtypes else jnp.result_type(float)
+    return list(jnp.broadcast_arrays(*(jnp.asarray(v, dtype) for v in values)))

@@ -1,0 +1,229 @@
+"""The noncentral chi-square distribution against SciPy and mpmath."""
+
+import time
+
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+from scipy import stats
+
+from robustjax import special
+from robustjax.special import tails
+
+_NONCENTRALITIES = (0.0, 1e-6, 0.01, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
+_DIMENSIONS = (1, 2, 3, 5, 9, 10, 100, 784, 3072, 12288, 150528)
+
+
+def _grid(df):
+    """x within six standard deviations of the mean, and nc."""
+    nc = np.repeat(_NONCENTRALITIES, 49)
+    deviations = np.tile(np.linspace(-6, 6, 49), len(_NONCENTRALITIES))
+    x = df + nc + deviations * np.sqrt(2 * (df + 2 * nc))
+    return x[x > 0], nc[x > 0]
+
+
+def _scipy(name, x, df, nc):
+    central = getattr(stats.chi2, name)(x, df)
+    return np.where(nc > 0, getattr(stats.ncx2, name)(x, df, nc), central)
+
+
+def _mpmath_cdf(x, df, nc):
+    """The Poisson mixture of central distributions, with 60 digits."""
+    with mpmath.workdps(60):
+        x, df, nc = (mpmath.mpf(float(v)) for v in (x, df, nc))
+        weight, total = mpmath.exp(-nc / 2), mpmath.mpf(0)
+        for k in range(600):
+            total += weight * mpmath.gammainc(df / 2 + k, 0, x / 2, regularized=True)
+            weight *= nc / 2 / (k + 1)
+        return total
+
+
+class AccuracyTest(parameterized.TestCase):
+    @parameterized.parameters(*_DIMENSIONS)
+    def test_float64(self, df):
+        x, nc = _grid(df)
+        for function, name in ((special.ncx2_cdf, "cdf"), (special.ncx2_sf, "sf")):
+            expected = _scipy(name, x, df, nc)
+            tolerance = 1e-11 if df >= 10 else 1e-10
+            np.testing.assert_allclose(
+                function(x, df, nc), expected, rtol=0, atol=tolerance
+            )
+        density = special.ncx2_pdf(x, df, nc)
+        np.testing.assert_allclose(density, _scipy("pdf", x, df, nc), rtol=1e-9)
+        np.testing.assert_allclose(np.exp(special.ncx2_logpdf(x, df, nc)), density)
+
+    @parameterized.parameters(1, 2, 3, 10, 784, 3072)
+    def test_against_mpmath(self, df):
+        for nc in (0.0, 0.01, 3.0, 100.0):
+            spread = np.sqrt(2 * (df + 2 * nc))
+            for x in (0.2 * df, df + nc - 3 * spread, df + nc, df + nc + 4 * spread):
+                if x <= 0:
+                    continue
+                exact = _mpmath_cdf(x, df, nc)
+                own = special.ncx2_cdf(x, df, nc), special.ncx2_sf(x, df, nc)
+                self.assertLess(abs(own[0] - float(exact)), 1e-12)
+                self.assertLess(abs(own[1] - float(1 - exact)), 1e-12)
+                smaller = min(exact, 1 - exact)
+                if smaller > 0:  # relative, and in the log, deep in the tail
+                    log_own = min(
+                        special.ncx2_logcdf(x, df, nc), special.ncx2_logsf(x, df, nc)
+                    )
+                    self.assertLess(abs(log_own - float(mpmath.log(smaller))), 1e-10)
+
+    @parameterized.parameters(*_DIMENSIONS)
+    def test_float32(self, df):
+        x, nc = (jnp.asarray(v, jnp.float32) for v in _grid(df))
+        own = special.ncx2_cdf(x, jnp.float32(df), nc)
+        self.assertEqual(own.dtype, jnp.float32)
+        expected = _scipy("cdf", *(np.asarray(v, np.float64) for v in (x, df, nc)))
+        tolerance = 5e-6 if df > 784 else 6e-7
+        np.testing.assert_allclose(own, expected, rtol=0, atol=tolerance)
+
+    def test_between_integers(self):
+        df, nc, x = 1 + np.linspace(0, 3, 31), 2.0, 1.7
+        expected = stats.ncx2.cdf(x, df, nc)
+        np.testing.assert_allclose(special.ncx2_cdf(x, df, nc), expected, atol=1e-12)
+
+    def test_known_excess(self):
+        """With x and nc near 1e12 only the given difference tells where x is."""
+        df, nc = 100.0, 1e12
+        excess = 2e6  # a standard deviation
+        own = special.ncx2_cdf(nc + df + excess, df, nc, excess=excess + 0.25)
+        moved = special.ncx2_cdf(nc + df + excess, df, nc, excess=excess - 0.25)
+        density = stats.norm.pdf(1.0) / 2e6
+        self.assertAlmostEqual((own - moved) / (0.5 * density), 1.0, delta=1e-3)
+
+
+class DerivativeTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enterContext(jax.enable_x64(True))
+
+    @parameterized.parameters(1.0, 2.0, 3.0, 10.0, 784.0, 150528.0)
+    def test_gradients(self, df):
+        x, nc = (jnp.asarray(v) for v in _grid(df))
+        keep = (np.asarray(nc) > 0.005) & (np.asarray(nc) < 1e5)
+        x, nc = x[keep], nc[keep]
+        by_x, by_nc = (
+            jax.vmap(jax.grad(special.ncx2_cdf, argnums=argnum))(
+                x, jnp.full_like(x, df), nc
+            )
+            for argnum in (0, 2)
+        )
+        np.testing.assert_allclose(by_x, stats.ncx2.pdf(x, df, nc), atol=1e-10)
+        np.testing.assert_allclose(by_nc, -stats.ncx2.pdf(x, df + 2, nc), atol=1e-10)
+        by_x = jax.vmap(jax.grad(special.ncx2_sf))(x, jnp.full_like(x, df), nc)
+        np.testing.assert_allclose(by_x, -stats.ncx2.pdf(x, df, nc), atol=1e-10)
+
+    @parameterized.parameters(1.0, 2.0, 7.0, 300.0)
+    def test_second_derivatives_and_those_of_the_log(self, df):
+        x, nc, step = df + 3.3, 2.5, 1e-4
+
+        def log_tail(x, nc):
+            return special.ncx2_logsf(x, jnp.asarray(df), nc)
+
+        def log_density(x, nc):
+            return special.ncx2_logpdf(x, jnp.asarray(df), nc)
+
+        for function in (log_tail, log_density):
+            for argnum in (0, 1):
+                first = jax.grad(function, argnums=argnum)
+                up = np.array([x, nc]) + step * np.eye(2)[argnum]
+                down = np.array([x, nc]) - step * np.eye(2)[argnum]
+                difference = (function(*up) - function(*down)) / (2 * step)
+                actual = first(jnp.asarray(x), jnp.asarray(nc))
+                np.testing.assert_allclose(actual, difference, rtol=1e-6)
+                second = jax.grad(first, argnums=argnum)(
+                    jnp.asarray(x), jnp.asarray(nc)
+                )
+                difference = (first(*jnp.asarray(up)) - first(*jnp.asarray(down))) / (
+                    2 * step
+                )
+                np.testing.assert_allclose(second, difference, rtol=1e-5, atol=1e-9)
+
+    def test_quantile(self):
+        p, df, nc = jnp.asarray(0.3), jnp.asarray(5.0), jnp.asarray(2.0)
+        x = special.ncx2_ppf(p, df, nc)
+        by_p, by_nc = jax.grad(special.ncx2_ppf, argnums=(0, 2))(p, df, nc)
+        density = stats.ncx2.pdf(x, 5, 2.0)
+        self.assertAlmostEqual(by_p, 1 / density, delta=1e-9)
+        self.assertAlmostEqual(by_nc, stats.ncx2.pdf(x, 7, 2.0) / density, delta=1e-9)
+
+
+class QuantileTest(parameterized.TestCase):
+    @parameterized.parameters(*_DIMENSIONS)
+    def test_against_scipy(self, df):
+        p = np.array([1e-12, 1e-4, 0.1, 0.5, 0.9, 0.9999, 1 - 1e-9])
+        for nc in (0.0, 0.5, 50.0, 5e4):
+            known = stats.chi2(df) if nc == 0 else stats.ncx2(df, nc)
+            expected = np.where(p < 0.5, known.ppf(p), known.isf(1 - p))
+            np.testing.assert_allclose(special.ncx2_ppf(p, df, nc), expected, 1e-11)
+        np.testing.assert_allclose(
+            special.chi2_ppf(p, df), stats.chi2.ppf(p, df), 1e-11
+        )
+
+    def test_float32(self):
+        p, df = np.meshgrid([0.01, 0.5, 0.99], [1.0, 10.0, 3072.0], indexing="ij")
+        own = special.chi2_ppf(jnp.asarray(p, jnp.float32), jnp.asarray(df))
+        self.assertEqual(own.dtype, jnp.float32)
+        np.testing.assert_allclose(own, stats.chi2.ppf(p, df), rtol=1e-5)
+
+
+class ShapeTest(parameterized.TestCase):
+    def test_edges(self):
+        x = np.array([-1.0, 0.0, np.inf, np.nan])
+        np.testing.assert_array_equal(special.ncx2_cdf(x, 3, 1.0), [0, 0, 1, np.nan])
+        np.testing.assert_array_equal(special.ncx2_sf(x, 3, 1.0), [1, 1, 0, np.nan])
+        p = np.array([0.0, 1.0, -0.1, 1.1, np.nan])
+        expected = [0, np.inf, np.nan, np.nan, np.nan]
+        np.testing.assert_array_equal(special.ncx2_ppf(p, 3, 1.0), expected)
+        at_zero = special.ncx2_pdf(0.0, np.array([1, 2, 3]), 1.0)
+        np.testing.assert_allclose(at_zero, [np.inf, 0.5 * np.exp(-0.5), 0.0])
+
+    def test_one_bad_quantile_does_not_stop_the_others(self):
+        own = special.chi2_ppf([np.nan, 0.5, 1e-12], 3)
+        np.testing.assert_allclose(own[1:], stats.chi2.ppf([0.5, 1e-12], 3), rtol=1e-10)
+
+    def test_numbers_are_float64_and_arrays_keep_their_dtype(self):
+        self.assertIsInstance(special.ncx2_cdf(3.0, 3, 1.0), np.float64)
+        self.assertEqual(special.ncx2_cdf(np.float32(3), 3, [1, 2]).dtype, np.float64)
+        array = special.ncx2_cdf(jnp.float32(3), 3, 1.0)
+        self.assertIsInstance(array, jax.Array)
+        self.assertEqual(array.dtype, jnp.float32)
+
+    def test_jit_and_vmap(self):
+        x = jnp.array([1.0, 5.0, 9.0])
+        expected = special.ncx2_cdf(x, 4.0, 2.0)
+        jitted = jax.jit(lambda v: special.ncx2_cdf(v, 4.0, 2.0))(x)
+        mapped = jax.vmap(lambda v: special.ncx2_cdf(v, 4.0, 2.0))(x)
+        np.testing.assert_allclose(jitted, expected, rtol=1e-6)
+        np.testing.assert_allclose(mapped, expected, rtol=1e-6)
+
+    @parameterized.parameters(
+        (dict(df=0.5, nc=1.0), "df"), (dict(df=3, nc=-1.0), "nc"),
+    )  # fmt: skip
+    def test_refuses(self, arguments, text):
+        for function in (special.ncx2_cdf, special.ncx2_ppf, special.ncx2_logpdf):
+            with self.assertRaisesRegex(ValueError, f"Expected {text}"):
+                function(0.5, **arguments)
+
+
+@pytest.mark.slow
+class SpeedTest(parameterized.TestCase):
+    @parameterized.parameters((10.0, 1.0), (1.0, 3.0))
+    def test_ten_thousand(self, least, most_seconds):
+        rng = np.random.default_rng(0)
+        df = rng.uniform(least, 3 * least, 10_000)
+        nc = 10 ** rng.uniform(-2, 4, df.size)
+        special.ncx2_cdf(df + nc, df, nc)
+        started = time.perf_counter()
+        special.ncx2_cdf(df + nc, df, nc)
+        self.assertLess(time.perf_counter() - started, most_seconds)
+        self.assertEqual(tails.distribution._cache_size(), 1)
+
+
+if __name__ == "__main__":
+    absltest.main()
