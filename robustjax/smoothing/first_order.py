@@ -15,6 +15,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from robustjax import _validate
+from robustjax._precision import cpu
 from robustjax.smoothing import dual, radius, solver
 from robustjax.smoothing.collinear import worst_interval
 from robustjax.smoothing.dual import DEVICE, HOST, Constraints, Multipliers, World
@@ -26,6 +27,7 @@ _ROUNDING = 64 * np.finfo(np.float64).eps  # of the terms that the dual value su
 _DEVICE_MARGIN = {4: 1e-4, 8: 1e-8}  # by bytes of a number; float32 errs by 2e-5
 _ATTEMPTS = 8
 _BATCHES = (64, 2048)  # sizes that are compiled
+_STARTS = (0.0, 0.3, 2.0)  # least radius of a start; a free a needs all of them
 _SMALL = 1e-9  # perpendicular parts below it count as zero
 
 
@@ -147,11 +149,15 @@ def _host_batch(
     )
     interval = worst_interval(known.q, np.minimum(known.parallel, 0.0), HOST)
     padded = [np.pad(v, (0, size - v.size), mode="edge") for v in known]
-    with jax.enable_x64(True), jax.default_device(_cpu()):
+    with jax.enable_x64(True), jax.default_device(cpu()):
         proposal = _propose(Constraints(*padded), free_parallel=free_parallel)
-    multipliers, r = jax.tree.map(lambda v: np.asarray(v)[: p_lower.size], proposal)
-    proved = _prove(multipliers, r, known, free_parallel=free_parallel)
-    best = np.maximum(interval.radius, proved)
+    best = interval.radius
+    for index in range(_num_starts(free_parallel)):
+        multipliers, r = jax.tree.map(
+            lambda v, index=index: np.asarray(v)[index, : p_lower.size], proposal
+        )
+        proved = _prove(multipliers, r, known, free_parallel=free_parallel)
+        best = np.maximum(best, proved)
     if free_parallel:
         best = np.maximum(best, _half_space_radius(known, HOST))
     unit = radius.zeroth_order_radius(np.where(is_valid, p_lower, 0.5), sigma=1.0)
@@ -160,8 +166,19 @@ def _host_batch(
 
 @functools.partial(jax.jit, static_argnames="free_parallel")
 def _propose(known: Constraints, *, free_parallel: bool) -> solver.Proposal:
+    """Proposals from every start, `[starts, m]`."""
     interval = worst_interval(known.q, jnp.minimum(known.parallel, 0.0), DEVICE)
-    return solver.solve(known, interval, free_parallel=free_parallel)
+
+    def from_start(least_radius: jax.Array) -> solver.Proposal:
+        start = interval._replace(radius=jnp.maximum(interval.radius, least_radius))
+        return solver.solve(known, start, free_parallel=free_parallel)
+
+    starts = jnp.array(_STARTS[: _num_starts(free_parallel)], known.q.dtype)
+    return jax.vmap(from_start)(starts)
+
+
+def _num_starts(free_parallel: bool) -> int:
+    return len(_STARTS) if free_parallel else 1
 
 
 @functools.partial(jax.jit, static_argnames="free_parallel")
@@ -182,31 +199,37 @@ def _device_radius(
         world=DEVICE,
     )
     interval = worst_interval(known.q, jnp.minimum(known.parallel, 0.0), DEVICE)
-    multipliers, r = solver.solve(known, interval, free_parallel=free_parallel)
+    proposal = _propose(known, free_parallel=free_parallel)
+    proved = jax.vmap(_checked_on_device, (0, None))(proposal, known)
+    proved = jnp.where(known.perpendicular > _SMALL, jnp.max(proved, axis=0), 0.0)
+    best = jnp.maximum(interval.radius, proved)
     eps = jnp.finfo(dtype).eps
-    margin = _DEVICE_MARGIN[dtype.itemsize] + 16 * eps * (
-        multipliers.c * known.q
-        + multipliers.b * known.perpendicular
-        + jnp.abs(multipliers.a * known.parallel)
-    )
-    for _ in range(2):  # down to where D is 1/2 + 2 margin, then check
-        value, slope = dual.dual_and_slope(
-            multipliers, r, known, num_nodes=_PROOF_NODES[0], world=DEVICE
-        )
-        r = jnp.maximum(r + (0.5 + 2 * margin - value) / slope, 0.0)
-    value = dual.dual_value(
-        multipliers, r, known, num_nodes=_PROOF_NODES[0], world=DEVICE
-    )
-    is_proved = (value >= 0.5 + margin) & (known.perpendicular > _SMALL)
-    best = jnp.maximum(interval.radius, jnp.where(is_proved, r, 0.0))
     if free_parallel and dtype.itemsize == 8:  # float32 cannot tell a half-space
         best = jnp.maximum(best, _half_space_radius(known, DEVICE))
     best = jnp.maximum(best * (1 - 32 * eps) - 500 * eps, 0.0)
     return jnp.where(is_valid, best, 0.0).reshape(shape)
 
 
-def _cpu() -> jax.Device:
-    return jax.local_devices(backend="cpu")[0]
+def _checked_on_device(proposal: solver.Proposal, known: Constraints) -> jax.Array:
+    """As `_prove`, with one margin for all rounding."""
+    multipliers, r = proposal
+    margin = _DEVICE_MARGIN[r.dtype.itemsize] + 16 * jnp.finfo(r.dtype).eps * (
+        multipliers.c * known.q
+        + multipliers.b * known.perpendicular
+        + jnp.abs(multipliers.a * known.parallel)
+    )
+
+    def attempt(_: Any, state: Any) -> Any:
+        r, proved = state
+        value, slope = dual.dual_and_slope(
+            multipliers, r, known, num_nodes=_PROOF_NODES[0], world=DEVICE
+        )
+        proved = jnp.where(value >= 0.5 + margin, jnp.maximum(proved, r), proved)
+        step = (value - 0.5 - 2 * margin) / jnp.maximum(-slope, 1e-3)
+        longest = dual.max_length(r.dtype)
+        return jnp.clip(r + step, 0.0, longest), proved
+
+    return jax.lax.fori_loop(0, _ATTEMPTS, attempt, (r, jnp.zeros_like(r)))[1]
 
 
 def _constraints(

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 from absl.testing import absltest, parameterized
 
+from robustjax import _precision
 from robustjax.smoothing import dual, first_order, first_order_radius
 from robustjax.smoothing.dual import HOST, Constraints, Multipliers
 from tests.smoothing import worst_cases
@@ -40,9 +41,9 @@ def _proposed(p, parallel, perpendicular, *, form):
     """The solver's multipliers and radii, in the batch size that the host compiles."""
     known = Constraints(1 - p, parallel, perpendicular)
     padded = Constraints(*(np.pad(v, (0, _NUM - p.size), mode="edge") for v in known))
-    with jax.enable_x64(True), jax.default_device(first_order._cpu()):
+    with jax.enable_x64(True), jax.default_device(_precision.cpu()):
         proposal = first_order._propose(padded, free_parallel=form == "exact")
-        multipliers, r = jax.tree.map(lambda v: np.asarray(v)[: p.size], proposal)
+        multipliers, r = jax.tree.map(lambda v: np.asarray(v)[0, : p.size], proposal)
     return multipliers, r, known
 
 
