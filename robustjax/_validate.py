@@ -37,10 +37,23 @@ def positive(**named: Any) -> None:
             raise ValueError(f"Expected {name} to be positive and finite, got {value}.")
 
 
-def open_interval(low: float, high: float, **named: float) -> None:
-    """Raises ValueError unless every value lies strictly between low and high."""
+def at_least(minimum: float, **named: Any) -> None:
+    """Raises ValueError unless all numbers in every value are finite and >= minimum."""
     for name, value in named.items():
-        if not low < value < high:
+        array = concrete(value)
+        if array is None:
+            continue
+        if not (np.isfinite(array) & (array >= minimum)).all():
+            raise ValueError(f"Expected {name} >= {minimum}, got {value}.")
+
+
+def open_interval(low: float, high: float, **named: Any) -> None:
+    """Raises ValueError unless all numbers lie strictly between low and high."""
+    for name, value in named.items():
+        array = concrete(value)
+        if array is None:
+            continue
+        if not ((low < array) & (array < high)).all():
             raise ValueError(f"Expected {name} in ({low}, {high}), got {value}.")
 
 
@@ -89,6 +102,20 @@ def unit_interval(**named: Any) -> None:
         if outside.any():
             worst = array[outside].flat[0]
             raise ValueError(f"Expected {name} in [0, 1], got a value {worst}.")
+
+
+def labels(num_classes: int, **named: Any) -> None:
+    """Raises ValueError unless all values are integers in [0, num_classes)."""
+    for name, value in named.items():
+        array = concrete(value)
+        if array is None:
+            continue
+        if array.dtype.kind not in "iu":
+            raise ValueError(f"Expected {name} to be integers, got {array.dtype}.")
+        outside = (array < 0) | (array >= num_classes)
+        if outside.any():
+            worst = array[outside].flat[0]
+            raise ValueError(f"Expected {name} in [0, {num_classes}), got {worst}.")
 
 
 def same_length(**named: Sequence[Any] | np.ndarray) -> None:

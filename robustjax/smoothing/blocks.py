@@ -251,7 +251,7 @@ def fold(
             logits = logits.reshape(items_per_step, BLOCK_SIZE, num_classes)
         sample = block[:, None] * BLOCK_SIZE + _arange(BLOCK_SIZE)[None]
         is_used = (sample < work.num_samples) & (item < num_items)[:, None]
-        winner = jnp.where(is_used, _winner(logits), -1)
+        winner = jnp.where(is_used, winning_class(logits), -1)
         return visit(Step(example, noise, logits, winner, is_used), carry)
 
     num_steps = -(-num_items // (items_per_step * share.stride))
@@ -329,7 +329,14 @@ def _arange(size: int) -> jax.Array:
     return jnp.arange(size, dtype=jnp.int32)  # also where x64 is enabled
 
 
-def _winner(logits: jax.Array) -> jax.Array:
-    """The largest logit's class; num_classes where a logit is not finite."""
+def winning_class(logits: jax.Array) -> jax.Array:
+    """The largest logit's class. [device].
+
+    Args:
+        logits: `[..., num_classes]`.
+
+    Returns:
+        Classes `[...]`, the lowest of equals; num_classes where a logit is not finite.
+    """
     is_valid = jnp.all(jnp.isfinite(logits), axis=-1)
     return jnp.where(is_valid, jnp.argmax(logits, axis=-1), logits.shape[-1])

@@ -102,7 +102,7 @@ def class_counts(
         num_classes=num_classes,
         example_ids=example_ids,
     )
-    return _class_counts(
+    return count_classes(
         replicate(work, mesh),
         num_classes=num_classes,
         items_per_step=blocks.items_in_step(chunk_size),
@@ -111,9 +111,21 @@ def class_counts(
 
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "items_per_step", "mesh"))
-def _class_counts(
+def count_classes(
     work: blocks.Work, *, num_classes: int, items_per_step: int, mesh: Mesh | None
 ) -> jax.Array:
+    """Votes of each class under the noise of a work. [device].
+
+    Args:
+        work: from `prepare`.
+        num_classes: number of classes.
+        items_per_step: as in `blocks.fold`.
+        mesh: devices that share the samples.
+
+    Returns:
+        int32 `[n, num_classes + 1]`; the last column counts invalid samples.
+    """
+
     def count(work: blocks.Work, share: blocks.Share) -> jax.Array:
         counts = blocks.fold(
             blocks.add_votes,

@@ -5,7 +5,7 @@ Selection and estimation must not share noise, or the certificate is void.
 
 import jax
 
-SELECT, ESTIMATE, PILOT, PREDICT = range(4)
+SELECT, ESTIMATE, PILOT, PREDICT, RAYS, SLICES, SURVIVAL = range(7)
 
 
 def split(key: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -1,4 +1,4 @@
-"""Both tails, the density and the quantile, with exact derivatives.
+"""Tails, density, quantile and noncentrality, with exact derivatives.
 
 Derivatives in x and the noncentrality follow from the identities
 
@@ -82,7 +82,7 @@ def distribution(
 def _lowered(
     x: jax.Array, df: jax.Array, nc: jax.Array, excess: jax.Array, by_two: jax.Array
 ) -> jax.Array:
-    """Logarithm of f(df) from log f(df + 2) and f(df + 4), with the excess of df + 2."""
+    """Logarithm of f(df) from f(df + 2), f(df + 4) and the excess of df + 2."""
     at = contour.integrate(x, df + 4, nc, excess=excess - 2)
     by_four = jnp.log(at.density) + at.log_scale
     return jnp.logaddexp(jnp.log(df) + by_two, jnp.log(nc) + by_four) - jnp.log(x)
@@ -131,10 +131,7 @@ def quantile(p: jax.Array, df: jax.Array, nc: jax.Array) -> jax.Array:
         log_x, _, count = state
         x = jnp.exp(log_x)
         at = distribution(x, df, nc, (x - nc) - df)
-        is_lower = at.log_cdf < at.log_sf
-        tail = jnp.exp(jnp.where(is_lower, at.log_cdf, at.log_sf))
-        own = jnp.clip(jnp.where(is_lower, 1.0, -1.0) * ndtri(tail), -38.0, 38.0)
-        log_bell = -0.5 * (own * own + math.log(2 * math.pi))
+        own, log_bell = _score(at)
         step = (score - own) * jnp.exp(log_bell - at.log_pdf - log_x)
         step = jnp.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
         return log_x + step, jnp.max(jnp.abs(step), initial=0.0), count + 1
@@ -159,3 +156,66 @@ def _quantile_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     raised = distribution(x, df + 2.0, nc, (x - nc) - df - 2.0).log_pdf
     by_p, _, by_nc = tangents
     return x, by_p * jnp.exp(-log_pdf) + by_nc * jnp.exp(raised - log_pdf)
+
+
+@jax.custom_jvp
+@jax.jit
+def noncentrality(p: jax.Array, x: jax.Array, df: jax.Array) -> jax.Array:
+    """The nc with P(X <= x) = p. [device].
+
+    Newton's method on ndtri(P(X <= x)), which is nearly straight in nc, clipped to a
+    bracket.
+
+    Args:
+        p: probabilities in (0, 1), of any shape.
+        x: where, of the shape and dtype of p.
+        df: degrees of freedom, likewise.
+
+    Returns:
+        Noncentralities >= 0; NaN where even nc = 0 gives less than p.
+    """
+    central = distribution(x, df, jnp.zeros_like(x), x - df)
+    is_reached = (jnp.exp(central.log_cdf) >= p) & (p > 0)
+    score = ndtri(jnp.where(is_reached, p, 0.5))
+    x, df = jnp.where(is_reached, x, 1.0), jnp.where(is_reached, df, 1.0)
+    tolerance = 64 * jnp.finfo(p.dtype).eps
+
+    def advance(state: Any) -> Any:
+        nc, low, high, _, count = state
+        excess = (x - nc) - df
+        own, log_bell = _score(distribution(x, df, nc, excess))
+        log_pdf = distribution(x, df + 2.0, nc, excess - 2.0).log_pdf
+        is_short = own > score  # nc has to grow
+        low, high = jnp.where(is_short, nc, low), jnp.where(is_short, high, nc)
+        new = jnp.clip(nc + (own - score) * jnp.exp(log_bell - log_pdf), low, high)
+        change = jnp.max(jnp.abs(new - nc) / (1 + nc), initial=0.0)
+        return new, low, high, change, count + 1
+
+    def goes_on(state: Any) -> jax.Array:
+        return (state[3] > tolerance) & (state[4] < _MAX_STEPS)
+
+    low = jnp.zeros_like(x)
+    high = x + 80 * jnp.sqrt(x + df + 80)
+    start = jnp.clip(x - df + 1 - score * jnp.sqrt(2 * (df + 2 * x)), low, high)
+    first = (start, low, high, jnp.asarray(jnp.inf, p.dtype), jnp.int32(0))
+    nc = jax.lax.while_loop(goes_on, advance, first)[0]
+    return jnp.where(is_reached, nc, jnp.nan)
+
+
+@noncentrality.defjvp
+def _noncentrality_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
+    p, x, df = primals
+    nc = noncentrality(p, x, df)
+    excess = (x - nc) - df
+    log_pdf = distribution(x, df, nc, excess).log_pdf
+    raised = distribution(x, df + 2.0, nc, excess - 2.0).log_pdf
+    by_p, by_x, _ = tangents
+    return nc, by_x * jnp.exp(log_pdf - raised) - by_p * jnp.exp(-raised)
+
+
+def _score(at: Distribution) -> tuple[jax.Array, jax.Array]:
+    """The normal deviate with the same tails, and the logarithm of its density."""
+    is_lower = at.log_cdf < at.log_sf
+    tail = jnp.exp(jnp.where(is_lower, at.log_cdf, at.log_sf))
+    own = jnp.clip(jnp.where(is_lower, 1.0, -1.0) * ndtri(tail), -38.0, 38.0)
+    return own, -0.5 * (own * own + math.log(2 * math.pi))

@@ -1,0 +1,220 @@
+"""What Gaussian smoothing does to a decision region that is a circular cone.
+
+A class whose region lies inside a cone with half-angle theta keeps a probability of 1/2
+only deeper than sigma * s(theta, d) below the apex: narrow regions recede, the faster
+the higher the dimension, about sigma cot(theta) sqrt(d). They never vanish.
+"""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.scipy.special import ndtr, ndtri
+from jax.typing import ArrayLike
+
+from robustjax import _validate, special
+from robustjax._precision import as_floats, float64_for_numbers
+
+_Numbers = jax.Array | np.ndarray
+_REACH = 8.5  # standard deviations that the rule reaches out
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(96)
+_MAX_STEPS = 60  # of Newton's method; 6 are usual
+
+
+@float64_for_numbers
+def cone_class_probability(
+    depth: ArrayLike,
+    *,
+    offset: ArrayLike = 0.0,
+    half_angle: ArrayLike,
+    sigma: ArrayLike,
+    dim: ArrayLike,
+) -> _Numbers:
+    """Probability that Gaussian noise ends inside a circular cone, elementwise.
+
+    [host] for numbers, which are computed in float64, and [device] (pure, jittable,
+    vmappable, differentiable in depth, offset, half_angle and sigma) for JAX arrays,
+    which keep their dtype. With 96 Gauss-Legendre nodes, over the noise along the axis
+    for narrow cones and over that across it for wide ones; absolute error below 1e-10
+    in float64, 1e-5 in float32.
+
+    Args:
+        depth: of the point below the apex along the axis; negative outside.
+        offset: distance of the point from the axis, >= 0.
+        half_angle: between the axis and the boundary, radians, in (0, pi / 2).
+        sigma: noise level, positive, in the units of depth.
+        dim: number of dimensions, >= 2.
+
+    Returns:
+        Probabilities of the broadcast shape.
+
+    Raises:
+        ValueError: if a concrete argument is out of range.
+
+    Example:
+        >>> p = cone_class_probability(2.0, offset=0.5, half_angle=np.pi / 6, sigma=1.0,
+        ...                            dim=2)
+        >>> print(f"{p:.10f}")
+        0.6420759269
+
+    Reference: ours; in the spirit of Mohapatra, Ko, Weng, Chen, Liu and Daniel (2021),
+        Hidden Cost of Randomized Smoothing, arXiv 2003.01249.
+    """
+    _check(half_angle, sigma, dim)
+    _validate.at_least(0, offset=offset)
+    depth, offset, angle, sigma, dim = as_floats(depth, offset, half_angle, sigma, dim)
+    return _probability(depth / sigma, offset / sigma, angle, dim)
+
+
+@float64_for_numbers
+def cone_apex_shift(
+    half_angle: ArrayLike,
+    *,
+    sigma: ArrayLike,
+    dim: ArrayLike,
+    threshold: ArrayLike = 0.5,
+) -> _Numbers:
+    """Depth below the apex of a cone at which its class reaches the threshold.
+
+    [host] for numbers, which are computed in float64, and [device] (pure, jittable,
+    vmappable, differentiable in half_angle, sigma and threshold) for JAX arrays.
+
+    Guarantee:
+        At threshold 1/2 and above: a class whose region lies inside such a cone reaches
+        the threshold nowhere above this depth, along the axis, on it or off it.
+
+    Args:
+        half_angle: between the axis and the boundary, radians, in (0, pi / 2).
+        sigma: noise level, positive; the shift is proportional to it.
+        dim: number of dimensions, >= 2.
+        threshold: probability that the class needs, as in `smoothed_ball_radius`.
+
+    Returns:
+        Depths of the broadcast shape, in the units of sigma; negative where a small
+        threshold lets the region grow beyond the apex.
+
+    Raises:
+        ValueError: if a concrete argument is out of range.
+
+    Example:
+        >>> print(f"{cone_apex_shift(np.pi / 6, sigma=1.0, dim=3072):.6f}")
+        95.974997
+
+    Reference: ours; in the spirit of Mohapatra et al. (2021), arXiv 2003.01249.
+    """
+    _check(half_angle, sigma, dim)
+    _validate.open_interval(0, 1, threshold=threshold)
+    angle, sigma, dim, threshold = as_floats(half_angle, sigma, dim, threshold)
+    return sigma * _apex_shift(threshold, angle, dim)
+
+
+def _check(half_angle: ArrayLike, sigma: ArrayLike, dim: ArrayLike) -> None:
+    _validate.open_interval(0, np.pi / 2, half_angle=half_angle)
+    _validate.positive(sigma=sigma)
+    _validate.at_least(2, dim=dim)
+
+
+@jax.jit
+def _probability(
+    depth: jax.Array, offset: jax.Array, angle: jax.Array, dim: jax.Array
+) -> jax.Array:
+    """The probability for sigma = 1."""
+    is_narrow = angle < np.pi / 4
+    narrow = _over_axis(depth, offset, jnp.where(is_narrow, angle, 0.5), dim)
+    wide = _over_cross_section(depth, offset, jnp.where(is_narrow, 1.0, angle), dim)
+    return jnp.where(is_narrow, narrow, wide)
+
+
+def _over_axis(
+    depth: jax.Array, offset: jax.Array, angle: jax.Array, dim: jax.Array
+) -> jax.Array:
+    """The integral over u along the axis of phi(u) P(|across| <= tan (depth + u))."""
+    low = jnp.clip(-depth, -_REACH, _REACH)
+    u, weight = _gauss_legendre(low, jnp.full_like(low, _REACH))
+    reach = jnp.tan(angle)[..., None] * jnp.maximum(depth[..., None] + u, 0.0)
+    inside = special.ncx2_cdf(
+        reach**2, dim[..., None] - 1, jnp.square(offset)[..., None]
+    )
+    return jnp.sum(weight * _density(u) * inside, axis=-1)
+
+
+def _over_cross_section(
+    depth: jax.Array, offset: jax.Array, angle: jax.Array, dim: jax.Array
+) -> jax.Array:
+    """The integral over the distance w from the axis of f(w) Phi(depth - w cot)."""
+    freedom = dim - 1
+    middle = jnp.sqrt(freedom + offset**2)
+    low = jnp.maximum(middle - _REACH, 0.0)
+    w, weight = _gauss_legendre(low, middle + _REACH)
+    density = (
+        2
+        * w
+        * special.ncx2_pdf(w**2, freedom[..., None], jnp.square(offset)[..., None])
+    )
+    inside = ndtr(depth[..., None] - w / jnp.tan(angle)[..., None])
+    return jnp.sum(weight * density * inside, axis=-1)
+
+
+def _gauss_legendre(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Nodes and weights `[..., 96]` between the ends."""
+    half = 0.5 * (high - low)[..., None]
+    ones = (1,) * low.ndim
+    nodes, weights = (
+        jnp.asarray(v, low.dtype).reshape(*ones, -1) for v in (_NODES, _WEIGHTS)
+    )
+    return low[..., None] + half * (1 + nodes), half * weights
+
+
+def _density(x: jax.Array) -> jax.Array:
+    return jnp.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
+
+
+@jax.custom_jvp
+@jax.jit
+def _apex_shift(threshold: jax.Array, angle: jax.Array, dim: jax.Array) -> jax.Array:
+    """Newton's method on ndtri(probability), which is nearly straight in the depth."""
+    score = ndtri(threshold)
+    cotangent = 1 / jnp.tan(angle)
+    tolerance = 64 * jnp.finfo(threshold.dtype).eps
+    longest = 1.0 + cotangent
+
+    def advance(state: Any) -> Any:
+        depth, _, count = state
+        p, slope = _with_slope(depth, angle, dim)
+        own = jnp.clip(ndtri(p), -_REACH, _REACH)
+        step = (score - own) * _density(own) / jnp.maximum(slope, 1e-30)
+        step = jnp.clip(step, -longest, longest)
+        change = jnp.max(jnp.abs(step) / (1 + jnp.abs(depth)), initial=0.0)
+        return depth + step, change, count + 1
+
+    def goes_on(state: Any) -> jax.Array:
+        return (state[1] > tolerance) & (state[2] < _MAX_STEPS)
+
+    # The distance from the axis has the median sqrt(d - 5/3), nearly, and variance 1/2.
+    spread = jnp.sqrt(1 + 0.5 * cotangent**2)
+    start = cotangent * jnp.sqrt(dim - 5 / 3) + score * spread
+    first = (start, jnp.asarray(jnp.inf, start.dtype), jnp.int32(0))
+    return jax.lax.while_loop(goes_on, advance, first)[0]
+
+
+@_apex_shift.defjvp
+def _apex_shift_jvp(primals: Any, tangents: Any) -> tuple[jax.Array, jax.Array]:
+    _, angle, dim = primals
+    depth = _apex_shift(*primals)
+    _, slope = _with_slope(depth, angle, dim)
+    across = functools.partial(_probability, depth, jnp.zeros_like(depth), dim=dim)
+    _, by_angle = jax.jvp(lambda a: across(angle=a), (angle,), (tangents[1],))
+    return depth, (tangents[0] - by_angle) / slope
+
+
+def _with_slope(
+    depth: jax.Array, angle: jax.Array, dim: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """The probability on the axis and its derivative in the depth."""
+
+    def on_axis(t: jax.Array) -> jax.Array:
+        return _probability(t, jnp.zeros_like(t), angle, dim)
+
+    return jax.jvp(on_axis, (depth,), (jnp.ones_like(depth),))

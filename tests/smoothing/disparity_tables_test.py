@@ -1,0 +1,65 @@
+"""Class-wise reports as JSON, as rows of a table and as sentences."""
+
+import json
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from robustjax.smoothing import disparity, disparity_tables
+
+_report = disparity.classwise_report
+
+
+def _data():
+    rng = np.random.default_rng(0)
+    labels, predictions = rng.integers(5, size=200), rng.integers(-1, 5, size=200)
+    return labels, predictions, rng.random(200)
+
+
+class OutputTest(parameterized.TestCase):
+    def test_dict_is_json(self):
+        labels, predictions, radii = _data()
+        report = _report(labels, predictions, num_classes=7, radii=radii, at_radii=[1])
+        text = json.dumps(report.to_dict(), allow_nan=False)
+        loaded = json.loads(text)
+        self.assertIsNone(loaded["accuracy"][6])
+        self.assertEqual(loaded["accuracy"][:5], report.accuracy[:5].tolist())
+        self.assertEqual(loaded["radii"]["at"], [1.0])
+        self.assertLen(loaded["radii"]["quantiles"], 7)
+        self.assertIsNone(
+            _report(labels, predictions, num_classes=5).to_dict()["radii"]
+        )
+
+    def test_rows(self):
+        labels, predictions, radii = _data()
+        report = _report(
+            labels, predictions, num_classes=6, radii=radii, at_radii=[0, 0.5]
+        )
+        rows = disparity_tables.classwise_rows(report, class_names=list("abcdef"))
+        json.dumps(rows, allow_nan=False)
+        self.assertLen(rows, 7)
+        self.assertEqual([row["class"] for row in rows], [*"abcdef", "all"])
+        self.assertEqual(rows[1]["certified_at_0.5"], report.radii.accuracy[1, 1])
+        self.assertEqual(rows[1]["radius_quantile_0.25"], report.radii.quantiles[1, 0])
+        self.assertEqual(rows[-1]["accuracy"], report.overall_accuracy)
+        self.assertEqual(rows[-1]["average_radius"], report.radii.overall_average)
+        self.assertEqual(rows[5]["note"], "no examples")
+        self.assertIsNone(rows[5]["accuracy"])
+
+    def test_findings(self):
+        labels = np.repeat([0, 1, 2], [100, 100, 0])
+        report = _report(labels, np.zeros(200, int), num_classes=3)
+        names = ["cat", "dog", "frog"]
+        gap, absorbing, vanished, empty = disparity_tables.classwise_findings(
+            report, class_names=names
+        )
+        self.assertIn("0.0% (class dog) to 100.0% (class cat), a gap of 100.0", gap)
+        self.assertIn("cat absorbs others: it takes 100.0%", absorbing)
+        self.assertIn("dog has vanished: it takes 0.0%", vanished)
+        self.assertEqual(empty, "No examples of: frog.")
+        with self.assertRaisesRegex(ValueError, "3 class_names, got 2"):
+            disparity_tables.classwise_findings(report, class_names=names[:2])
+
+
+if __name__ == "__main__":
+    absltest.main()
