@@ -1,12 +1,7 @@
-"""Figures of robustness: certified accuracy against radius, and certified regions.
-
-Needs matplotlib (`pip install robustjax[plot]`), which is imported on use. Figures are
-made without pyplot, so nothing global changes and no display is needed.
-"""
+"""Certified accuracy against radius, and certified regions."""
 
 import itertools
 import math
-import pathlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -14,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from robustjax import _validate
+from robustjax.plotting import style
 from robustjax.results import statistics
 
 if TYPE_CHECKING:
@@ -21,23 +17,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-# Okabe and Ito (2008), told apart with any colour vision; without its pale yellow.
-_COLOURS = (
-    "#0072B2",
-    "#D55E00",
-    "#009E73",
-    "#CC79A7",
-    "#E69F00",
-    "#56B4E9",
-    "#000000",
-)
-_LINE_STYLES = ("-", "--", ":", "-.")
 _ORDER_STYLES = (
     dict(label="first order", colour="#0072B2", line="-"),
     dict(label="zeroth order", colour="#D55E00", line="--"),
 )
-_INK = "#333333"
-_LEGEND_CHARACTERS = 72  # that fit beside each other, with 6 for each line sample
 _MAX_COLUMNS = 3
 _NORMS = {"l1": "$\\ell_1$", "l2": "$\\ell_2$", "linf": "$\\ell_\\infty$"}
 _CHANNELS = ("red", "green", "blue")
@@ -79,17 +62,17 @@ def certified_accuracy_curve(
     """
     if not runs:
         raise ValueError("Expected at least one run to draw, got none.")
-    figure = _new_figure((6.4, 4.0))
+    figure = style.new_figure((6.4, 4.0))
     axes = figure.add_subplot()
-    styles = itertools.cycle(itertools.product(_LINE_STYLES, _COLOURS))
+    styles = itertools.cycle(itertools.product(style.LINE_STYLES, style.COLOURS))
     for (label, run), (line, colour) in zip(runs.items(), styles, strict=False):
         curve = _draw_steps(axes, run, colour=colour, line=line, label=label)
         if alpha is not None:
             _draw_band(axes, run, curve, alpha=alpha, confidence=confidence)
     _finish_curves(axes, norm=norm, max_radius=max_radius)
     if title:
-        axes.set_title(title, loc="left", color=_INK)
-    _add_legend(figure, axes)
+        axes.set_title(title, loc="left", color=style.INK)
+    style.add_legend(figure, axes)
     return figure
 
 
@@ -138,7 +121,7 @@ def certified_accuracy_by_norm(
         )
     num_columns = 2 if len(zeroth) == 4 else min(len(zeroth), _MAX_COLUMNS)
     num_rows = math.ceil(len(zeroth) / num_columns)
-    figure = _new_figure((max(3.4 * num_columns, 6.4), 0.9 + 3.1 * num_rows))
+    figure = style.new_figure((max(3.4 * num_columns, 6.4), 0.9 + 3.1 * num_rows))
     for place, norm in enumerate(zeroth):
         axes = figure.add_subplot(num_rows, num_columns, place + 1)
         runs = [(correct, radius[norm]) for radius in (first, zeroth)]
@@ -158,10 +141,12 @@ def certified_accuracy_by_norm(
         digits = 4 if norm == "linf" else 3
         summary = f"ACR {old:.{digits}f} to {new:.{digits}f}"
         pad = 20.0 if "linf" in zeroth else 6.0  # above the second scale of linf
-        axes.set_title(summary, loc="left", y=1.0, pad=pad, color=_INK, fontsize=10)
+        axes.set_title(
+            summary, loc="left", y=1.0, pad=pad, color=style.INK, fontsize=10
+        )
     if title:
-        figure.suptitle(title, color=_INK)
-    _add_legend(figure, figure.axes[0], is_below=True)
+        figure.suptitle(title, color=style.INK)
+    style.add_legend(figure, figure.axes[0], is_below=True)
     return figure
 
 
@@ -207,7 +192,7 @@ def certified_region(
     angles = np.asarray(angles, dtype=np.float64)
     regions = {n: np.asarray(r, dtype=np.float64) for n, r in radii.items()}
     _check_regions(angles, regions)
-    figure = _new_figure((5.2, 5.6))
+    figure = style.new_figure((5.2, 5.6))
     axes = figure.add_subplot()
     extent = max_radius or 2 * _median(np.concatenate([*regions.values()])) or 1.0
     from matplotlib import colormaps
@@ -226,32 +211,9 @@ def certified_region(
     _draw_gradient(axes, 0.45 * extent)
     _finish_region(axes, extent=extent, units=units)
     if title:
-        axes.set_title(title, loc="left", color=_INK)
-    _add_legend(figure, axes)
+        axes.set_title(title, loc="left", color=style.INK)
+    style.add_legend(figure, axes)
     return figure
-
-
-def save(figure: "Figure", path: str | pathlib.Path) -> None:
-    """Writes a figure; the suffix of the path chooses png, pdf or svg.
-
-    [host]
-
-    Raises:
-        ValueError: if the suffix is not of a known format.
-        OSError: if the file cannot be written.
-    """
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=200)
-
-
-def _new_figure(size: tuple[float, float]) -> "Figure":
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        message = "Figures need matplotlib: pip install 'robustjax[plot]'."
-        raise ImportError(message) from error
-    return Figure(figsize=size, layout="constrained")
 
 
 def _draw_steps(
@@ -330,8 +292,8 @@ def _draw_gradient(axes: "Axes", length: float) -> None:
     """The point x and an arrow along the gradient."""
     from matplotlib.patheffects import withStroke
 
-    axes.plot(0, 0, marker="o", color=_INK, markersize=5)
-    arrow = dict(arrowstyle="-|>", color=_INK, shrinkA=0, shrinkB=0)
+    axes.plot(0, 0, marker="o", color=style.INK, markersize=5)
+    arrow = dict(arrowstyle="-|>", color=style.INK, shrinkA=0, shrinkB=0)
     axes.annotate("", (length, 0), (0, 0), arrowprops=arrow)
     for text, at, offset in (("x", 0.0, (-8, -13)), ("gradient", length, (5, -4))):
         axes.annotate(
@@ -339,7 +301,7 @@ def _draw_gradient(axes: "Axes", length: float) -> None:
             (at, 0),
             offset,
             textcoords="offset points",
-            color=_INK,
+            color=style.INK,
             path_effects=[withStroke(linewidth=3, foreground="white")],
         )
 
@@ -348,18 +310,18 @@ def _finish_region(axes: "Axes", *, extent: float, units: str) -> None:
     axes.set_xlim(-extent, extent)
     axes.set_ylim(-extent, extent)
     axes.set_aspect("equal")
-    axes.set_xlabel(f"Along the gradient ({units})", color=_INK)
-    axes.set_ylabel(f"Orthogonal to it ({units})", color=_INK)
-    _finish(axes)
+    axes.set_xlabel(f"Along the gradient ({units})", color=style.INK)
+    axes.set_ylabel(f"Orthogonal to it ({units})", color=style.INK)
+    style.finish(axes)
 
 
 def _finish_curves(axes: "Axes", *, norm: str, max_radius: float | None) -> None:
     """Labels and limits, and a second scale for linf."""
-    axes.set_xlabel(f"{_radius_name(norm)} (input units)", color=_INK)
-    axes.set_ylabel("Certified accuracy", color=_INK)
+    axes.set_xlabel(f"{_radius_name(norm)} (input units)", color=style.INK)
+    axes.set_ylabel("Certified accuracy", color=style.INK)
     axes.set_xlim(0.0, max_radius or 1.02 * axes.dataLim.x1 or 1.0)
     axes.set_ylim(0.0, 1.0)
-    _finish(axes)
+    style.finish(axes)
 
 
 def _add_level_scale(axes: "Axes") -> None:
@@ -370,7 +332,7 @@ def _add_level_scale(axes: "Axes") -> None:
     levels = axes.secondary_xaxis("top", functions=functions)
     levels.xaxis.set_major_locator(MaxNLocator(5))
     levels.xaxis.set_major_formatter("{x:g}/255")
-    levels.tick_params(colors=_INK, length=0, labelsize="small")
+    levels.tick_params(colors=style.INK, length=0, labelsize="small")
     levels.spines["top"].set_visible(False)
 
 
@@ -383,30 +345,3 @@ def _radius_name(norm: str) -> str:
     if norm not in _NORMS and norm[:1] == "l" and norm[1:].replace(".", "").isdigit():
         return f"$\\ell_{{{norm[1:]}}}$ radius"
     return f"{_NORMS.get(norm, norm)} radius" if norm else "Radius"
-
-
-def _finish(axes: "Axes") -> None:
-    """A light grid, and no more frame than the axes need."""
-    axes.grid(color="#E5E5E5", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=0)
-    axes.tick_params(axis="x", pad=6)  # away from the zero of the other axis
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color("#999999")
-
-
-def _add_legend(figure: "Figure", axes: "Axes", *, is_below: bool = False) -> None:
-    """A legend of the curves of some axes, above or below the data."""
-    labels = {line: str(line.get_label()) for line in axes.get_lines()}
-    curves = [line for line, label in labels.items() if label[0] != "_"]
-    width = max(len(labels[line]) for line in curves) + 6
-    capacity = _LEGEND_CHARACTERS * figure.get_figwidth() / 6.4
-    num_rows = math.ceil(len(curves) / max(1, capacity // width))
-    figure.legend(
-        handles=curves,
-        loc="outside lower left" if is_below else "outside upper left",
-        ncols=math.ceil(len(curves) / num_rows),
-        frameon=False,
-        labelcolor=_INK,
-    )

@@ -1,0 +1,29 @@
+"""Figures of robustness: certified accuracy and regions, and what smoothing costs.
+
+Needs matplotlib (`pip install robustjax[plot]`), which is imported on use. Figures are
+made without pyplot, so nothing global changes and no display is needed.
+"""
+
+from robustjax.plotting.certification import (
+    certified_accuracy_by_norm,
+    certified_accuracy_curve,
+    certified_region,
+)
+from robustjax.plotting.disparity import (
+    accuracy_by_class,
+    noise_heat_map,
+    region_slice,
+    shrinkage_along_rays,
+)
+from robustjax.plotting.style import save
+
+__all__ = [
+    "accuracy_by_class",
+    "certified_accuracy_by_norm",
+    "certified_accuracy_curve",
+    "certified_region",
+    "noise_heat_map",
+    "region_slice",
+    "save",
+    "shrinkage_along_rays",
+]
