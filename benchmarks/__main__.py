@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 import robustjax
-from benchmarks import certification, memory, moments, radii, torch_loop
+from benchmarks import certification, memory, moments, radii, regions, torch_loop
 
 _TARGET = 1.10
 _COLUMNS = {
@@ -47,6 +47,7 @@ def main() -> None:
     further = {
         "moments": moments.measure(options.rounds),
         "radii": radii.measure(options.rounds),
+        "regions": regions.measure(options.rounds),
         "memory": memory.measure(),
     }
     report = {

@@ -13,12 +13,13 @@ Reference:
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import certification_rows
 import classifiers
 import command_line
+import image_batches
 import jax
 import numpy as np
 import processes
@@ -34,7 +35,6 @@ _OPERATIONAL = (  # change no row
     "num_processes", "process_id", "compile_cache", "profile_dir", "radii",
 )  # fmt: skip
 _RANGE = ("start", "skip", "max_examples")
-_SAMPLES_PER_CALL = 2**17  # enough for the device to be busy between two rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -193,7 +193,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
         dataset = data.load(
             config.dataset, split=config.split, data_dir=config.data_dir or None
         )
-        indices = _indices(config, len(dataset.labels))
+        indices = image_batches.indices(config, len(dataset.labels))
         mesh = here.mesh(config.devices)
         _check_norms(config, dataset)
         _warn_of_few_samples(config, dataset.num_classes)
@@ -282,9 +282,9 @@ def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
     distributed run does the very same forward passes as an uninterrupted one.
     """
     config, dataset, here = task.config, task.dataset, task.here
-    batches = list(_batches(task.indices, config.most_samples))[
-        here.index :: here.count
-    ]
+    batches = list(
+        image_batches.batches(task.indices, num_samples=config.most_samples)
+    )[here.index :: here.count]
     pending = [batch for batch in batches if not folder.finished.issuperset(batch)]
     total = sum(len(set(batch)) for batch in batches)
     done = total - sum(len(set(batch)) for batch in pending)
@@ -335,26 +335,6 @@ def _certify(task: _Task, batch: list[int]) -> smoothing.Certificate:
         }
     key = jax.random.key(config.seed)
     return certify(key, task.apply_fn, task.dataset.images[batch], **asked)
-
-
-def _indices(config: CertifyConfig, num_images: int) -> list[int]:
-    indices = list(range(config.start, num_images, config.skip))
-    if not indices:
-        raise ValueError(
-            f"Expected start < {num_images}, the number of {config.split} images of "
-            f"{config.dataset}, got {config.start}."
-        )
-    return indices[: config.max_examples or None]
-
-
-def _batches(indices: list[int], num_estimation: int) -> Iterator[list[int]]:
-    """Batches of one size, for one compilation; the last repeats its last index."""
-    smallest = math.ceil(_SAMPLES_PER_CALL / num_estimation)
-    sizes = range(min(smallest, len(indices)), min(2 * smallest, len(indices)) + 1)
-    size = min(sizes, key=lambda size: (-len(indices) % size, size))
-    for first in range(0, len(indices), size):
-        batch = indices[first : first + size]
-        yield batch + batch[-1:] * (size - len(batch))
 
 
 if __name__ == "__main__":

@@ -106,7 +106,8 @@ def _loaded(path: str, config: Any, dataset: data.Dataset) -> Classifier:
             f"{dataset.name} are {dataset.images.shape[1:]}."
         )
     trained_sigma = checkpoint.training.get("sigma")
-    if trained_sigma is not None and trained_sigma != config.sigma:
+    is_known = trained_sigma is not None and config.sigma is not None
+    if is_known and trained_sigma != config.sigma:
         logging.warning(
             "the checkpoint was trained with sigma %g, not %g",
             trained_sigma,

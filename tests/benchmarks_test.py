@@ -5,7 +5,8 @@ import pytest
 from absl.testing import absltest, parameterized
 from scipy import stats
 
-from benchmarks import certification, memory, moments, radii, timing
+from benchmarks import certification, memory, moments, radii, regions, timing
+from robustjax import smoothing
 
 
 class BenchmarksTest(parameterized.TestCase):
@@ -28,6 +29,12 @@ class BenchmarksTest(parameterized.TestCase):
         self.assertTrue(np.all((p > 0.5) & (p < 1)))
         longest = stats.norm.pdf(stats.norm.ppf(p))
         self.assertTrue(np.all(np.hypot(parallel, perpendicular) <= longest))
+
+    def test_plain_radii_are_those_of_the_closed_form(self):
+        sigma, dim = np.array([0.3, 0.01]), np.array([3.0, 784.0])
+        plain = regions._plain_radii(sigma, dim)
+        own = smoothing.smoothed_ball_radius(1.0, sigma=sigma, dim=dim)
+        np.testing.assert_allclose(plain, own, rtol=1e-9)
 
     @parameterized.parameters("cpu", "gpu")
     def test_cases_are_whole_blocks(self, platform):

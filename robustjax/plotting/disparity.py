@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+_MAX_COLUMNS = 3
 _NOISE = "Noise level $\\sigma$ of smoothing"
 
 
@@ -183,10 +184,12 @@ def region_slice(
     panels |= {label: each.smoothed for label, each in slices.items()}
     shades = [*style.CLASS_COLOURS, "#FFFFFF"]
     colours = [shades[i % len(shades)] for i in range(len(class_names))] + ["#FFFFFF"]
-    figure = style.new_figure((3.3 * len(panels), 4.1))
+    num_columns = min(len(panels), _MAX_COLUMNS)
+    num_rows = math.ceil(len(panels) / num_columns)
+    figure = style.new_figure((3.3 * num_columns, 0.8 + 3.4 * num_rows))
     extent = (first.x[0], first.x[-1], first.y[0], first.y[-1])
     for place, (label, labels) in enumerate(panels.items()):
-        axes = figure.add_subplot(1, len(panels), place + 1)
+        axes = figure.add_subplot(num_rows, num_columns, place + 1)
         axes.imshow(labels, origin="lower", extent=extent, interpolation="nearest",
                     cmap=ListedColormap(colours), vmin=-0.5,
                     vmax=len(colours) - 0.5)  # fmt: skip
@@ -194,7 +197,7 @@ def region_slice(
                   markersize=6)  # fmt: skip
         axes.set_title(label, loc="left", color=style.INK, fontsize=10)
         axes.tick_params(colors=style.INK, length=0, labelsize="small")
-        if not place:
+        if not place % num_columns:
             axes.set_ylabel("Input units", color=style.INK)
     shown = sorted({int(v) for labels in panels.values() for v in np.unique(labels)})
     names = [*class_names, "not finite"]

@@ -25,7 +25,7 @@ CLASS_COLOURS = (
 )  # fmt: skip
 LINE_STYLES = ("-", "--", ":", "-.")
 INK = "#333333"
-_LEGEND_CHARACTERS = 72  # that fit beside each other, with 6 for each line sample
+_LEGEND_CHARACTERS = 72  # that fit beside each other, with 8 for each line sample
 
 
 def save(figure: "Figure", path: str | pathlib.Path) -> None:
@@ -67,7 +67,7 @@ def add_legend(figure: "Figure", axes: "Axes", *, is_below: bool = False) -> Non
     """A legend of the curves of some axes, above or below the data."""
     labels = {line: str(line.get_label()) for line in axes.get_lines()}
     curves = [line for line, label in labels.items() if label[0] != "_"]
-    width = max(len(labels[line]) for line in curves) + 6
+    width = max(len(labels[line]) for line in curves) + 8
     capacity = _LEGEND_CHARACTERS * figure.get_figwidth() / 6.4
     num_rows = math.ceil(len(curves) / max(1, capacity // width))
     figure.legend(

@@ -82,16 +82,15 @@ def gaussian_world(
         Hidden Cost of Randomized Smoothing, arXiv 2003.01249, whose own examples were
         not at hand.
     """
-    _validate.positive(inner_variance=inner_variance)
+    _validate.positive(inner_variance=inner_variance, outer_variance=outer_variance)
     _check_order(inner_variance, outer_variance)
     _validate.at_least(0, train_sigma=train_sigma, test_sigma=test_sigma)
     _validate.at_least(1, dim=dim)
     inner, outer, train, test, dim = as_floats(
         inner_variance, outer_variance, train_sigma, test_sigma, dim
     )
-    small, large = inner + train**2, outer + train**2
-    square = dim * jnp.log(large / small) * small * large / (large - small)
-    radius = jnp.sqrt(square)
+    small, large, gap = inner + train**2, outer + train**2, outer - inner
+    radius = jnp.sqrt(dim * jnp.log1p(gap / small) * small * large / gap)
     is_smoothed = test > 0
     noise = jnp.where(is_smoothed, test, 1.0)
     smoothed = smoothed_ball_radius(radius, sigma=noise, dim=dim)
@@ -141,10 +140,11 @@ def point_world(
     distance, sigma, prior = as_floats(distance, sigma, prior)
     log_ratio = jnp.log(prior) - jnp.log1p(-prior) + 0.5 * (distance / sigma) ** 2
     half_width = sigma**2 / distance * _arccosh_of_exp(log_ratio)
-    away = jnp.stack([jnp.zeros_like(distance), distance])
-    ends = (half_width - away) / sigma, (-half_width - away) / sigma
-    probability = ndtr(ends[0]) - ndtr(ends[1])
-    return PointWorld(half_width, probability[0], probability[1])
+
+    def probability(x: ArrayLike) -> jax.Array:
+        return ndtr((half_width - x) / sigma) - ndtr((-half_width - x) / sigma)
+
+    return PointWorld(half_width, probability(0.0), probability(distance))
 
 
 def _arccosh_of_exp(log_value: jax.Array) -> jax.Array:

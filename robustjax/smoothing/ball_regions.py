@@ -216,7 +216,7 @@ def max_certified_quantile(*, num_samples: ArrayLike, alpha: ArrayLike) -> _Numb
         alpha: failure probability, in (0, 1).
 
     Returns:
-        Numbers of the broadcast shape.
+        Numbers of the broadcast shape; 0 where so few samples certify nothing.
 
     Raises:
         ValueError: if a concrete argument is out of range.
@@ -227,11 +227,10 @@ def max_certified_quantile(*, num_samples: ArrayLike, alpha: ArrayLike) -> _Numb
 
     Reference: Cohen, Rosenfeld and Kolter (2019), arXiv 1902.02918, section 3.2.
     """
-    _validate.positive(num_samples=num_samples)
-    _validate.open_interval(0, 1, alpha=alpha)
+    _check_samples(num_samples, alpha)
     num_samples, alpha = as_floats(num_samples, alpha)
     missing = -jnp.expm1(jnp.log(alpha) / num_samples)  # 1 - alpha^(1/n)
-    return -ndtri(missing)
+    return jnp.maximum(-ndtri(missing), 0.0)
 
 
 @float64_for_numbers
@@ -249,7 +248,7 @@ def min_sigma_for_radius(
         alpha: failure probability, in (0, 1).
 
     Returns:
-        Noise levels of the broadcast shape.
+        Noise levels of the broadcast shape; inf where so few samples certify nothing.
 
     Raises:
         ValueError: if a concrete argument is out of range.
@@ -261,6 +260,8 @@ def min_sigma_for_radius(
     Reference: ours.
     """
     _validate.positive(radius=radius)
+    _check_samples(num_samples, alpha)
+    radius, num_samples, alpha = as_floats(radius, num_samples, alpha)
     return radius / max_certified_quantile(num_samples=num_samples, alpha=alpha)
 
 
@@ -294,10 +295,12 @@ def best_center_certificate(
 
     Reference: ours.
     """
-    quantile = max_certified_quantile(num_samples=num_samples, alpha=alpha)
-    num_samples, alpha = as_floats(num_samples, alpha)
+    _check(radius, 1.0, dim)
+    _check_samples(num_samples, alpha)
+    radius, dim, num_samples, alpha = as_floats(radius, dim, num_samples, alpha)
     agreement = jnp.exp(jnp.log(alpha) / num_samples)
     sigma = ball_vanishing_sigma(radius, dim=dim, threshold=agreement)
+    quantile = max_certified_quantile(num_samples=num_samples, alpha=alpha)
     return CenterCertificate(sigma, quantile * sigma)
 
 
@@ -307,3 +310,8 @@ def _check(
     _validate.positive(radius=radius, sigma=sigma)
     _validate.at_least(1, dim=dim)
     _validate.open_interval(0, 1, threshold=threshold)
+
+
+def _check_samples(num_samples: ArrayLike, alpha: ArrayLike) -> None:
+    _validate.at_least(1, num_samples=num_samples)
+    _validate.open_interval(0, 1, alpha=alpha)

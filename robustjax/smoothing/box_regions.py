@@ -33,7 +33,7 @@ def box_class_probability(
         sigma: noise level, positive, a number or `[...]`.
 
     Returns:
-        Probabilities `[...]`; not above 0 where a lower end is above its upper one.
+        Probabilities `[...]`; 0 where a lower end is above its upper one.
 
     Raises:
         ValueError: if a concrete sigma is not positive.
@@ -48,8 +48,9 @@ def box_class_probability(
     """
     _validate.positive(sigma=sigma)
     x, lower, upper = as_floats(x, lower, upper)
-    scale = jnp.asarray(sigma, x.dtype)[..., None]
-    return jnp.prod(_interval_mass((lower - x) / scale, (upper - x) / scale), axis=-1)
+    sigma = jnp.expand_dims(jnp.asarray(sigma, x.dtype), -1)
+    mass = _interval_mass(_scaled(lower, x, sigma), _scaled(upper, x, sigma))
+    return jnp.prod(jnp.maximum(mass, 0.0), axis=-1)
 
 
 @float64_for_numbers
@@ -156,7 +157,7 @@ def line_class_probabilities(
     _check_line(cuts, labels, num_classes)
     x, sigma = as_floats(x, sigma)
     ends = jnp.pad(jnp.asarray(cuts, x.dtype), 1, constant_values=(-jnp.inf, jnp.inf))
-    scaled = (ends - x[..., None]) / sigma[..., None]
+    scaled = _scaled(ends, x[..., None], sigma[..., None])
     mass = _interval_mass(scaled[..., :-1], scaled[..., 1:])
     own = jax.nn.one_hot(jnp.asarray(labels), num_classes, dtype=x.dtype)
     return jnp.matmul(mass, own, precision=jax.lax.Precision.HIGHEST)
@@ -172,6 +173,13 @@ def _check_line(cuts: ArrayLike, labels: ArrayLike, num_classes: int) -> None:
     if known is not None and not (np.diff(known) > 0).all():
         raise ValueError(f"Expected cuts to increase, got {cuts}.")
     _validate.labels(num_classes, labels=labels)
+
+
+def _scaled(end: jax.Array, x: jax.Array, sigma: jax.Array) -> jax.Array:
+    """(end - x) / sigma, with derivatives that are 0 and not NaN at infinite ends."""
+    end, x, sigma = jnp.broadcast_arrays(end, x, sigma)
+    is_finite = jnp.isfinite(end)
+    return jnp.where(is_finite, (jnp.where(is_finite, end, 0.0) - x) / sigma, end)
 
 
 def _interval_mass(low: jax.Array, high: jax.Array) -> jax.Array:

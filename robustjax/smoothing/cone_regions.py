@@ -174,28 +174,37 @@ def _density(x: jax.Array) -> jax.Array:
 @jax.custom_jvp
 @jax.jit
 def _apex_shift(threshold: jax.Array, angle: jax.Array, dim: jax.Array) -> jax.Array:
-    """Newton's method on ndtri(probability), which is nearly straight in the depth."""
+    """Newton's method on ndtri(probability), which is concave in the depth (Ehrhard).
+
+    A step that leaves the bracket is replaced by a bisection.
+    """
     score = ndtri(threshold)
     cotangent = 1 / jnp.tan(angle)
     tolerance = 64 * jnp.finfo(threshold.dtype).eps
-    longest = 1.0 + cotangent
 
     def advance(state: Any) -> Any:
-        depth, _, count = state
+        depth, low, high, _, count = state
         p, slope = _with_slope(depth, angle, dim)
         own = jnp.clip(ndtri(p), -_REACH, _REACH)
-        step = (score - own) * _density(own) / jnp.maximum(slope, 1e-30)
-        step = jnp.clip(step, -longest, longest)
-        change = jnp.max(jnp.abs(step) / (1 + jnp.abs(depth)), initial=0.0)
-        return depth + step, change, count + 1
+        is_shallow = own < score
+        low, high = jnp.where(is_shallow, depth, low), jnp.where(is_shallow, high, depth)
+        new = depth + (score - own) * _density(own) / jnp.maximum(slope, 1e-30)
+        new = jnp.where((low <= new) & (new <= high), new, 0.5 * (low + high))
+        change = jnp.nan_to_num(jnp.abs(new - depth) / (1 + jnp.abs(depth)))
+        return new, low, high, jnp.max(change, initial=0.0), count + 1
 
     def goes_on(state: Any) -> jax.Array:
-        return (state[1] > tolerance) & (state[2] < _MAX_STEPS)
+        return (state[3] > tolerance) & (state[4] < _MAX_STEPS)
 
-    # The distance from the axis has the median sqrt(d - 5/3), nearly, and variance 1/2.
+    # The cone lies in a half-space, so the depth is above the score. Below `high`, noise
+    # along and across the axis miss with (1 - threshold) / 2 each: P(chi_d > sqrt(d) +
+    # b) <= exp(-b^2 / 2). The median of chi_d is nearly sqrt(d - 2/3), its variance 1/2.
+    half_miss = 0.5 * (1 - threshold)
+    beyond = jnp.sqrt(-2 * jnp.log(half_miss))
+    high = cotangent * (jnp.sqrt(dim - 1) + beyond) - ndtri(half_miss)
     spread = jnp.sqrt(1 + 0.5 * cotangent**2)
-    start = cotangent * jnp.sqrt(dim - 5 / 3) + score * spread
-    first = (start, jnp.asarray(jnp.inf, start.dtype), jnp.int32(0))
+    start = jnp.clip(cotangent * jnp.sqrt(dim - 5 / 3) + score * spread, score, high)
+    first = (start, score, high, jnp.asarray(jnp.inf, start.dtype), jnp.int32(0))
     return jax.lax.while_loop(goes_on, advance, first)[0]
 
 

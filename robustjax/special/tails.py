@@ -44,7 +44,8 @@ def distribution(
         excess: x - nc - df, likewise.
 
     Returns:
-        The distribution; its derivatives in df and excess are taken as zero.
+        The distribution; its derivatives in df and excess are taken as zero, and all
+        of them where x is not above 0 or overflows.
     """
     limits = jnp.finfo(x.dtype)
     is_inside = (x > 1e4 * limits.tiny) & (x < 1e-4 * limits.max)
@@ -93,17 +94,20 @@ def _distribution_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     x, df, nc, excess = primals
     at = distribution(*primals)
     log_raised = distribution(x, df + 2.0, nc, excess - 2.0).log_pdf
-    raised = jnp.exp(log_raised - at.log_pdf)
+    is_inside = (x > 0) & jnp.isfinite(at.log_pdf)
+    raised = jnp.exp(jnp.where(is_inside, log_raised - at.log_pdf, 0.0))
     by_x, _, by_nc, _ = tangents
 
     def of_tail(log_tail: jax.Array) -> jax.Array:
-        return jnp.exp(at.log_pdf - log_tail) * (by_x - raised * by_nc)
+        log_ratio = jnp.where(is_inside, at.log_pdf - log_tail, -jnp.inf)
+        return jnp.exp(log_ratio) * (by_x - raised * by_nc)
 
-    slope = 0.5 * ((df - 2.0 + nc * raised) / x - 1.0)
+    slope = 0.5 * ((df - 2.0 + nc * raised) / jnp.where(is_inside, x, 1.0) - 1.0)
+    of_density = slope * by_x + 0.5 * (raised - 1.0) * by_nc
     change = Distribution(
         of_tail(at.log_cdf),
         -of_tail(at.log_sf),
-        slope * by_x + 0.5 * (raised - 1.0) * by_nc,
+        jnp.where(is_inside, of_density, 0.0),
     )
     return at, change
 
@@ -134,7 +138,8 @@ def quantile(p: jax.Array, df: jax.Array, nc: jax.Array) -> jax.Array:
         own, log_bell = _score(at)
         step = (score - own) * jnp.exp(log_bell - at.log_pdf - log_x)
         step = jnp.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
-        return log_x + step, jnp.max(jnp.abs(step), initial=0.0), count + 1
+        change = jnp.max(jnp.nan_to_num(jnp.abs(step)), initial=0.0)
+        return log_x + step, change, count + 1
 
     def goes_on(state: Any) -> jax.Array:
         return (state[1] > tolerance) & (state[2] < _MAX_STEPS)

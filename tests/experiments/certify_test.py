@@ -13,6 +13,7 @@ from unittest import mock
 
 import certify
 import command_line
+import image_batches
 import numpy as np
 import sample_classifiers
 from absl import flags
@@ -124,7 +125,9 @@ class RunTest(_InFolder):
 
     def test_batches_are_of_one_size_and_cover_all(self):
         for num, num_estimation in ((300, 10_000), (7, 10), (499, 100_000), (1, 1)):
-            batches = list(certify._batches(list(range(num)), num_estimation))
+            batches = list(
+                image_batches.batches(list(range(num)), num_samples=num_estimation)
+            )
             self.assertLen({len(batch) for batch in batches}, 1)
             kept = [i for batch in batches for i in dict.fromkeys(batch)]
             self.assertEqual(kept, list(range(num)))

@@ -7,6 +7,7 @@ import tempfile
 import certify
 import command_line
 import pytest
+import shrinkage
 from absl import flags
 from absl.testing import absltest, parameterized
 
@@ -14,15 +15,25 @@ from robustjax import results
 
 _FOLDER = pathlib.Path(certify.__file__).parent / "flags"
 _FILES = sorted(path.name for path in _FOLDER.glob("*.flags"))
+_SCRIPTS = {"shrinkage": shrinkage.ShrinkageConfig}  # by the first word of the file
 
 
-def _config(name: str, **changes: str) -> certify.CertifyConfig:
+def _script(name: str) -> tuple[str, type]:
+    """The script that a flag file is for, and its settings."""
+    word = re.split(r"[_.]", name)[0]
+    return (word if word in _SCRIPTS else "certify"), _SCRIPTS.get(
+        word, certify.CertifyConfig
+    )
+
+
+def _config(name: str, **changes: str):
+    script, config_class = _script(name)
     values = flags.FlagValues()
-    command_line.define_flags(certify.CertifyConfig, flag_values=values)
+    command_line.define_flags(config_class, flag_values=values)
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
     overrides = [f"--{flag}={value}" for flag, value in changes.items()]
-    values(["certify.py", f"--flagfile={_FOLDER / name}", *overrides])
-    return command_line.config_from_flags(certify.CertifyConfig, flag_values=values)
+    values([f"{script}.py", f"--flagfile={_FOLDER / name}", *overrides])
+    return command_line.config_from_flags(config_class, flag_values=values)
 
 
 class FlagFilesTest(parameterized.TestCase):
@@ -30,7 +41,8 @@ class FlagFilesTest(parameterized.TestCase):
     def test_parses_and_states_its_command(self, name):
         config = _config(name)
         text = (_FOLDER / name).read_text()
-        command = f"python experiments/certify.py --flagfile=experiments/flags/{name}"
+        script, _ = _script(name)
+        command = f"python experiments/{script}.py --flagfile=experiments/flags/{name}"
         self.assertIn(command, text)
         self.assertTrue(config.workdir.startswith("runs/"))
 

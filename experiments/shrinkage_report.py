@@ -1,0 +1,321 @@
+"""What a finished study of smoothing tells: a summary, plots and an HTML page."""
+
+import importlib.util
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import html_page
+import numpy as np
+import regions as region_study
+import shrinkage_figures
+import sweep
+from absl import logging
+
+from robustjax import plotting, results, smoothing
+from robustjax.smoothing import ABSTAIN
+
+_NUM_RADII = 4  # of certified accuracy by class
+_MOST_FINDINGS = 6  # runs whose findings are all told
+
+
+class Run(NamedTuple):
+    """Predictions of one smoothed classifier."""
+
+    name: str
+    train_sigma: str
+    sigma: float  # NaN for a log
+    num_classes: int
+    labels: np.ndarray
+    predict: np.ndarray  # certified class, -1 abstains
+    radius: np.ndarray
+    plurality: np.ndarray | None  # class with the most votes
+
+
+class Study(NamedTuple):
+    """Runs with what was found in them."""
+
+    config: Any
+    runs: Sequence[Run]
+    certified: Mapping[str, smoothing.ClasswiseReport]  # by name of the run
+    predicted: Mapping[str, smoothing.ClasswiseReport]  # likewise; none for logs
+    regions: region_study.Regions | None
+    summary: Mapping[str, Any]
+
+
+def runs_of_rows(log: results.Log, *, num_classes: int) -> list[Run]:
+    """The runs of a sweep, in the order of its cells."""
+    columns = log.columns
+    texts = columns["train_sigma"].astype(str)
+    train = np.array([t if t == sweep.GIVEN else f"{float(t):g}" for t in texts])
+    runs = []
+    for level in dict.fromkeys(train.tolist()):
+        for sigma in np.unique(columns["test_sigma"]):
+            own = (train == level) & (columns["test_sigma"] == sigma)
+            given = "" if level == sweep.GIVEN else f"train {level}, "
+            runs.append(
+                Run(
+                    f"{given}test {sigma:g}", level, float(sigma), num_classes,
+                    columns["label"][own], log.predict[own], log.radius("l2")[own],
+                    columns["plurality"][own],
+                )
+            )  # fmt: skip
+    return runs
+
+
+def runs_of_logs(logs: Mapping[str, results.Log], *, num_classes: int) -> list[Run]:
+    """One run a log."""
+    return [
+        Run(name, "", math.nan, num_classes, log.columns["label"], log.predict,
+            log.radius(), None)
+        for name, log in logs.items()
+    ]  # fmt: skip
+
+
+def write_report(
+    config: Any,
+    folder: results.RunFolder,
+    runs: Sequence[Run],
+    *,
+    regions: region_study.Regions | None = None,
+    dim: int = 0,
+) -> dict[str, Any]:
+    """Writes summary.json, the plots and report.html; returns the summary.
+
+    Raises:
+        ValueError: if the class names or a label do not fit the classes.
+    """
+    names = _class_names(config, runs[0].num_classes)
+    certified = {run.name: _classwise(config, run, run.predict) for run in runs}
+    predicted = {
+        run.name: _classwise(config, run, run.plurality, with_radii=False)
+        for run in runs
+        if run.plurality is not None
+    }
+    summary: dict[str, Any] = {
+        "class_names": names,
+        "runs": [
+            {
+                "name": run.name,
+                "train_sigma": run.train_sigma,
+                "sigma": None if math.isnan(run.sigma) else run.sigma,
+                "certified": certified[run.name].to_dict(),
+                "predicted": predicted[run.name].to_dict()
+                if run.name in predicted
+                else None,
+                "findings": smoothing.classwise_findings(
+                    predicted.get(run.name, certified[run.name]), class_names=names
+                ),
+            }
+            for run in runs
+        ],
+        "noise_needed": _noise_needed(config) if not config.from_logs else {},
+        "regions": _region_rows(regions, names, dim=dim) if regions else [],
+    }
+    folder.write_summary(summary)
+    study = Study(config, runs, certified, predicted, regions, summary)
+    page = _page(study, _pictures(study, folder.path))
+    (folder.path / "report.html").write_text(page, encoding="utf-8")
+    print(_text_table(runs, certified, names))
+    print(f"{folder.path / 'report.html'}")
+    return summary
+
+
+def _class_names(config: Any, num_classes: int) -> list[str]:
+    names = list(config.class_names) or [str(i) for i in range(num_classes)]
+    if len(names) != num_classes:
+        raise ValueError(
+            f"Expected {num_classes} class_names, got {len(names)}: {','.join(names)}."
+        )
+    return names
+
+
+def _classwise(
+    config: Any, run: Run, predictions: Any, *, with_radii: bool = True
+) -> smoothing.ClasswiseReport:
+    largest = float(np.max(run.radius, initial=0.0))
+    grid = np.unique(np.round(np.linspace(0, largest, _NUM_RADII + 1)[1:-1], 2))
+    try:
+        return smoothing.classwise_report(
+            run.labels,
+            predictions,
+            num_classes=run.num_classes,
+            radii=run.radius if with_radii else None,
+            at_radii=grid[grid > 0] if with_radii else (),
+            alpha=config.alpha,
+            seed=config.seed,
+        )
+    except ValueError as error:
+        raise ValueError(f"{run.name}: {error}") from None
+
+
+def _noise_needed(config: Any) -> dict[str, float]:
+    """Target radius -> least noise level at which it can be certified at all."""
+    return {
+        f"{radius:g}": float(
+            smoothing.min_sigma_for_radius(
+                radius, num_samples=config.num_samples, alpha=config.certificate_alpha
+            )
+        )
+        for radius in config.radii()
+        if radius > 0
+    }
+
+
+def _region_rows(
+    regions: region_study.Regions, names: Sequence[str], *, dim: int
+) -> list[dict[str, Any]]:
+    """How far regions reach, by noise level and class; medians over rays."""
+    rows = []
+    for sigma, rays in regions.rays.items():
+        for label in [*np.unique(regions.labels), None]:
+            own = slice(None) if label is None else regions.labels == label
+            base = float(np.median(rays.base_exit[own]))
+            is_empty = rays.is_empty[own]
+            reached = np.where(is_empty, 0.0, rays.smoothed_exit[own])
+            area = _area_ratio(regions.slices.get(sigma), label)
+            vanishing = (
+                float(smoothing.ball_vanishing_sigma(base, dim=dim))
+                if 0 < base < math.inf
+                else None
+            )
+            rows.append(
+                {
+                    "sigma": sigma,
+                    "class": "all" if label is None else names[label],
+                    "rays": int(np.size(is_empty)),
+                    "exit without noise": base,
+                    "smoothed exit": float(np.median(reached)),
+                    "empty": float(np.mean(is_empty)),
+                    shrinkage_figures.VANISHING: vanishing,
+                    "area in the slice, smoothed / base": area,
+                }
+            )
+    return rows
+
+
+def _area_ratio(found: Any, label: int | None) -> float | None:
+    if found is None or label is None:
+        return None
+    ratio = float(smoothing.area_fractions(found).ratio[label])
+    return ratio if math.isfinite(ratio) else None
+
+
+def _pictures(study: Study, path: pathlib.Path) -> list[tuple[pathlib.Path, str]]:
+    """Draws what there is to draw; returns the files with their captions."""
+    if importlib.util.find_spec("matplotlib") is None:
+        logging.warning("no plots without matplotlib: pip install robustjax[plot]")
+        return []
+    pictures = []
+    for name, (figure, caption) in shrinkage_figures.figures(study).items():
+        plotting.save(figure, path / f"{name}.png")
+        pictures.append((path / f"{name}.png", caption))
+    return pictures
+
+
+def _page(study: Study, pictures: Sequence[tuple[pathlib.Path, str]]) -> str:
+    config, runs, certified, predicted, _, summary = study
+    page = html_page.Page("The hidden cost of randomized smoothing")
+    source = "published logs" if config.from_logs else f"{config.dataset} images"
+    page.text(
+        f"{len(runs)} smoothed classifiers on {len(runs[0].labels)} {source} each. "
+        "Certified: the class that the certificate names; abstentions count as errors. "
+        "Predicted: the class with the most votes. Intervals hold for all classes "
+        f"together with confidence {1 - config.alpha:g}."
+    )
+    page.heading("Findings")
+    page.points(_findings(study))
+    page.heading("All runs")
+    page.table([_overview(run, study) for run in runs])
+    page.text(
+        "gap: largest minus least class accuracy. by chance: what equal classes would "
+        "show in so many images, with the probability above.", is_note=True,
+    )  # fmt: skip
+    for path, caption in pictures:
+        page.picture(path, caption)
+    if summary["noise_needed"]:
+        page.heading("What a radius costs in noise")
+        page.table(
+            [
+                {"radius": float(radius), "least sigma": sigma}
+                for radius, sigma in summary["noise_needed"].items()
+            ]
+        )
+    if summary["regions"]:
+        page.heading("Regions along rays")
+        page.table(summary["regions"])
+    page.heading("Class by class")
+    for run in runs:
+        rows = smoothing.classwise_rows(
+            certified[run.name], class_names=summary["class_names"]
+        )
+        page.table(rows, summary=f"{run.name}, certified")
+        if run.name in predicted:
+            rows = smoothing.classwise_rows(
+                predicted[run.name], class_names=summary["class_names"]
+            )
+            page.table(rows, summary=f"{run.name}, predicted")
+    return page.render()
+
+
+def _findings(study: Study) -> list[str]:
+    """All findings of few runs; of many, the largest gap and every collapse."""
+    runs = study.runs
+    told = {entry["name"]: entry["findings"] for entry in study.summary["runs"]}
+    if len(runs) <= _MOST_FINDINGS:
+        return [f"{name}: {text}" for name, texts in told.items() for text in texts]
+    reports = {**study.certified, **study.predicted}
+    gaps = {name: report.disparity.gap for name, report in reports.items()}
+    unequal = [
+        name
+        for name, report in reports.items()
+        if report.disparity.gap > report.disparity.chance_gap_upper
+    ]
+    largest = max(gaps, key=lambda name: gaps[name])
+    return [
+        f"In {len(unequal)} of {len(runs)} runs the gap between classes is larger than "
+        "chance explains.",
+        f"The largest: {largest}. {told[largest][0]}",
+        *(f"{name}: {text}" for name, texts in told.items() for text in texts[1:]),
+    ]
+
+
+def _overview(run: Run, study: Study) -> dict[str, Any]:
+    report = study.certified[run.name]
+    chosen = study.predicted.get(run.name, report)
+    names, figures = study.summary["class_names"], chosen.disparity
+    average = report.radii.overall_average if report.radii else None
+    collapsed = [f"{names[i]} absorbs others" for i in chosen.shares.absorbing]
+    collapsed += [f"{names[i]} vanished" for i in chosen.shares.vanished]
+    return {
+        "run": run.name,
+        "certified": report.overall_accuracy,
+        "abstained": report.overall_abstention_rate,
+        "predicted": None if chosen is report else chosen.overall_accuracy,
+        "ACR": average,
+        "worst class": f"{names[figures.worst_class]} "
+        f"{chosen.accuracy[figures.worst_class]:.3f}",
+        "gap": figures.gap,
+        "by chance": figures.chance_gap_upper,
+        "min/max": figures.min_max_ratio,
+        "note": ", ".join(collapsed),
+    }
+
+
+def _text_table(
+    runs: Sequence[Run],
+    certified: Mapping[str, smoothing.ClasswiseReport],
+    names: Sequence[str],
+) -> str:
+    width = max(len(run.name) for run in runs)
+    lines = [f"{'':{width}}  certified  abstained  gap   worst class"]
+    for run in runs:
+        report = certified[run.name]
+        worst = report.disparity.worst_class
+        lines.append(
+            f"{run.name:{width}}  {report.overall_accuracy:>9.3f}  "
+            f"{np.mean(run.predict == ABSTAIN):>9.3f}  {report.disparity.gap:.3f} "
+            f"{names[worst]} {report.accuracy[worst]:.3f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,303 @@
+"""The study of what smoothing costs: rows, resume, regions, logs, report, refusals."""
+
+import csv
+import dataclasses
+import json
+import pathlib
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import regions
+import shrinkage
+from absl.testing import absltest, parameterized
+
+from robustjax import data, results, smoothing
+from tests import real_data
+
+_HERE = pathlib.Path(__file__).parent
+_SCRIPT = pathlib.Path(shrinkage.__file__)
+_LOG = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
+
+
+def _rows(workdir) -> list[dict[str, str]]:
+    with open(pathlib.Path(workdir) / "rows.tsv", newline="") as file:
+        return list(csv.DictReader(file, delimiter="\t"))
+
+
+class _InFolder(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(mock.patch.object(sys, "path", [*sys.path, str(_HERE)]))
+        self.config = shrinkage.ShrinkageConfig(
+            workdir=str(self.folder / "run"),
+            apply_fn="sample_classifiers:nearest_mean",
+            sigmas=("0.5", "0", "0.25"),
+            num_samples=200,
+            max_examples=40,
+            num_rays=8,
+            num_ray_samples=64,
+            resolution=6,
+        )
+
+    def replace(self, **changes):
+        return dataclasses.replace(self.config, **changes)
+
+    def log(self, name, *lines):
+        path = self.folder / name
+        path.write_text(
+            _LOG + "".join(line.replace(" ", "\t") + "\n" for line in lines)
+        )
+        return str(path)
+
+
+class RunTest(_InFolder):
+    def test_leaves_a_complete_run(self):
+        with self.assertLogs(level="INFO") as logs:
+            summary = shrinkage.run(self.config)
+        self.assertIn("sigmas are taken in increasing order", "".join(logs.output))
+        workdir = pathlib.Path(self.config.workdir)
+        names = {path.name for path in workdir.iterdir()}
+        expected = {
+            "rows.tsv", "summary.json", "report.html", "regions.npz", "flags.txt",
+            "hidden_cost.png", "certified_by_class.png", "radii_by_class.png",
+            "rays.png", "slice.png",
+        }  # fmt: skip
+        self.assertLessEqual(expected, names)
+        self.assertNotIn("heat_map.png", names)  # one model only
+        self.assertEqual([run["sigma"] for run in summary["runs"]], [0, 0.25, 0.5])
+        written = json.loads((workdir / "summary.json").read_text())
+        self.assertEqual(written["runs"][2]["findings"], summary["runs"][2]["findings"])
+        page = (workdir / "report.html").read_text()
+        self.assertNotRegex(page, r"(?i)https?:|<script|<link|url\(|src=\"(?!data:)")
+        self.assertEqual(page.count("data:image/png;base64,"), 5)
+        for part in ("Findings", "All runs", "Regions along rays", "test 0.25"):
+            self.assertIn(part, page)
+
+    def test_rows_are_those_of_certify(self):
+        shrinkage.run(self.replace(num_rays=0))
+        rows = _rows(self.config.workdir)
+        self.assertLen(rows, 3 * 40)
+        digits = data.load("digits", split="test")
+        apply_fn = __import__("sample_classifiers").nearest_mean()
+        certified = smoothing.certify(
+            jax.random.key(0), apply_fn, digits.images[:40], sigma=0.5, num_classes=10,
+            num_estimation=200,
+        )  # fmt: skip
+        own = [row for row in rows if row["test_sigma"] == "0.5"]
+        self.assertEqual([int(r["image"]) for r in own], list(range(40)))
+        np.testing.assert_array_equal(
+            [int(row["predict"]) for row in own], certified.prediction
+        )
+        np.testing.assert_array_equal(
+            [float(row["radius"]) for row in own], certified.radius["l2"]
+        )
+        most = np.argmax(certified.counts, axis=-1)
+        np.testing.assert_array_equal([int(row["plurality"]) for row in own], most)
+        plain = [row for row in rows if float(row["test_sigma"]) == 0]
+        found = np.argmax(apply_fn(jnp.asarray(digits.images[:40])), axis=-1)
+        np.testing.assert_array_equal([int(row["predict"]) for row in plain], found)
+        self.assertEqual({float(row["radius"]) for row in plain}, {0.0})
+
+    def test_summary_is_the_report_of_the_rows(self):
+        summary = shrinkage.run(self.replace(num_rays=0))
+        rows = [r for r in _rows(self.config.workdir) if r["test_sigma"] == "0.25"]
+        labels, most = (
+            np.array([int(r[k]) for r in rows]) for k in ("label", "plurality")
+        )
+        run = summary["runs"][1]
+        self.assertEqual(run["predicted"]["overall_accuracy"], np.mean(labels == most))
+        for i in np.unique(labels):
+            own = np.mean(most[labels == i] == i)
+            self.assertEqual(run["predicted"]["accuracy"][i], own)
+        correct = [int(r["correct"]) for r in rows]
+        self.assertEqual(run["certified"]["overall_accuracy"], np.mean(correct))
+
+    def test_resumes_and_refuses_other_flags(self):
+        shrinkage.run(self.config)
+        workdir = pathlib.Path(self.config.workdir)
+        before = (workdir / "rows.tsv").read_text()
+        with mock.patch.object(regions, "measure") as measure:
+            shrinkage.run(self.config)
+            measure.assert_not_called()
+        self.assertEqual((workdir / "rows.tsv").read_text(), before)
+        with self.assertRaisesRegex(ValueError, "num_samples"):
+            shrinkage.run(self.replace(num_samples=300))
+        shrinkage.run(self.replace(target_radii=("0.1",)))  # changes no row
+
+    def test_goes_on_where_it_was_killed(self):
+        shrinkage.run(self.replace(num_rays=0))
+        path = pathlib.Path(self.config.workdir) / "rows.tsv"
+        whole = _rows(self.config.workdir)
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:70]) + lines[70][:9])
+        shrinkage.run(self.replace(num_rays=0))
+
+        def without_time(rows):
+            return [{k: v for k, v in row.items() if k != "time"} for row in rows]
+
+        again = _rows(self.config.workdir)
+        self.assertEqual(without_time(again), without_time(whole))
+
+    def test_damaged_regions_are_measured_again(self):
+        shrinkage.run(self.config)
+        path = pathlib.Path(self.config.workdir) / "regions.npz"
+        good = regions.load(path.parent)
+        path.write_bytes(path.read_bytes()[:200])
+        shrinkage.run(self.config)
+        again = regions.load(path.parent)
+        for sigma in (0.25, 0.5):
+            for name in ("base_exit", "smoothed_exit", "upper"):
+                np.testing.assert_array_equal(
+                    getattr(again.rays[sigma], name), getattr(good.rays[sigma], name)
+                )
+
+    def test_rays_of_a_linear_classifier_end_where_they_did(self):
+        """Between two classes it is a plane, which smoothing does not move."""
+        shrinkage.run(self.replace(sigmas=("0.1",), num_ray_samples=500, num_rays=30))
+        found = regions.load(pathlib.Path(self.config.workdir))
+        rays = found.rays[0.1]
+        is_covered = (rays.lower <= rays.base_exit) & (rays.base_exit <= rays.upper)
+        self.assertGreaterEqual(np.mean(is_covered), 0.8)
+        self.assertTrue(np.all(found.labels != found.targets))
+
+
+class TrainTest(_InFolder):
+    def test_trains_one_model_for_each_level(self):
+        config = self.replace(
+            apply_fn="", model="mlp", train=("epochs=3",), train_sigmas=("0", "0.5"),
+            sigmas=("0", "0.5"), max_examples=60,
+        )  # fmt: skip
+        summary = shrinkage.run(config)
+        names = {path.name for path in pathlib.Path(config.workdir).iterdir()}
+        expected = {"model_0", "model_0.5", "heat_map.png", "equal_noise.png"}
+        self.assertLessEqual(expected, names)
+        self.assertEqual(
+            [run["name"] for run in summary["runs"]],
+            [f"train {s}, test {t}" for s in ("0", "0.5") for t in ("0", "0.5")],
+        )
+        self.assertLen(_rows(config.workdir), 4 * 60)
+        shrinkage.run(config)  # finds its models
+
+    @pytest.mark.slow
+    def test_the_flag_file_shows_the_cost(self):
+        """Under five minutes; a class is lost where training had less noise."""
+        flags = _SCRIPT.parent / "flags" / "shrinkage_digits.flags"
+        command = [sys.executable, str(_SCRIPT), f"--flagfile={flags}"]
+        started = time.monotonic()
+        done = subprocess.run(
+            [*command, f"--workdir={self.folder / 'run'}"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertLess(time.monotonic() - started, 300)
+        summary = json.loads((self.folder / "run" / "summary.json").read_text())
+        runs = {run["name"]: run["predicted"] for run in summary["runs"]}
+        lost, kept = runs["train 0, test 1.5"], runs["train 0.5, test 0.5"]
+        self.assertGreater(lost["disparity"]["gap_lower"], 0.5)
+        self.assertNotEmpty(lost["shares"]["vanished"])
+        self.assertNotEmpty(lost["shares"]["absorbing"])
+        self.assertGreater(kept["overall_accuracy"], 0.95)
+        self.assertEmpty(kept["shares"]["vanished"])
+
+
+class LogsTest(_InFolder):
+    def test_reports_on_logs(self):
+        logs = [
+            self.log("a", "0 0 0 0.5 1 1.0", "1 1 0 0.2 0 1.0", "2 2 -1 0.0 0 1.0"),
+            self.log("b", "0 0 0 0.4 1 1.0", "1 1 1 0.3 1 1.0"),
+        ]
+        config = shrinkage.ShrinkageConfig(
+            workdir=self.config.workdir, from_logs=(f"first={logs[0]}", logs[1]),
+            class_names=("<cat>", "dog", "frog"),
+        )  # fmt: skip
+        summary = shrinkage.run(config)
+        self.assertEqual([r["name"] for r in summary["runs"]], ["first", logs[1]])
+        first = summary["runs"][0]["certified"]
+        np.testing.assert_array_equal(first["accuracy"], [1, 0, 0])
+        self.assertAlmostEqual(first["overall_abstention_rate"], 1 / 3)
+        self.assertIsNone(summary["runs"][1]["certified"]["accuracy"][2])
+        page = (pathlib.Path(config.workdir) / "report.html").read_text()
+        self.assertIn("&lt;cat&gt;", page)
+        self.assertNotIn("<cat>", page)
+
+    def test_published_mismatched_log(self):
+        root = real_data.folder("smoothing_logs")
+        place = "locuslab/certify/cifar10/resnet110/noise_0.12/test/sigma_0.50"
+        names = ("plane", "auto", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
+                 "truck")  # fmt: skip
+        config = shrinkage.ShrinkageConfig(
+            workdir=self.config.workdir, from_logs=(f"log={root / place}",),
+            class_names=names,
+        )  # fmt: skip
+        findings = shrinkage.run(config)["runs"][0]["findings"]
+        self.assertTrue(any(re.match("Class frog absorbs.*79.0%", f) for f in findings))
+        page = (pathlib.Path(config.workdir) / "report.html").read_text()
+        self.assertIn("Class frog absorbs others: it takes 79.0%", page)
+
+    def test_refuses_bad_logs(self):
+        missing = self.folder / "missing"
+        missing.write_text("idx\tlabel\tradius\tcorrect\n0\t1\t0.5\t1\n")
+        good = self.log("good", "0 7 0 0.5 0 1.0")
+        for entries, changes, text in (
+            ([str(missing)], {}, "no column predict"),
+            ([good], dict(num_classes=5), "labels in .0, 5."),
+            ([good], dict(class_names=("a",)), "8 class_names, got 1"),
+            ([f"a={good}", f"a={good}"], {}, "different names"),
+        ):
+            workdir = str(self.folder / f"run{text[:3]}")
+            config = shrinkage.ShrinkageConfig(
+                workdir=workdir, from_logs=tuple(entries), **changes
+            )
+            with self.assertRaisesRegex(ValueError, text):
+                shrinkage.run(config)
+
+
+class RefusalTest(_InFolder):
+    @parameterized.parameters(
+        (dict(workdir=""), "workdir"),
+        (dict(sigmas=()), "sigmas"),
+        (dict(sigmas=("0.5", "-1")), "sigmas as numbers >= 0, got 0.5,-1"),
+        (dict(sigmas=("a",)), "sigmas"),
+        (dict(train_sigmas=("0.5",)), "--train and --train_sigmas"),
+        (dict(train=("epochs=1",)), "--train and --train_sigmas"),
+        (dict(apply_fn=""), "one of --checkpoint"),
+        (dict(from_logs=("a",)), "from_logs without a model"),
+        (dict(num_samples=0), "num_samples"),
+        (dict(alpha=0.0), "alpha"),
+        (dict(certificate_alpha=1.0), "certificate_alpha"),
+        (dict(chunk_size=100), "chunk_size"),
+        (dict(num_rays=-1), "num_rays"),
+    )
+    def test_bad_settings(self, changes, text):
+        with self.assertRaisesRegex(ValueError, text):
+            self.replace(**changes)
+
+    def test_bad_class_names_are_found_before_the_report(self):
+        with self.assertRaisesRegex(ValueError, "10 class_names"):
+            shrinkage.run(self.replace(class_names=("a", "b"), num_rays=0))
+
+    def test_exit_code(self):
+        done = subprocess.run(
+            [sys.executable, str(_SCRIPT), "--sigmas=-1", "--workdir=x",
+             "--apply_fn=a:b"],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        self.assertEqual(done.returncode, 2)
+        self.assertIn("error: Expected sigmas as numbers >= 0", done.stderr)
+
+    def test_results_tool_says_what_the_folder_is(self):
+        shrinkage.run(self.replace(num_rays=0, sigmas=("0.5",)))
+        self.assertLen(results.read_log(self.config.workdir), 40)
+
+
+if __name__ == "__main__":
+    absltest.main()
