@@ -1,6 +1,7 @@
 """The cell form of a ball's radius: between box and exact, and proved."""
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import stats
 
@@ -19,6 +20,7 @@ class CellsTest(parameterized.TestCase):
         radius = cells.cell_radius(0.9, exposed, length)
         self.assertBetween(radius, 2.11046, 2.12106 + 1e-6)
 
+    @pytest.mark.slow
     def test_lies_between_box_and_exact(self):
         p = np.array([0.6, 0.9, 0.99, 0.999])[:, None]
         exposed, length = _gradient(p, 0.98, np.array([[0.6, 1.0, 1.4]]))
