@@ -22,7 +22,11 @@ def float64_for_numbers(function: _Function) -> _Function:
     def compute(*args: Any, **kwargs: Any) -> Any:
         if any(isinstance(v, jax.Array) for v in (*args, *kwargs.values())):
             return function(*args, **kwargs)
-        with jax.enable_x64(True), jax.default_device(cpu()):
+        with (
+            jax.ensure_compile_time_eval(),  # numbers are numbers also inside of jit
+            jax.enable_x64(True),
+            jax.default_device(cpu()),
+        ):
             return jax.tree.map(
                 lambda leaf: np.asarray(leaf)[()], function(*args, **kwargs)
             )

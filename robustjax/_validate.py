@@ -16,7 +16,8 @@ def concrete(value: Any) -> np.ndarray | None:
     import jax  # here, so that tools on result files start without it
 
     try:
-        return np.asarray(value)
+        array = np.asarray(value)
+        return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
     except jax.errors.TracerArrayConversionError:
         return None
 

@@ -200,8 +200,8 @@ def curvature_shift(curvatures: ArrayLike, *, sigma: ArrayLike) -> _Numbers:
     Reference: ours.
     """
     _validate.positive(sigma=sigma)
-    (curvatures,), (sigma,) = as_floats(curvatures), as_floats(sigma)
-    return 0.5 * sigma**2 * jnp.sum(curvatures, axis=-1)
+    total, sigma = as_floats(np.sum(curvatures, axis=-1), sigma)
+    return 0.5 * sigma**2 * total
 
 
 @float64_for_numbers

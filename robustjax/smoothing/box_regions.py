@@ -14,6 +14,7 @@ from robustjax import _validate
 from robustjax._precision import as_floats, float64_for_numbers
 
 _Numbers = jax.Array | np.ndarray
+_BEYOND = 40.0  # standard deviations: the tails are 0 and 1 here
 
 
 @float64_for_numbers
@@ -47,8 +48,8 @@ def box_class_probability(
     Reference: elementary.
     """
     _validate.positive(sigma=sigma)
-    x, lower, upper = as_floats(x, lower, upper)
-    sigma = jnp.expand_dims(jnp.asarray(sigma, x.dtype), -1)
+    expand_dims = jnp.expand_dims if isinstance(sigma, jax.Array) else np.expand_dims
+    x, lower, upper, sigma = as_floats(x, lower, upper, expand_dims(sigma, -1))
     mass = _interval_mass(_scaled(lower, x, sigma), _scaled(upper, x, sigma))
     return jnp.prod(jnp.maximum(mass, 0.0), axis=-1)
 
@@ -176,10 +177,11 @@ def _check_line(cuts: ArrayLike, labels: ArrayLike, num_classes: int) -> None:
 
 
 def _scaled(end: jax.Array, x: jax.Array, sigma: jax.Array) -> jax.Array:
-    """(end - x) / sigma, with derivatives that are 0 and not NaN at infinite ends."""
+    """(end - x) / sigma; a constant for infinite ends, so that derivatives are 0."""
     end, x, sigma = jnp.broadcast_arrays(end, x, sigma)
     is_finite = jnp.isfinite(end)
-    return jnp.where(is_finite, (jnp.where(is_finite, end, 0.0) - x) / sigma, end)
+    scaled = (jnp.where(is_finite, end, 0.0) - x) / sigma
+    return jnp.where(is_finite, scaled, _BEYOND * jnp.sign(end))
 
 
 def _interval_mass(low: jax.Array, high: jax.Array) -> jax.Array:

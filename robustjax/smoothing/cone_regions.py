@@ -6,6 +6,7 @@ the higher the dimension, about sigma cot(theta) sqrt(d). They never vanish.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -82,8 +83,8 @@ def cone_apex_shift(
     vmappable, differentiable in half_angle, sigma and threshold) for JAX arrays.
 
     Guarantee:
-        At threshold 1/2 and above: a class whose region lies inside such a cone reaches
-        the threshold nowhere above this depth, along the axis, on it or off it.
+        A class whose region lies inside such a cone reaches the threshold nowhere above
+        this depth, on the axis or off it.
 
     Args:
         half_angle: between the axis and the boundary, radians, in (0, pi / 2).
@@ -168,7 +169,7 @@ def _gauss_legendre(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Arr
 
 
 def _density(x: jax.Array) -> jax.Array:
-    return jnp.exp(-0.5 * x * x) / np.sqrt(2 * np.pi)
+    return jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
 @jax.custom_jvp
@@ -187,7 +188,8 @@ def _apex_shift(threshold: jax.Array, angle: jax.Array, dim: jax.Array) -> jax.A
         p, slope = _with_slope(depth, angle, dim)
         own = jnp.clip(ndtri(p), -_REACH, _REACH)
         is_shallow = own < score
-        low, high = jnp.where(is_shallow, depth, low), jnp.where(is_shallow, high, depth)
+        low = jnp.where(is_shallow, depth, low)
+        high = jnp.where(is_shallow, high, depth)
         new = depth + (score - own) * _density(own) / jnp.maximum(slope, 1e-30)
         new = jnp.where((low <= new) & (new <= high), new, 0.5 * (low + high))
         change = jnp.nan_to_num(jnp.abs(new - depth) / (1 + jnp.abs(depth)))
@@ -196,9 +198,10 @@ def _apex_shift(threshold: jax.Array, angle: jax.Array, dim: jax.Array) -> jax.A
     def goes_on(state: Any) -> jax.Array:
         return (state[3] > tolerance) & (state[4] < _MAX_STEPS)
 
-    # The cone lies in a half-space, so the depth is above the score. Below `high`, noise
-    # along and across the axis miss with (1 - threshold) / 2 each: P(chi_d > sqrt(d) +
-    # b) <= exp(-b^2 / 2). The median of chi_d is nearly sqrt(d - 2/3), its variance 1/2.
+    # The cone lies in a half-space, so the depth is above the score. At `high`, noise
+    # along and across the axis miss with at most (1 - threshold) / 2 each, since
+    # P(chi_k > sqrt(k) + b) <= exp(-b^2 / 2). The start takes sqrt(d - 5/3) for the
+    # distance from the axis, nearly its median, and 1/2 for its variance.
     half_miss = 0.5 * (1 - threshold)
     beyond = jnp.sqrt(-2 * jnp.log(half_miss))
     high = cotangent * (jnp.sqrt(dim - 1) + beyond) - ndtri(half_miss)

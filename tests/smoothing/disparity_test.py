@@ -230,7 +230,7 @@ class BadInputTest(parameterized.TestCase):
     @parameterized.parameters(
         (dict(labels=[0, 2, 1]), r"labels in \[0, 2\), got 2"),
         (dict(labels=[0, -1, 1]), "labels in .*, got -1"),
-        (dict(labels=[0.0, 1.0, 1.0]), "labels as 3 integers"),
+        (dict(labels=[0.0, 1.0, 1.0]), "labels to be integers"),
         (dict(labels=[0, 1]), "'labels': 2, 'predictions': 3"),
         (dict(labels=[], predictions=[]), "labels of at least one example"),
         (dict(predictions=[0, 2, 1]), r"predictions in \[-1, 2\), got 2"),

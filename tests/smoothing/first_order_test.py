@@ -196,10 +196,8 @@ class DeviceTest(parameterized.TestCase):
     def test_jit_and_vmap(self):
         known = [jnp.asarray(v, jnp.float32) for v in _random(6)]
         expected = smoothing.first_order_radius(*known)
-        jitted = jax.jit(smoothing.first_order_radius)(*known)
-        np.testing.assert_allclose(jitted, expected, rtol=1e-5)
-        mapped = jax.vmap(smoothing.first_order_radius)(*known)
-        np.testing.assert_allclose(mapped, expected, rtol=1e-5)
+        together = jax.jit(jax.vmap(smoothing.first_order_radius))(*known)
+        np.testing.assert_allclose(together, expected, rtol=1e-5)
 
     def test_compiles_once_for_a_size(self):
         sizes = first_order._propose._cache_size

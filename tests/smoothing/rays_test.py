@@ -310,7 +310,7 @@ class EdgeTest(parameterized.TestCase):
         (dict(x=np.zeros((1, 2), np.uint8)), "divide images by 255"),
         (dict(labels=[2]), r"labels in \[0, 2\), got 2"),
         (dict(labels=[-1]), "labels.* -1"),
-        (dict(labels=[0, 1]), "labels as 1 integers"),
+        (dict(labels=[0, 1]), r"labels \[1\], got shape"),
         (dict(labels=[0.0]), "labels.*float64"),
     )
     def test_refuses(self, arguments, text):

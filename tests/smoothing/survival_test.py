@@ -69,7 +69,7 @@ class ClassSurvivalTest(parameterized.TestCase):
         (dict(sigmas=[0.1, -1.0]), "sigmas.*-1"),
         (dict(level=0.0), "level.* 0.0"),
         (dict(labels=[3]), "labels.* 3"),
-        (dict(labels=[0, 1]), "labels as 1 integers"),
+        (dict(labels=[0, 1]), r"labels \[1\], got shape"),
         (dict(num_samples=0), "num_samples"),
         (dict(x=np.full((1, 1), 2.0)), r"x in \[0, 1\]"),
     )

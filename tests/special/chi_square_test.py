@@ -7,22 +7,25 @@ import jax.numpy as jnp
 import mpmath
 import numpy as np
 import pytest
+import scipy.special
 from absl.testing import absltest, parameterized
 from scipy import stats
 
 from robustjax import special
-from robustjax.special import tails
 
 _NONCENTRALITIES = (0.0, 1e-6, 0.01, 1.0, 10.0, 100.0, 1e3, 1e4, 1e5, 1e6)
 _DIMENSIONS = (1, 2, 3, 5, 9, 10, 100, 784, 3072, 12288, 150528)
 
 
 def _grid(df):
-    """x within six standard deviations of the mean, and nc."""
+    """x within six standard deviations of the mean, and nc.
+
+    The mean stands for x below zero: every new shape would be compiled.
+    """
     nc = np.repeat(_NONCENTRALITIES, 49)
     deviations = np.tile(np.linspace(-6, 6, 49), len(_NONCENTRALITIES))
     x = df + nc + deviations * np.sqrt(2 * (df + 2 * nc))
-    return x[x > 0], nc[x > 0]
+    return np.where(x > 0, x, df + nc), nc
 
 
 def _scipy(name, x, df, nc):
@@ -172,6 +175,62 @@ class QuantileTest(parameterized.TestCase):
         np.testing.assert_allclose(own, stats.chi2.ppf(p, df), rtol=1e-5)
 
 
+class NoncentralityTest(parameterized.TestCase):
+    def test_against_scipy(self):
+        p, x, df = (
+            v.ravel()
+            for v in np.meshgrid(
+                [1e-6, 0.1, 0.5, 0.9, 1 - 1e-6], [0.5, 5.0, 60.0, 1e3], [1, 2, 7.5, 40]
+            )
+        )
+        own = np.vectorize(special.ncx2_noncentrality, otypes=[float])(p, x, df)
+        is_reached = stats.chi2.cdf(x, df) > p
+        np.testing.assert_array_equal(np.isnan(own), ~is_reached)
+        self.assertBetween(is_reached.mean(), 0.3, 0.9)
+        expected = scipy.special.chndtrinc(x, df, p)[is_reached]
+        np.testing.assert_allclose(own[is_reached], expected, rtol=1e-9, atol=1e-9)
+
+    @parameterized.parameters(784.0, 3072.0, 150528.0)
+    def test_high_dimensions_by_inversion(self, df):
+        for p in (1e-6, 0.5, 1 - 1e-6):
+            for nc in (0.01, 30.0, 1e4):
+                x = special.ncx2_ppf(p, df, nc)
+                own = special.ncx2_noncentrality(p, x, df)
+                self.assertAlmostEqual(own, nc, delta=1e-8 * (df + nc) ** 0.5)
+
+    def test_unreachable(self):
+        most = stats.chi2.cdf(10.0, 3)
+        for p in (most + 1e-9, 0.9999, 0.0, -0.1, 1.1, np.nan):
+            self.assertTrue(np.isnan(special.ncx2_noncentrality(p, 10.0, 3)))
+        self.assertTrue(np.isnan(special.ncx2_noncentrality(0.5, -1.0, 3)))
+        self.assertBetween(special.ncx2_noncentrality(most - 1e-9, 10.0, 3), 0, 1e-6)
+        with self.assertRaisesRegex(ValueError, "Expected df "):
+            special.ncx2_noncentrality(0.5, 10.0, 0.5)
+
+    @parameterized.product(df=(1.0, 2.0, 10.0, 784.0), p=(0.5, 0.1))
+    def test_gradients(self, df, p):
+        x = df + 4 * np.sqrt(2 * df)
+        with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
+            slopes = jax.grad(special.ncx2_noncentrality, argnums=(0, 1))(p, x, df)
+            by_p, by_x = (float(slope) for slope in slopes)
+        nc = scipy.special.chndtrinc(x, df, p)
+        raised = stats.ncx2.pdf(x, df + 2, nc)
+        self.assertAlmostEqual(by_p * raised, -1.0, delta=1e-9)
+        self.assertAlmostEqual(by_x * raised / stats.ncx2.pdf(x, df, nc), 1, delta=1e-9)
+
+    def test_float32_under_jit_and_vmap(self):
+        x = jnp.array([2.0, 12.0, 80.0, np.nan, 500.0])
+        df = jnp.array([1.0, 9.0, 100.0, 3.0, 300.0])
+        function = jax.jit(
+            jax.vmap(lambda x, df: special.ncx2_noncentrality(0.4, x, df))
+        )
+        own = function(x, df)
+        self.assertEqual(own.dtype, jnp.float32)
+        expected = scipy.special.chndtrinc(x, df, 0.4).astype(np.float64)
+        expected[[2, 3]] = np.nan  # P(X <= 80) is .07 at most
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5)
+
+
 class ShapeTest(parameterized.TestCase):
     def test_edges(self):
         x = np.array([-1.0, 0.0, np.inf, np.nan])
@@ -183,9 +242,19 @@ class ShapeTest(parameterized.TestCase):
         at_zero = special.ncx2_pdf(0.0, np.array([1, 2, 3]), 1.0)
         np.testing.assert_allclose(at_zero, [np.inf, 0.5 * np.exp(-0.5), 0.0])
 
+    @parameterized.parameters(0.0, -1.0)
+    def test_derivatives_at_and_below_zero_are_taken_as_zero(self, x):
+        for function in (special.ncx2_cdf, special.ncx2_sf):
+            for df in (1.0, 2.0, 3.0):
+                slopes = jax.grad(function, argnums=(0, 2))(x, df, 1.0)
+                self.assertEqual(slopes, (0.0, 0.0))
+
     def test_one_bad_quantile_does_not_stop_the_others(self):
         own = special.chi2_ppf([np.nan, 0.5, 1e-12], 3)
         np.testing.assert_allclose(own[1:], stats.chi2.ppf([0.5, 1e-12], 3), rtol=1e-10)
+        together = jax.jit(lambda nc: special.ncx2_ppf(0.5, 3.0, nc))
+        own = together(jnp.array([np.nan, 10.0, 20.0]))
+        np.testing.assert_allclose(own[1:], stats.ncx2.ppf(0.5, 3, [10, 20]), rtol=1e-5)
 
     def test_numbers_are_float64_and_arrays_keep_their_dtype(self):
         self.assertIsInstance(special.ncx2_cdf(3.0, 3, 1.0), np.float64)
@@ -193,6 +262,10 @@ class ShapeTest(parameterized.TestCase):
         array = special.ncx2_cdf(jnp.float32(3), 3, 1.0)
         self.assertIsInstance(array, jax.Array)
         self.assertEqual(array.dtype, jnp.float32)
+
+    def test_numbers_inside_of_jit(self):
+        inside = jax.jit(lambda x: x * special.chi2_ppf(0.5, 3))(jnp.float32(2))
+        np.testing.assert_allclose(inside, 2 * stats.chi2.ppf(0.5, 3), rtol=1e-6)
 
     def test_jit_and_vmap(self):
         x = jnp.array([1.0, 5.0, 9.0])
@@ -222,7 +295,6 @@ class SpeedTest(parameterized.TestCase):
         started = time.perf_counter()
         special.ncx2_cdf(df + nc, df, nc)
         self.assertLess(time.perf_counter() - started, most_seconds)
-        self.assertEqual(tails.distribution._cache_size(), 1)
 
 
 if __name__ == "__main__":
