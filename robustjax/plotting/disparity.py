@@ -187,7 +187,7 @@ def region_slice(
     num_columns = min(len(panels), _MAX_COLUMNS)
     num_rows = math.ceil(len(panels) / num_columns)
     figure = style.new_figure((3.3 * num_columns, 0.8 + 3.4 * num_rows))
-    extent = (first.x[0], first.x[-1], first.y[0], first.y[-1])
+    extent = (*_edges(first.x), *_edges(first.y))
     for place, (label, labels) in enumerate(panels.items()):
         axes = figure.add_subplot(num_rows, num_columns, place + 1)
         axes.imshow(labels, origin="lower", extent=extent, interpolation="nearest",
@@ -270,6 +270,12 @@ def _check_series(at: np.ndarray, series: Mapping[str, ArrayLike]) -> None:
             raise ValueError(
                 f"Expected {at.shape} values of {label!r}, got {np.shape(values)}."
             )
+
+
+def _edges(centres: np.ndarray) -> tuple[float, float]:
+    """Outer edges of a row of pixels with these centres."""
+    half = 0.5 * (centres[1] - centres[0]) if len(centres) > 1 else 0.5
+    return centres[0] - half, centres[-1] + half
 
 
 def _draw_level(axes: "Axes", sigma: float, label: str, *, line: str = "--") -> None:
