@@ -8,7 +8,17 @@ from types import ModuleType
 
 __version__ = "0.1.0"
 
-__all__ = ["data", "models", "norms", "plotting", "results", "smoothing", "special"]
+__all__ = [
+    "attacks",
+    "bounds",
+    "data",
+    "models",
+    "norms",
+    "plotting",
+    "results",
+    "smoothing",
+    "special",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

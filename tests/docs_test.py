@@ -13,9 +13,20 @@ import pytest
 _ROOT = pathlib.Path(__file__).parent.parent
 _DOCS = _ROOT / "docs"
 _PAGES = sorted(page.relative_to(_DOCS).as_posix() for page in _DOCS.rglob("*.md"))
-_PACKAGES = ("smoothing", "data", "models", "plotting", "results", "special")
+_PACKAGES = (
+    "attacks",
+    "bounds",
+    "smoothing",
+    "data",
+    "models",
+    "plotting",
+    "results",
+    "special",
+)
 _MODULES = ("norms",)
-_DOCUMENTED = re.compile(r"^\.\. auto(?:function|class|data):: (\w+)$", re.MULTILINE)
+_DOCUMENTED = re.compile(
+    r"^\.\. auto(?:function|class|data|exception):: (\w+)$", re.MULTILINE
+)
 # A python block, and the text block right behind it, which is what it prints.
 _BLOCK = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.M | re.S)
 _FILE = re.compile(

@@ -1,0 +1,181 @@
+"""Rules of primitives that are affine in what is bounded.
+
+|J| r is the same primitive with the absolute value of its constants, and zero in place
+of constants that are added.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from robustjax.bounds import operations
+from robustjax.bounds.operations import Add, Affine, Bounded
+
+_MOVES = (
+    "broadcast_in_dim", "copy", "cumsum", "dynamic_slice",
+    "gather", "reduce_sum", "reduce_window_sum", "reshape", "rev", "slice", "squeeze",
+    "transpose",
+)  # fmt: skip
+_NOTHING = ("stop_gradient", "name", "sharding_constraint")
+_JOINS = ("concatenate", "pad", "dynamic_update_slice", "select_n")
+_LINEAR = ("dot_general", "conv_general_dilated")
+
+
+def _filled(
+    bind: Callable[..., Any], arguments: Sequence[Any], constant: Callable[[Any], Any]
+) -> Callable[..., jax.Array]:
+    """The primitive as a function of its bounded arguments."""
+
+    def call(*bounded: jax.Array) -> jax.Array:
+        rest = iter(bounded)
+        return bind(
+            *(next(rest) if isinstance(a, Bounded) else constant(a) for a in arguments)
+        )
+
+    return call
+
+
+def _same(constant: Any) -> Any:
+    return constant
+
+
+@operations.rule(*_MOVES)
+def _move(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """Moves, copies or sums entries of the first argument; the others are indices."""
+    if not isinstance(arguments[0], Bounded) or any(
+        isinstance(a, Bounded) for a in arguments[1:]
+    ):
+        raise operations.UnsupportedError(
+            "Bounds cannot follow indices that depend on the bounded input."
+        )
+    point = _filled(bind, arguments, _same)
+    return add(Affine(point, point), arguments)
+
+
+@operations.rule(*_NOTHING)
+def _pass_on(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """Changes no number. No node: the derivative of some of these is zero."""
+    return arguments[0]
+
+
+@operations.rule("convert_element_type")
+def _convert(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """To a floating dtype that holds every number of the old one."""
+    old, new = arguments[0].dtype, bind.params["new_dtype"]
+    if jnp.promote_types(old, new) != new or not jnp.issubdtype(new, jnp.floating):
+        raise operations.UnsupportedError(
+            f"Bounds cannot follow a conversion from {old} to {new}, which rounds."
+        )
+    return _move(add, bind, arguments)
+
+
+@operations.rule(*_JOINS)
+def _join(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """Puts entries of several arguments together; constants have radius zero."""
+
+    def zero(constant: Any) -> Any:
+        is_number = jnp.issubdtype(jnp.result_type(constant), jnp.inexact)
+        return jnp.zeros_like(constant) if is_number else constant
+
+    return add(
+        Affine(_filled(bind, arguments, _same), _filled(bind, arguments, zero)),
+        arguments,
+    )
+
+
+@operations.rule("add", "add_any")
+def _add(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    return add(
+        Affine(_filled(bind, arguments, _same), _filled(bind, arguments, _zero)),
+        arguments,
+    )
+
+
+@operations.rule("sub")
+def _subtract(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    radius = _filled(jnp.add, arguments, _zero)
+    return add(Affine(_filled(bind, arguments, _same), radius), arguments)
+
+
+@operations.rule("neg")
+def _negate(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    return add(Affine(bind, lambda r: r), arguments)
+
+
+@operations.rule(*_LINEAR)
+def _linear(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """A product with a constant; of two bounded factors only intervals are known."""
+    if all(isinstance(a, Bounded) for a in arguments):
+        return add(_bilinear(bind), arguments)
+    exact = _precise(bind)
+    return add(
+        Affine(_filled(exact, arguments, _same), _filled(exact, arguments, jnp.abs)),
+        arguments,
+    )
+
+
+@operations.rule("mul")
+def _multiply(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    if all(isinstance(a, Bounded) for a in arguments):
+        if arguments[0].value == arguments[1].value:
+            return add(operations.for_name("square"), arguments[:1])
+        shape = jnp.broadcast_shapes(*(a.shape for a in arguments))
+        return add(
+            operations.Product(bind), [_spread(add, a, shape) for a in arguments]
+        )
+    return add(
+        Affine(_filled(bind, arguments, _same), _filled(bind, arguments, jnp.abs)),
+        arguments,
+    )
+
+
+def _spread(add: Add, argument: Bounded, shape: tuple[int, ...]) -> Bounded:
+    """A scalar that stands for an array of one value."""
+    if argument.shape == shape:
+        return argument
+    spread = functools.partial(jnp.broadcast_to, shape=shape)
+    return add(Affine(spread, spread), [argument])
+
+
+@operations.rule("div")
+def _divide(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    numerator, denominator = arguments
+    if not isinstance(denominator, Bounded):
+        return add(
+            Affine(_filled(bind, arguments, _same), _filled(bind, arguments, jnp.abs)),
+            arguments,
+        )
+    inverse = add(operations.for_name("reciprocal"), [denominator])
+    return _multiply(add, jnp.multiply, [numerator, inverse])
+
+
+def _zero(constant: Any) -> Any:
+    return jnp.zeros_like(constant)
+
+
+def _precise(bind: Any) -> Callable[..., Any]:
+    """A matrix product or convolution in full precision: bounds depend on it."""
+    return bind._replace(
+        params=dict(bind.params)
+        | {"precision": (jax.lax.Precision.HIGHEST, jax.lax.Precision.HIGHEST)}
+    )
+
+
+def _bilinear(bind: Any) -> operations.IntervalOnly:
+    """Products of two bounded arrays, in centre and radius form."""
+    exact = _precise(bind)
+
+    def bounds(
+        left: operations.Interval, right: operations.Interval
+    ) -> operations.Interval:
+        (a, r), (b, s) = (
+            ((lower + upper) / 2, (upper - lower) / 2) for lower, upper in (left, right)
+        )
+        centre = exact(a, b)
+        radius = exact(jnp.abs(a), s) + exact(r, jnp.abs(b)) + exact(r, s)
+        return centre - radius, centre + radius
+
+    return operations.IntervalOnly(bind.primitive.name, exact, bounds)

@@ -1,0 +1,363 @@
+"""Rules of elementwise functions: exact interval bounds, and lines below and above.
+
+An upper line of a convex function is the secant, with the offset that both ends need,
+so that rounding of the slope cannot make it wrong. A lower line is a tangent; `mix`
+moves its point. Concave functions are turned over.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from robustjax.bounds import operations
+from robustjax.bounds.operations import (
+    Add,
+    Bounded,
+    Elementwise,
+    Interval,
+    IntervalOnly,
+    Lines,
+)
+
+_Function = Callable[[jax.Array], jax.Array]
+_TANGENT_STEPS = 30  # of the bisection for the tangent through an end
+
+
+def _secant(f: _Function, lower: jax.Array, upper: jax.Array) -> tuple[Any, Any]:
+    """A line above a convex function."""
+    low, high = f(lower), f(upper)
+    width = upper - lower
+    is_wide = width > 0
+    slope = jnp.where(is_wide, (high - low) / jnp.where(is_wide, width, 1.0), 0.0)
+    return slope, jnp.maximum(low - slope * lower, high - slope * upper)
+
+
+def _tangent(f: _Function, at: jax.Array) -> tuple[Any, Any]:
+    value, slope = jax.jvp(f, (at,), (jnp.ones_like(at),))
+    return slope, value - slope * at
+
+
+def _between(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> jax.Array:
+    return lower + mix * (upper - lower)
+
+
+def _convex_lines(
+    f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
+) -> Lines:
+    return Lines(*_tangent(f, _between(lower, upper, mix)), *_secant(f, lower, upper))
+
+
+def _concave_lines(
+    f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
+) -> Lines:
+    turned = _convex_lines(lambda x: -f(x), lower, upper, mix)
+    slope, offset = -turned.upper_slope, -turned.upper_offset
+    return Lines(slope, offset, -turned.lower_slope, -turned.lower_offset)
+
+
+def _rising(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
+    return f(lower), f(upper)
+
+
+def _relu_lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+    """The lower slope is `mix` where the kink is inside."""
+    slope = jnp.where(lower >= 0, 1.0, jnp.where(upper <= 0, 0.0, mix))
+    slope = slope.astype(lower.dtype)
+    return Lines(slope, jnp.zeros_like(slope), *_secant(jax.nn.relu, lower, upper))
+
+
+def _abs_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
+    ends = jnp.abs(lower), jnp.abs(upper)
+    crosses = (lower < 0) & (upper > 0)
+    return jnp.where(crosses, 0.0, jnp.minimum(*ends)), jnp.maximum(*ends)
+
+
+def _abs_lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+    slope = jnp.where(lower >= 0, 1.0, jnp.where(upper <= 0, -1.0, 2 * mix - 1))
+    slope = slope.astype(lower.dtype)
+    return Lines(slope, jnp.zeros_like(slope), *_secant(jnp.abs, lower, upper))
+
+
+def _s_shaped_lines(
+    f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
+) -> Lines:
+    """Of a rising f that is convex below 0, concave above, and odd but for f(0)."""
+    middle = f(jnp.zeros((), lower.dtype))
+
+    def turned(x: jax.Array) -> jax.Array:
+        return 2 * middle - f(-x)  # f again, computed at -x
+
+    above = _s_shaped_upper(f, lower, upper, mix)
+    slope, offset = _s_shaped_upper(turned, -upper, -lower, mix)
+    return Lines(slope, 2 * middle - offset, *above)
+
+
+def _s_shaped_upper(
+    f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
+) -> tuple[Any, Any]:
+    """The secant where f is convex or nearly so, else a tangent right of zero."""
+
+    def misses(point: jax.Array) -> jax.Array:
+        """Whether the tangent at a point is below f at the lower end."""
+        slope, offset = _tangent(f, point)
+        return slope * lower + offset < f(lower)
+
+    def halve(_: Any, bracket: Interval) -> Interval:
+        left, right = bracket
+        half = 0.5 * (left + right)
+        short = misses(half)
+        return jnp.where(short, half, left), jnp.where(short, right, half)
+
+    first = jnp.maximum(lower, 0.0)
+    bracket = (first, jnp.maximum(upper, first))
+    _, touching = jax.lax.fori_loop(0, _TANGENT_STEPS, halve, bracket)
+    at = jnp.maximum(touching, _between(first, upper, mix))
+    at = jnp.where(lower >= 0, _between(lower, upper, mix), at)
+    at = jnp.clip(at, first, jnp.maximum(upper, first))
+    is_secant = (upper <= 0) | misses(at)
+    tangent, secant = _tangent(f, at), _secant(f, lower, upper)
+    return tuple(
+        jnp.where(is_secant, s, t) for s, t in zip(secant, tangent, strict=True)
+    )  # type: ignore[return-value]
+
+
+def _register(primitive: str, f: _Function, lines: Any, bounds: Any = None) -> None:
+    found = functools.partial(_rising, f) if bounds is None else bounds
+    operations.elementwise(primitive, Elementwise(primitive, f, found, lines))
+
+
+def _larger_side(lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """1 where more of the interval lies above zero: the least area between lines."""
+    return jnp.where(upper > -lower, 1.0, 0.0).astype(lower.dtype)
+
+
+_RELU = Elementwise(
+    "relu",
+    jax.nn.relu,
+    functools.partial(_rising, jax.nn.relu),
+    _relu_lines,
+    _larger_side,
+)
+for _name, _f in (("exp", jnp.exp), ("expm1", jnp.expm1)):
+    _register(_name, _f, functools.partial(_convex_lines, _f))
+for _name, _f in (("log", jnp.log), ("log1p", jnp.log1p), ("sqrt", jnp.sqrt)):
+    _register(_name, _f, functools.partial(_concave_lines, _f))
+for _name, _f in (
+    ("tanh", jnp.tanh),
+    ("logistic", jax.nn.sigmoid),
+    ("erf", jax.scipy.special.erf),
+):
+    _register(_name, _f, functools.partial(_s_shaped_lines, _f))
+for _name, _f in (("floor", jnp.floor), ("ceil", jnp.ceil), ("round", jnp.round),
+                  ("sign", jnp.sign)):  # fmt: skip
+    _register(_name, _f, None)
+operations.elementwise(
+    "abs", Elementwise("abs", jnp.abs, _abs_bounds, _abs_lines, _larger_side)
+)
+
+
+def _of_function(name: str, f: _Function, lines: Any) -> None:
+    """A rising function of JAX that is made of comparisons inside."""
+    operation = Elementwise(name, f, functools.partial(_rising, f), lines)
+    operations.function(name)(lambda add, _, arguments: add(operation, arguments[:1]))
+
+
+for _name, _f in (("softplus", jax.nn.softplus), ("elu", jax.nn.elu)):
+    _of_function(_name, _f, functools.partial(_convex_lines, _f))
+_of_function(
+    "log_sigmoid",
+    jax.nn.log_sigmoid,
+    functools.partial(_concave_lines, jax.nn.log_sigmoid),
+)
+
+
+@operations.function("leaky_relu")
+def _leaky_relu(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """S x + (1 - s) relu(x)."""
+    x, slope = arguments[0], (arguments[1] if len(arguments) > 1 else 0.01)
+    times, plus = (operations.for_primitive(name) for name in ("mul", "add"))
+    bent = times(add, jnp.multiply, [add(_RELU, [x]), 1 - slope])  # type: ignore[misc]
+    return plus(add, jnp.add, [times(add, jnp.multiply, [x, slope]), bent])  # type: ignore[misc]
+
+
+def _square_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
+    low, high = _abs_bounds(lower, upper)
+    return low * low, high * high
+
+
+_SQUARE = Elementwise(
+    "square", jnp.square, _square_bounds, functools.partial(_convex_lines, jnp.square)
+)
+operations.named("square", _SQUARE)
+operations.elementwise("square", _SQUARE)
+
+
+def _falling_positive(f: _Function) -> Any:
+    """Bounds of a function that falls on positive numbers; nothing is known beyond."""
+
+    def bounds(lower: jax.Array, upper: jax.Array) -> Interval:
+        is_positive = lower > 0
+        return (
+            jnp.where(is_positive, f(jnp.where(is_positive, upper, 1.0)), -jnp.inf),
+            jnp.where(is_positive, f(jnp.where(is_positive, lower, 1.0)), jnp.inf),
+        )
+
+    return bounds
+
+
+def _reciprocal_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
+    has_zero = (lower <= 0) & (upper >= 0)
+    low, high = (jnp.where(has_zero, 1.0, v) for v in (lower, upper))
+    return (
+        jnp.where(has_zero, -jnp.inf, 1 / high),
+        jnp.where(has_zero, jnp.inf, 1 / low),
+    )
+
+
+def _reciprocal_lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+    """Convex above zero, concave below, unknown around it."""
+    is_negative = upper < 0
+    has_zero = (lower <= 0) & (upper >= 0)
+    low, high = (jnp.where(has_zero, 1.0, v) for v in (lower, upper))
+    convex = _convex_lines(jnp.reciprocal, low, high, mix)
+    concave = _concave_lines(jnp.reciprocal, low, high, mix)
+    lines = Lines(
+        *(jnp.where(is_negative, n, p) for n, p in zip(concave, convex, strict=True))
+    )
+    return Lines(
+        jnp.where(has_zero, 0.0, lines.lower_slope),
+        jnp.where(has_zero, -jnp.inf, lines.lower_offset),
+        jnp.where(has_zero, 0.0, lines.upper_slope),
+        jnp.where(has_zero, jnp.inf, lines.upper_offset),
+    )
+
+
+operations.named(
+    "reciprocal",
+    Elementwise("reciprocal", jnp.reciprocal, _reciprocal_bounds, _reciprocal_lines),
+)
+_register(
+    "rsqrt", jax.lax.rsqrt, functools.partial(_convex_lines, jax.lax.rsqrt),
+    _falling_positive(jax.lax.rsqrt),
+)  # fmt: skip
+
+
+def _wave_bounds(
+    shift: float, f: _Function, lower: jax.Array, upper: jax.Array
+) -> Interval:
+    """Sine by the crests and troughs that lie inside; cosine is shifted by 1/4."""
+    turns = [v / (2 * jnp.pi) + shift for v in (lower, upper)]
+    has_crest = jnp.floor(turns[1] - 0.25) > jnp.ceil(turns[0] - 0.25) - 1
+    has_trough = jnp.floor(turns[1] - 0.75) > jnp.ceil(turns[0] - 0.75) - 1
+    ends = f(lower), f(upper)
+    return (
+        jnp.where(has_trough, -1.0, jnp.minimum(*ends)),
+        jnp.where(has_crest, 1.0, jnp.maximum(*ends)),
+    )
+
+
+_register("sin", jnp.sin, None, functools.partial(_wave_bounds, 0.0, jnp.sin))
+_register("cos", jnp.cos, None, functools.partial(_wave_bounds, 0.25, jnp.cos))
+
+
+def _at_least(constant: Any) -> Elementwise:
+    """max(x, c) of a constant, which may be -inf."""
+
+    def point(x: jax.Array) -> jax.Array:
+        return jnp.maximum(x, constant)
+
+    def lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+        slope = jnp.where(
+            lower >= constant, 1.0, jnp.where(upper <= constant, 0.0, mix)
+        ).astype(lower.dtype)
+        offset = jnp.where(slope == 1, 0.0, (1 - slope) * constant)
+        return Lines(slope, offset, *_secant(point, lower, upper))
+
+    def start(lower: jax.Array, upper: jax.Array) -> jax.Array:
+        return _larger_side(lower - constant, upper - constant)
+
+    return Elementwise("max", point, functools.partial(_rising, point), lines, start)
+
+
+@operations.rule("max")
+def _maximum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """max(x, y) = y + relu(x - y)."""
+    first, second = arguments
+    if not isinstance(first, Bounded):
+        first, second = second, first
+    if not isinstance(second, Bounded):
+        return add(_at_least(second), [_spread_to(add, first, second)])
+    subtract, plus = operations.for_primitive("sub"), operations.for_primitive("add")
+    excess = subtract(add, jnp.subtract, [first, second])  # type: ignore[misc]
+    return plus(add, jnp.add, [second, add(_RELU, [excess])])  # type: ignore[misc]
+
+
+@operations.rule("min")
+def _minimum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """min(x, y) = -max(-x, -y)."""
+    negate = operations.for_primitive("neg")
+    turned = [
+        negate(add, jnp.negative, [a]) if isinstance(a, Bounded) else -a  # type: ignore[misc]
+        for a in arguments
+    ]
+    return negate(add, jnp.negative, [_maximum(add, bind, turned)])  # type: ignore[misc]
+
+
+def _spread_to(add: Add, argument: Bounded, constant: Any) -> Bounded:
+    """A scalar spread to the shape of a constant that it meets."""
+    shape = jnp.broadcast_shapes(argument.shape, jnp.shape(constant))
+    if argument.shape == shape:
+        return argument
+    spread = functools.partial(jnp.broadcast_to, shape=shape)
+    return add(operations.Affine(spread, spread), [argument])
+
+
+@operations.rule("clamp")
+def _clamp(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    low, x, high = arguments
+    return _minimum(add, bind, [_maximum(add, bind, [x, low]), high])
+
+
+@operations.rule("integer_pow")
+def _integer_power(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    power = bind.params["y"]
+    if power == 2:
+        return add(_SQUARE, arguments)
+    if power == -1:
+        return add(operations.for_name("reciprocal"), arguments)
+    f = functools.partial(jax.lax.integer_pow, y=power)
+    if power > 0 and power % 2 == 0:
+        even = Elementwise(
+            f"power {power}",
+            f,
+            lambda low, high: tuple(map(f, _abs_bounds(low, high))),  # type: ignore
+            functools.partial(_convex_lines, f),
+        )
+        return add(even, arguments)
+    if power > 0:
+        return add(
+            Elementwise(f"power {power}", f, functools.partial(_rising, f)), arguments
+        )
+    raise operations.UnsupportedError(f"There is no rule for the power {power}.")
+
+
+@operations.rule("reduce_max", "reduce_window_max", "sort", "cummax")
+def _largest(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """Rising in every entry: the bounds are the values at the bounds."""
+
+    def point(x: jax.Array) -> jax.Array:
+        result = bind(x)
+        return result[0] if bind.primitive.multiple_results else result
+
+    def bounds(interval: Interval) -> Interval:
+        return point(interval[0]), point(interval[1])
+
+    if len(arguments) > 1:
+        raise operations.UnsupportedError("Bounds cannot follow a sort by keys.")
+    return add(IntervalOnly(bind.primitive.name, point, bounds), arguments)
+
+
+operations.rule("reduce_min", "reduce_window_min", "cummin")(_largest)

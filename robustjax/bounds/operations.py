@@ -1,0 +1,162 @@
+"""What bounds can be carried through: kinds of operations, and rules that build them.
+
+A rule gets `add`, which appends an operation and returns its `Bounded` result, the
+primitive as a function, and the arguments, each a constant or `Bounded`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+Interval = tuple[jax.Array, jax.Array]
+
+
+class UnsupportedError(NotImplementedError):
+    """Bounds cannot be carried through an operation; the text names it."""
+
+
+class Bounded(NamedTuple):
+    """A result that depends on the bounded input."""
+
+    value: int
+    shape: tuple[int, ...]
+    dtype: Any
+
+
+class Lines(NamedTuple):
+    """Two lines slope * z + offset, below and above a function on an interval."""
+
+    lower_slope: jax.Array
+    lower_offset: jax.Array
+    upper_slope: jax.Array
+    upper_offset: jax.Array
+
+
+def _middle(lower: jax.Array, upper: jax.Array) -> jax.Array:
+    return jnp.full_like(lower, 0.5)
+
+
+class Affine(NamedTuple):
+    """A function that is affine in its inputs."""
+
+    point: Callable[..., jax.Array]  # of the bounded inputs
+    radius: Callable[..., jax.Array]  # |J| r, with J its matrix
+
+
+class Elementwise(NamedTuple):
+    """A function of single numbers."""
+
+    name: str
+    point: Callable[[jax.Array], jax.Array]
+    bounds: Callable[[jax.Array, jax.Array], Interval]
+    lines: Callable[[jax.Array, jax.Array, jax.Array], Lines] | None = None
+    """(lower, upper, mix): all mix in [0, 1] give sound lines."""
+    start: Callable[[jax.Array, jax.Array], jax.Array] = _middle
+    """(lower, upper): the mix that is used unless it is optimised."""
+
+
+class Product(NamedTuple):
+    """The elementwise product of two bounded values of one shape."""
+
+    point: Callable[[jax.Array, jax.Array], jax.Array]
+
+
+class IntervalOnly(NamedTuple):
+    """Any other function with an interval rule."""
+
+    name: str
+    point: Callable[..., jax.Array]
+    bounds: Callable[..., Interval]  # of one interval an input
+
+
+Operation = Affine | Elementwise | Product | IntervalOnly
+Add = Callable[[Operation, Sequence[Any]], Bounded]
+Rule = Callable[[Add, Any, Sequence[Any]], Bounded]
+
+_RULES: dict[str, Rule] = {}
+_NAMED: dict[str, Elementwise] = {}
+_FUNCTIONS: dict[str, Rule] = {}
+
+
+def rule(*primitives: str) -> Callable[[Rule], Rule]:
+    """Registers a rule for primitives by name. [host]."""
+
+    def store(function: Rule) -> Rule:
+        _RULES.update(dict.fromkeys(primitives, function))
+        return function
+
+    return store
+
+
+def elementwise(primitive: str, operation: Elementwise) -> None:
+    """Registers an elementwise function for a primitive. [host]."""
+    rule(primitive)(lambda add, bind, arguments: add(operation, arguments))
+
+
+def register(
+    primitive: str,
+    *,
+    point: Callable[[jax.Array], jax.Array],
+    interval: Callable[[jax.Array, jax.Array], Interval],
+    linear: Callable[[jax.Array, jax.Array, jax.Array], Lines] | None = None,
+) -> None:
+    """Adds a rule for a primitive that is a function of single numbers.
+
+    [host] The rule is trusted: what it claims is not checked. It replaces a rule that
+    is there. The primitive must have one operand.
+
+    Args:
+        primitive: its name, as error messages give it.
+        point: the function itself, elementwise.
+        interval: maps lower and upper bounds of the operand to those of the result.
+        linear: maps lower and upper bounds and mix, numbers in [0, 1], to `Lines`
+            below and above on the interval, sound for every mix; default: none, and
+            linear bounds use the interval.
+
+    Example:
+        >>> register("cbrt", point=jnp.cbrt,
+        ...          interval=lambda low, high: (jnp.cbrt(low), jnp.cbrt(high)))
+        >>> from robustjax import bounds
+        >>> found = bounds.interval_bounds(jnp.cbrt, jnp.zeros(1), 8 * jnp.ones(1))
+        >>> print(found.upper)
+        [2.]
+    """
+    operation = Elementwise(primitive, point, interval, linear)
+    elementwise(primitive, operation)
+
+
+def function(*names: str) -> Callable[[Rule], Rule]:
+    """Registers a rule for calls of functions of JAX by name. [host]."""
+
+    def store(rule: Rule) -> Rule:
+        _FUNCTIONS.update(dict.fromkeys(names, rule))
+        return rule
+
+    return store
+
+
+def named(name: str, operation: Elementwise) -> None:
+    """Keeps an elementwise function that rules are built from. [host]."""
+    _NAMED[name] = operation
+
+
+def for_primitive(name: str) -> Rule | None:
+    """The rule of a primitive, None if there is none. [host]."""
+    return _RULES.get(name)
+
+
+def for_function(name: str) -> Rule | None:
+    """The rule for calls of a function of JAX, None if there is none. [host]."""
+    return _FUNCTIONS.get(name)
+
+
+def for_name(name: str) -> Elementwise:
+    """An elementwise function that was kept by `named`. [host]."""
+    return _NAMED[name]
+
+
+def primitives() -> tuple[str, ...]:
+    """Names of all primitives that have a rule. [host]."""
+    return tuple(sorted(_RULES))

@@ -1,0 +1,188 @@
+"""From a JAX function to a short list of nodes that bounds are carried through.
+
+The function is traced once. Calls inside it are inlined, and what does not depend on
+the bounded input is computed on the spot. Every node that is left is affine in what is
+bounded, an elementwise function of it, a product, or known to intervals alone.
+
+The only module that touches `jax.extend.core`.
+"""
+
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+from robustjax.bounds import affine_rules, elementwise_rules, operations
+from robustjax.bounds.operations import Affine, Operation, UnsupportedError
+
+_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # parameters that hold what is called
+_RULE_MODULES = (affine_rules, elementwise_rules)  # importing them registers rules
+_JAX_FOLDER = str(pathlib.Path(jax.__file__).parent)
+_NOT_CALLS = ("while", "cond", "scan", "custom_root", "custom_linear_solve")
+
+
+class Node(NamedTuple):
+    """One operation on values that depend on the bounded input."""
+
+    operation: Operation
+    inputs: tuple[int, ...]  # values; value 0 is the input, value i + 1 is node i
+    shape: tuple[int, ...]  # of its result
+
+
+class Graph(NamedTuple):
+    """What a function does to its bounded input."""
+
+    nodes: tuple[Node, ...]
+    output: int  # a value
+    shape: tuple[int, ...]  # of the input
+
+    def shape_of(self, value: int) -> tuple[int, ...]:
+        """Shape of a value."""
+        return self.nodes[value - 1].shape if value else self.shape
+
+
+def trace(fn: Callable[[jax.Array], jax.Array], x: jax.ShapeDtypeStruct) -> Graph:
+    """The graph of a function of one array. [device].
+
+    Args:
+        fn: maps an array like x to an array.
+        x: shape and dtype of the input.
+
+    Returns:
+        Its nodes, in order.
+
+    Raises:
+        UnsupportedError: if a primitive has no rule, names it.
+        TypeError: if the function does not return one array.
+    """
+    closed = jax.make_jaxpr(fn)(x)
+    if len(closed.out_avals) != 1:
+        raise TypeError(
+            f"Expected fn to return one array, got {len(closed.out_avals)}."
+        )
+    builder = _Builder(x)
+    (output,) = builder.inline(closed.jaxpr, closed.consts, [builder.input])
+    value = builder.as_value(output)  # may add a node
+    return Graph(tuple(builder.nodes), value, tuple(x.shape))
+
+
+class _Builder:
+    """Collects nodes while it reads a jaxpr."""
+
+    def __init__(self, x: jax.ShapeDtypeStruct) -> None:
+        self.nodes: list[Node] = []
+        self.input = operations.Bounded(0, tuple(x.shape), x.dtype)
+
+    def inline(
+        self,
+        jaxpr: core.Jaxpr,
+        consts: Sequence[Any],
+        arguments: Sequence[Any],
+        site: str = "",
+    ) -> list[Any]:
+        """The results of a jaxpr that is called at a site, constants or `Bounded`."""
+        known: dict[Any, Any] = {}
+        known |= zip(jaxpr.constvars, consts, strict=True)
+        known |= zip(jaxpr.invars, arguments, strict=True)
+
+        def read(atom: Any) -> Any:
+            return atom.val if isinstance(atom, core.Literal) else known[atom]
+
+        for equation in jaxpr.eqns:
+            here = _source(equation) or site
+            values = [read(atom) for atom in equation.invars]
+            results = self._apply(equation, values, site=here)
+            known |= zip(equation.outvars, results, strict=True)
+        return [read(atom) for atom in jaxpr.outvars]
+
+    def _apply(
+        self, equation: core.JaxprEqn, arguments: list[Any], *, site: str
+    ) -> list[Any]:
+        primitive, params = equation.primitive, equation.params
+        called = _called(equation, site)
+        if called is not None:
+            own = operations.for_function(_name_of(called))
+            if own is not None and isinstance(arguments[0], operations.Bounded):
+                return [own(self._add, called, arguments)]
+            return self.inline(called.jaxpr, called.consts, arguments, site)
+        if not any(isinstance(a, operations.Bounded) for a in arguments):
+            results = primitive.bind(*arguments, **params)
+            return list(results) if primitive.multiple_results else [results]
+        rule = operations.for_primitive(primitive.name)
+        if rule is None:
+            raise UnsupportedError(
+                f"No rule to carry bounds through the primitive {primitive.name!r} "
+                f"({site or 'source unknown'}). Register one for an elementwise "
+                f"function: robustjax.bounds.register({primitive.name!r}, ...)."
+            )
+        try:
+            return [rule(self._add, _Bind(primitive, params), arguments)]
+        except UnsupportedError as error:
+            raise UnsupportedError(f"{error} ({site or 'source unknown'})") from None
+
+    def _add(
+        self, operation: Operation, arguments: Sequence[Any]
+    ) -> operations.Bounded:
+        bounded = [a for a in arguments if isinstance(a, operations.Bounded)]
+        structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in bounded]
+        result = jax.eval_shape(operation.point, *structs)
+        inputs = tuple(a.value for a in bounded)
+        self.nodes.append(Node(operation, inputs, result.shape))
+        return operations.Bounded(len(self.nodes), result.shape, result.dtype)
+
+    def as_value(self, result: Any) -> int:
+        """The value of a result; a constant becomes a node that ignores the input."""
+        if isinstance(result, operations.Bounded):
+            return result.value
+        constant = Affine(
+            lambda _: jnp.asarray(result), lambda _: jnp.zeros_like(result)
+        )
+        return self._add(constant, [self.input]).value
+
+
+class _Bind(NamedTuple):
+    """A primitive with its parameters, as a function."""
+
+    primitive: core.Primitive
+    params: Mapping[str, Any]
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.primitive.bind(*arguments, **self.params)
+
+
+def _called(equation: core.JaxprEqn, site: str) -> core.ClosedJaxpr | None:
+    """What a call calls; None for other primitives.
+
+    Raises:
+        UnsupportedError: for control flow.
+    """
+    name = equation.primitive.name
+    inner = next((equation.params[k] for k in _CALLS if k in equation.params), None)
+    if name in _NOT_CALLS or equation.effects:
+        raise UnsupportedError(
+            f"Bounds cannot be carried through {name!r} ({site or 'source unknown'}): "
+            "the function has control flow that depends on data, or side effects."
+        )
+    if inner is None:
+        return None
+    return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
+
+
+def _name_of(called: core.ClosedJaxpr) -> str:
+    """The name of a function of JAX itself; "" for those of anybody else."""
+    info = getattr(called.jaxpr, "debug_info", None)
+    source = str(getattr(info, "func_src_info", "") or "")
+    name, _, place = source.partition(" at ")
+    return name if place.startswith(_JAX_FOLDER) else ""
+
+
+def _source(equation: core.JaxprEqn) -> str:
+    """File and line of the user's code, "" where JAX does not know them."""
+    frame = getattr(equation.source_info, "traceback", None)
+    for entry in frame.frames if frame is not None else ():
+        if "/jax/" not in entry.file_name and "/robustjax/" not in entry.file_name:
+            return f"{entry.file_name}:{entry.line_num}"
+    return ""

@@ -1,0 +1,296 @@
+"""Bounds hold at sampled points, methods are ordered, and what is refused."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+from jax import lax
+
+from robustjax import bounds
+from robustjax.bounds import operations
+
+_METHODS = ("ibp", "crown-ibp", "crown", "alpha")
+
+
+def _weights(*shape, seed=0):
+    return jnp.asarray(
+        np.random.default_rng(seed).normal(size=shape) / np.sqrt(shape[0])
+    )
+
+
+def _image_net(x):
+    kernel = _weights(3, 3, 1, 2)
+    y = lax.conv_general_dilated(
+        x.reshape(1, 4, 4, 1), kernel, (1, 1), "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )  # fmt: skip
+    y = jax.nn.relu(y)
+    pooled = lax.reduce_window(
+        y, -jnp.inf, lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID"
+    )
+    average = lax.reduce_window(y, 0.0, lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "SAME") / 4
+    return jnp.concatenate([pooled.ravel(), average.ravel()]) @ _weights(16, 3, seed=1)
+
+
+# One function an operation, of 16 numbers; w and v mix them.
+_FUNCTIONS = {
+    "add": lambda x: x @ _weights(16, 4) + x[:4] + 1.0,
+    "sub": lambda x: 1.0 - x[:4] - x[4:8],
+    "mul": lambda x: (x @ _weights(16, 4)) * (x @ _weights(16, 4, seed=1)),
+    "div": lambda x: (x @ _weights(16, 4)) / (3.0 + jnp.tanh(x[:4])),
+    "neg": lambda x: -x[:4],
+    "max": lambda x: jnp.maximum(x @ _weights(16, 4), x[:4]),
+    "min": lambda x: jnp.minimum(x @ _weights(16, 4), 0.3),
+    "clamp": lambda x: jnp.clip(x @ _weights(16, 4), -0.2, 0.4),
+    "abs": lambda x: jnp.abs(x @ _weights(16, 4)),
+    "relu": lambda x: jax.nn.relu(x @ _weights(16, 4)) @ _weights(4, 3),
+    "exp": lambda x: jnp.exp(x @ _weights(16, 4)),
+    "expm1": lambda x: jnp.expm1(x @ _weights(16, 4)),
+    "log": lambda x: jnp.log(3.0 + x @ _weights(16, 4)),
+    "log1p": lambda x: jnp.log1p(1.5 + x @ _weights(16, 4)),
+    "sqrt": lambda x: jnp.sqrt(3.0 + x @ _weights(16, 4)),
+    "rsqrt": lambda x: lax.rsqrt(3.0 + x @ _weights(16, 4)),
+    "tanh": lambda x: jnp.tanh(3 * x @ _weights(16, 4)),
+    "logistic": lambda x: jax.nn.sigmoid(5 * x @ _weights(16, 4)),
+    "erf": lambda x: lax.erf(2 * x @ _weights(16, 4)),
+    "sin": lambda x: jnp.sin(4 * x @ _weights(16, 4)),
+    "cos": lambda x: jnp.cos(4 * x @ _weights(16, 4)),
+    "square": lambda x: jnp.square(x @ _weights(16, 4)),
+    "integer_pow": lambda x: (x @ _weights(16, 4)) ** 3 + (x[:4] + 3.0) ** 4,
+    "floor": lambda x: jnp.floor(2 * x[:4]) + jnp.ceil(x[:4]) + jnp.round(3 * x[:4]),
+    "sign": lambda x: jnp.sign(x @ _weights(16, 4)),
+    "softplus": lambda x: jax.nn.softplus(4 * x @ _weights(16, 4)),
+    "elu": lambda x: jax.nn.elu(x @ _weights(16, 4)),
+    "leaky_relu": lambda x: jax.nn.leaky_relu(x @ _weights(16, 4), 0.2),
+    "log_sigmoid": lambda x: jax.nn.log_sigmoid(x @ _weights(16, 4)),
+    "gelu": lambda x: jax.nn.gelu(x @ _weights(16, 4)),
+    "silu": lambda x: jax.nn.silu(x @ _weights(16, 4)),
+    "softmax": lambda x: jax.nn.softmax(x @ _weights(16, 4)),
+    "attention": lambda x: (x.reshape(4, 4) @ x.reshape(4, 4).T)[0],
+    "layer norm": lambda x: jax.nn.standardize(x @ _weights(16, 4), epsilon=0.1),
+    "reduce_max": lambda x: jnp.max(x.reshape(4, 4) @ _weights(4, 4), axis=1),
+    "reduce_min": lambda x: jnp.min(x.reshape(4, 4) @ _weights(4, 4), axis=0),
+    "cummax": lambda x: lax.cummax(x[:5]) + lax.cummin(x[5:10]),
+    "reduce_window_min": lambda x: -lax.reduce_window(
+        x, jnp.inf, lax.min, (4,), (2,), "VALID"
+    ),
+    "update": lambda x: lax.dynamic_update_slice(x[:6], 2 * x[8:10], (3,)),
+    "lax clamp": lambda x: lax.clamp(-0.2, x[:4], 0.3),
+    "sort": lambda x: jnp.sort(x @ _weights(16, 4)),
+    "structure": lambda x: (
+        2 * jnp.pad(x.reshape(4, 4).T[::-1, 1:3], 1)[2] + jnp.cumsum(x)[:4]
+    ),
+    "select": lambda x: jnp.where(jnp.array([True, False]), x[:2], 2 * x[2:4]),
+    "gather": lambda x: x[jnp.array([3, 0, 7])] + lax.dynamic_slice(x, (2,), (3,)),
+    "image": _image_net,
+    "constant": lambda x: jnp.arange(3.0),
+}  # fmt: skip
+
+
+def _box(seed, width=0.4):
+    rng = np.random.default_rng(seed)
+    centre = rng.uniform(-0.5, 0.5, 16)
+    radius = width * rng.uniform(0, 1, 16) * (rng.uniform(size=16) < 0.8)
+    return jnp.asarray(centre - radius), jnp.asarray(centre + radius)
+
+
+def _samples(lower, upper, count, seed=0):
+    """Corners and interior points."""
+    rng = np.random.default_rng(seed)
+    lower, upper = np.asarray(lower), np.asarray(upper)
+    share = rng.uniform(size=(count, len(lower)))
+    share[: count // 2] = np.round(share[: count // 2])
+    return jnp.asarray(lower + share * (upper - lower))
+
+
+# They change no number, or add two of one kind.
+_UNTESTED = {"add_any", "copy", "name", "sharding_constraint"}
+
+
+class SoundnessTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enterContext(jax.enable_x64(True))
+
+    @parameterized.parameters(*_FUNCTIONS)
+    def test_every_method_holds_and_none_is_looser_than_a_cheaper_one(self, name):
+        fn = _FUNCTIONS[name]
+        for seed, width in ((0, 0.4), (1, 0.05)):
+            lower, upper = _box(seed, width)
+            values = jax.vmap(fn)(_samples(lower, upper, 4000))
+            least, most = values.min(axis=0), values.max(axis=0)
+            found = {
+                m: bounds.linear_bounds(fn, lower, upper, method=m) for m in _METHODS
+            }
+            for method, own in found.items():
+                self.assertTrue(np.all(own.lower <= least + 1e-12), method)
+                self.assertTrue(np.all(own.upper >= most - 1e-12), method)
+                self.assertTrue(np.all(np.isfinite([own.lower, own.upper])), method)
+            for cheap, dear in itertools.pairwise(_METHODS):
+                slack = 1e-12
+                self.assertTrue(np.all(found[dear].lower >= found[cheap].lower - slack))
+                self.assertTrue(np.all(found[dear].upper <= found[cheap].upper + slack))
+            ibp = bounds.interval_bounds(fn, lower, upper)
+            np.testing.assert_array_equal(ibp.lower, found["ibp"].lower)
+
+    @parameterized.parameters("relu", "mul", "tanh", "image", "sin")
+    def test_affine_functions_bound_at_every_point(self, name):
+        fn = _FUNCTIONS[name]
+        lower, upper = _box(2)
+        found = bounds.affine_bounds(fn, lower, upper)
+        x = _samples(lower, upper, 2000)
+        values = jax.vmap(fn)(x)
+        found = bounds.AffineBounds(*map(np.asarray, found))
+        x, values = np.asarray(x), np.asarray(values)
+        low, high = x @ found.lower_weight.T, x @ found.upper_weight.T
+        self.assertTrue(np.all(low + found.lower_bias <= values + 1e-12))
+        self.assertTrue(np.all(high + found.upper_bias >= values - 1e-12))
+
+    @pytest.mark.slow
+    def test_a_point_box_gives_the_value(self):
+        for name in set(_FUNCTIONS) - {"sign", "floor"}:
+            x = _box(3)[0]
+            for method in _METHODS:
+                own = bounds.linear_bounds(_FUNCTIONS[name], x, x, method=method)
+                value = _FUNCTIONS[name](x)
+                np.testing.assert_allclose(own.lower, value, atol=1e-9, err_msg=name)
+                np.testing.assert_allclose(own.upper, value, atol=1e-9, err_msg=name)
+
+    def test_affine_functions_are_exact(self):
+        for name in ("add", "sub", "structure", "gather", "select"):
+            fn = _FUNCTIONS[name]
+            lower, upper = _box(4)
+            matrix = jax.jacobian(fn)(lower)
+            centre, radius = (
+                fn((lower + upper) / 2),
+                np.abs(matrix) @ (upper - lower) / 2,
+            )
+            own = bounds.linear_bounds(fn, lower, upper)
+            np.testing.assert_allclose(own.lower, centre - radius, atol=1e-12)
+            np.testing.assert_allclose(own.upper, centre + radius, atol=1e-12)
+
+    @pytest.mark.slow
+    def test_random_networks(self):
+        """Depth, width and functions drawn at random."""
+        rng = np.random.default_rng(5)
+        kinds = [jax.nn.relu, jnp.tanh, jax.nn.sigmoid, jnp.abs, jnp.sin, jax.nn.elu]
+        for seed in range(20):
+            layers = [
+                (_weights(a, b, seed=seed + a), kinds[rng.integers(len(kinds))])
+                for a, b in ((16, 7), (7, 5), (5, 3))
+            ]
+
+            def fn(x, layers=layers):
+                for weight, activation in layers:
+                    x = activation(2 * x @ weight) + x[0]
+                return x
+
+            lower, upper = _box(seed)
+            own = bounds.linear_bounds(fn, lower, upper)
+            values = jax.vmap(fn)(_samples(lower, upper, 2000, seed))
+            self.assertTrue(np.all(own.lower <= values.min(axis=0)))
+            self.assertTrue(np.all(own.upper >= values.max(axis=0)))
+
+
+class TransformTest(parameterized.TestCase):
+    def test_jit_vmap_and_grad(self):
+        fn = _FUNCTIONS["relu"]
+        box = _box(6)
+        alone = bounds.linear_bounds(fn, *box)
+        jitted = jax.jit(lambda low, high: bounds.linear_bounds(fn, low, high))(*box)
+        np.testing.assert_allclose(jitted.lower, alone.lower, rtol=1e-5)
+        stacked = [jnp.stack([v, v + 0.1]) for v in box]
+        mapped = jax.vmap(lambda low, high: bounds.linear_bounds(fn, low, high))(
+            *stacked
+        )
+        np.testing.assert_allclose(mapped.lower[0], alone.lower, rtol=1e-5)
+
+        def width(weight):
+            own = bounds.linear_bounds(lambda x: jax.nn.relu(x @ weight), *box)
+            return jnp.sum(own.upper - own.lower)
+
+        gradient = jax.grad(width)(_weights(16, 4))
+        self.assertTrue(np.all(np.isfinite(gradient)))
+        self.assertGreater(np.abs(gradient).max(), 0)
+
+    def test_spec_is_a_row_of_the_output(self):
+        fn, box = _FUNCTIONS["relu"], _box(7)
+        spec = np.array([[1.0, -1.0, 0.0], [0.0, 1.0, -1.0]])
+        own = bounds.linear_bounds(fn, *box, spec=spec)
+        values = jax.vmap(fn)(_samples(*box, 3000)) @ spec.T
+        self.assertTrue(np.all(own.lower <= values.min(axis=0) + 1e-5))
+        plain = bounds.linear_bounds(fn, *box)
+        apart = plain.lower[:2] - plain.upper[1:]
+        self.assertTrue(np.all(own.lower >= apart - 1e-5))
+        self.assertGreater(np.max(own.lower - apart), 1e-3)
+
+    def test_single(self):
+        fn = bounds.single(lambda x: jax.nn.relu(x @ _weights(16, 4)))
+        self.assertEqual(bounds.interval_bounds(fn, *_box(8)).lower.shape, (4,))
+
+
+class RefusalTest(parameterized.TestCase):
+    def test_boxes(self):
+        low, high = np.zeros(3), np.ones(3)
+        bad = low.copy()
+        bad[1] = 2.0
+        for args, text in (
+            ((bad, high), r"2.0 > 1.0 at \(1,\)"),
+            ((low, np.full(3, np.nan)), "upper with NaN"),
+            ((low, np.ones(2)), r"alike, got float32\[3\] and float32\[2\]"),
+            ((low.astype(int), high.astype(int)), "floats"),
+        ):
+            with self.assertRaisesRegex(ValueError, text):
+                bounds.interval_bounds(jnp.sin, *args)
+
+    @parameterized.parameters(
+        (lambda x: lax.while_loop(lambda v: v[0] < 1, lambda v: v + 1, x), "'while'"),
+        (lambda x: jnp.where(x > 0, x, 0.0), "'gt'.*engine_test.py.*register"),
+        (lambda x: x.astype(jnp.bfloat16), "conversion from float32 to bfloat16"),
+        (lambda x: jnp.arange(3.0)[x[0].astype(int)], "conversion"),
+    )
+    def test_functions(self, fn, text):
+        with self.assertRaisesRegex(bounds.UnsupportedError, text):
+            bounds.interval_bounds(fn, jnp.zeros(3), jnp.ones(3))
+
+    def test_arguments(self):
+        box = jnp.zeros(3), jnp.ones(3)
+        with self.assertRaisesRegex(ValueError, "method 'magic'"):
+            bounds.linear_bounds(jnp.sin, *box, method="magic")
+        with self.assertRaisesRegex(ValueError, r"spec \[s, k\]"):
+            bounds.linear_bounds(jnp.sin, *box, spec=np.ones((2, 4)))
+        with self.assertRaisesRegex(TypeError, "one array, got 2"):
+            bounds.interval_bounds(lambda x: (x, x), *box)
+
+    def test_a_function_that_bears_a_name_of_jax_is_not_taken_for_it(self):
+        @jax.jit
+        def softplus(x):
+            return -x
+
+        own = bounds.interval_bounds(softplus, jnp.zeros(1), jnp.ones(1))
+        np.testing.assert_array_equal([own.lower[0], own.upper[0]], [-1.0, 0.0])
+
+
+class RegistryTest(absltest.TestCase):
+    def test_all_rules_are_tested(self):
+        """Every primitive with a rule occurs in the functions above."""
+        used = set()
+
+        def collect(jaxpr):
+            for equation in jaxpr.eqns:
+                used.add(equation.primitive.name)
+                for value in equation.params.values():
+                    if hasattr(value, "jaxpr"):
+                        collect(value.jaxpr)
+
+        for fn in _FUNCTIONS.values():
+            collect(jax.make_jaxpr(fn)(jnp.zeros(16)).jaxpr)
+        untested = set(operations.primitives()) - used
+        self.assertLessEqual(untested, _UNTESTED)
+
+
+if __name__ == "__main__":
+    absltest.main()
