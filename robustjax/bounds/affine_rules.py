@@ -52,7 +52,11 @@ def _move(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bound
             "Bounds cannot follow indices that depend on the bounded input."
         )
     point = _filled(bind, arguments, _same)
-    return add(Affine(point, point), arguments)
+
+    def radius(r: jax.Array) -> jax.Array:
+        return jnp.abs(point(r))  # what gather fills in may be negative
+
+    return add(Affine(point, radius), arguments)
 
 
 @operations.rule(*_NOTHING)
@@ -87,7 +91,8 @@ def _join(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bound
 
 
 @operations.rule("add", "add_any")
-def _add(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+def plus(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """A sum. [host]."""
     return add(
         Affine(_filled(bind, arguments, _same), _filled(bind, arguments, _zero)),
         arguments,
@@ -95,13 +100,15 @@ def _add(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounde
 
 
 @operations.rule("sub")
-def _subtract(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+def subtract(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """A difference. [host]."""
     radius = _filled(jnp.add, arguments, _zero)
     return add(Affine(_filled(bind, arguments, _same), radius), arguments)
 
 
 @operations.rule("neg")
-def _negate(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+def negate(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """The negative. [host]."""
     return add(Affine(bind, lambda r: r), arguments)
 
 
@@ -118,26 +125,25 @@ def _linear(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bou
 
 
 @operations.rule("mul")
-def _multiply(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+def multiply(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """A product, with a constant or of two bounded values. [host]."""
     if all(isinstance(a, Bounded) for a in arguments):
         if arguments[0].value == arguments[1].value:
             return add(operations.for_name("square"), arguments[:1])
         shape = jnp.broadcast_shapes(*(a.shape for a in arguments))
-        return add(
-            operations.Product(bind), [_spread(add, a, shape) for a in arguments]
-        )
+        return add(operations.Product(bind), [spread(add, a, shape) for a in arguments])
     return add(
         Affine(_filled(bind, arguments, _same), _filled(bind, arguments, jnp.abs)),
         arguments,
     )
 
 
-def _spread(add: Add, argument: Bounded, shape: tuple[int, ...]) -> Bounded:
-    """A scalar that stands for an array of one value."""
+def spread(add: Add, argument: Bounded, shape: tuple[int, ...]) -> Bounded:
+    """A scalar as an array of one value; other shapes stay. [host]."""
     if argument.shape == shape:
         return argument
-    spread = functools.partial(jnp.broadcast_to, shape=shape)
-    return add(Affine(spread, spread), [argument])
+    copies = functools.partial(jnp.broadcast_to, shape=shape)
+    return add(Affine(copies, copies), [argument])
 
 
 @operations.rule("div")
@@ -149,7 +155,7 @@ def _divide(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bou
             arguments,
         )
     inverse = add(operations.for_name("reciprocal"), [denominator])
-    return _multiply(add, jnp.multiply, [numerator, inverse])
+    return multiply(add, jnp.multiply, [numerator, inverse])
 
 
 def _zero(constant: Any) -> Any:

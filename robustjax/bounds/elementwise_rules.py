@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from robustjax.bounds import operations
+from robustjax.bounds import affine_rules, operations
 from robustjax.bounds.operations import (
     Add,
     Bounded,
@@ -62,13 +62,6 @@ def _rising(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
     return f(lower), f(upper)
 
 
-def _relu_lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
-    """The lower slope is `mix` where the kink is inside."""
-    slope = jnp.where(lower >= 0, 1.0, jnp.where(upper <= 0, 0.0, mix))
-    slope = slope.astype(lower.dtype)
-    return Lines(slope, jnp.zeros_like(slope), *_secant(jax.nn.relu, lower, upper))
-
-
 def _abs_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
     ends = jnp.abs(lower), jnp.abs(upper)
     crosses = (lower < 0) & (upper > 0)
@@ -98,10 +91,14 @@ def _s_shaped_lines(
 def _s_shaped_upper(
     f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
 ) -> tuple[Any, Any]:
-    """The secant where f is convex or nearly so, else a tangent right of zero."""
+    """A tangent right of zero that passes above the lower end, else the secant.
+
+    The secant is right where f is convex, and where even the tangent at the upper end
+    passes below the lower one. Elsewhere `mix` moves the tangent between the first
+    point that will do and the upper end, and its offset covers rounding.
+    """
 
     def misses(point: jax.Array) -> jax.Array:
-        """Whether the tangent at a point is below f at the lower end."""
         slope, offset = _tangent(f, point)
         return slope * lower + offset < f(lower)
 
@@ -111,17 +108,19 @@ def _s_shaped_upper(
         short = misses(half)
         return jnp.where(short, half, left), jnp.where(short, right, half)
 
-    first = jnp.maximum(lower, 0.0)
-    bracket = (first, jnp.maximum(upper, first))
-    _, touching = jax.lax.fori_loop(0, _TANGENT_STEPS, halve, bracket)
-    at = jnp.maximum(touching, _between(first, upper, mix))
-    at = jnp.where(lower >= 0, _between(lower, upper, mix), at)
-    at = jnp.clip(at, first, jnp.maximum(upper, first))
-    is_secant = (upper <= 0) | misses(at)
-    tangent, secant = _tangent(f, at), _secant(f, lower, upper)
-    return tuple(
-        jnp.where(is_secant, s, t) for s, t in zip(secant, tangent, strict=True)
-    )  # type: ignore[return-value]
+    left = jnp.maximum(lower, 0.0)
+    right = jnp.maximum(upper, left)
+    _, touching = jax.lax.fori_loop(0, _TANGENT_STEPS, halve, (left, right))
+    first = jnp.where(lower >= 0, lower, touching)
+    at = jnp.clip(_between(first, right, mix), first, right)
+    slope, offset = _tangent(f, at)
+    tangent = slope, jnp.maximum(offset, f(lower) - slope * lower)
+    is_secant = (upper <= 0) | ((lower < 0) & misses(right))
+    chosen = [
+        jnp.where(is_secant, s, t)
+        for s, t in zip(_secant(f, lower, upper), tangent, strict=True)
+    ]
+    return chosen[0], chosen[1]
 
 
 def _register(primitive: str, f: _Function, lines: Any, bounds: Any = None) -> None:
@@ -134,13 +133,26 @@ def _larger_side(lower: jax.Array, upper: jax.Array) -> jax.Array:
     return jnp.where(upper > -lower, 1.0, 0.0).astype(lower.dtype)
 
 
-_RELU = Elementwise(
-    "relu",
-    jax.nn.relu,
-    functools.partial(_rising, jax.nn.relu),
-    _relu_lines,
-    _larger_side,
-)
+def _at_least(constant: Any) -> Elementwise:
+    """max(x, c) of a constant, which may be -inf."""
+
+    def point(x: jax.Array) -> jax.Array:
+        return jnp.maximum(x, constant)
+
+    def lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+        slope = jnp.where(
+            lower >= constant, 1.0, jnp.where(upper <= constant, 0.0, mix)
+        ).astype(lower.dtype)
+        offset = jnp.where(slope == 1, 0.0, (1 - slope) * constant)
+        return Lines(slope, offset, *_secant(point, lower, upper))
+
+    def start(lower: jax.Array, upper: jax.Array) -> jax.Array:
+        return _larger_side(lower - constant, upper - constant)
+
+    return Elementwise("max", point, functools.partial(_rising, point), lines, start)
+
+
+_RELU = _at_least(0.0)
 for _name, _f in (("exp", jnp.exp), ("expm1", jnp.expm1)):
     _register(_name, _f, functools.partial(_convex_lines, _f))
 for _name, _f in (("log", jnp.log), ("log1p", jnp.log1p), ("sqrt", jnp.sqrt)):
@@ -151,8 +163,7 @@ for _name, _f in (
     ("erf", jax.scipy.special.erf),
 ):
     _register(_name, _f, functools.partial(_s_shaped_lines, _f))
-for _name, _f in (("floor", jnp.floor), ("ceil", jnp.ceil), ("round", jnp.round),
-                  ("sign", jnp.sign)):  # fmt: skip
+for _name, _f in (("floor", jnp.floor), ("ceil", jnp.ceil), ("sign", jnp.sign)):
     _register(_name, _f, None)
 operations.elementwise(
     "abs", Elementwise("abs", jnp.abs, _abs_bounds, _abs_lines, _larger_side)
@@ -165,22 +176,54 @@ def _of_function(name: str, f: _Function, lines: Any) -> None:
     operations.function(name)(lambda add, _, arguments: add(operation, arguments[:1]))
 
 
-for _name, _f in (("softplus", jax.nn.softplus), ("elu", jax.nn.elu)):
-    _of_function(_name, _f, functools.partial(_convex_lines, _f))
+_of_function(
+    "softplus", jax.nn.softplus, functools.partial(_convex_lines, jax.nn.softplus)
+)
 _of_function(
     "log_sigmoid",
     jax.nn.log_sigmoid,
     functools.partial(_concave_lines, jax.nn.log_sigmoid),
 )
+_ELU = Elementwise(
+    "elu",
+    jax.nn.elu,
+    functools.partial(_rising, jax.nn.elu),
+    functools.partial(_convex_lines, jax.nn.elu),
+)
 
 
 @operations.function("leaky_relu")
-def _leaky_relu(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+def _leaky_relu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
     """S x + (1 - s) relu(x)."""
-    x, slope = arguments[0], (arguments[1] if len(arguments) > 1 else 0.01)
-    times, plus = (operations.for_primitive(name) for name in ("mul", "add"))
-    bent = times(add, jnp.multiply, [add(_RELU, [x]), 1 - slope])  # type: ignore[misc]
-    return plus(add, jnp.add, [times(add, jnp.multiply, [x, slope]), bent])  # type: ignore[misc]
+    return _bent(add, arguments[0], arguments[0], -_at_minus_one(called, arguments))
+
+
+@operations.function("elu")
+def _elu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
+    """S elu(x) + (1 - s) relu(x), with the elu of slope one at zero."""
+    slope = _at_minus_one(called, arguments) / jnp.expm1(-1.0)
+    return _bent(add, arguments[0], add(_ELU, arguments[:1]), slope)
+
+
+def _at_minus_one(called: Any, arguments: Sequence[Any]) -> jax.Array:
+    """What a function is at -1: it tells a slope that is hidden inside of a call."""
+    x, *rest = arguments
+    if any(isinstance(a, Bounded) for a in rest):
+        raise operations.UnsupportedError("Expected an activation of constant slope.")
+    return called(jnp.full(x.shape, -1.0, x.dtype), *rest)[0]
+
+
+def _bent(add: Add, x: Bounded, curve: Bounded, slope: jax.Array) -> Bounded:
+    parts = [
+        affine_rules.multiply(add, jnp.multiply, [part, weight])
+        for part, weight in ((curve, slope), (add(_RELU, [x]), 1 - slope))
+    ]
+    return affine_rules.plus(add, jnp.add, parts)
+
+
+def _even_bounds(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
+    low, high = _abs_bounds(lower, upper)
+    return f(low), f(high)
 
 
 def _square_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
@@ -250,6 +293,8 @@ def _wave_bounds(
 ) -> Interval:
     """Sine by the crests and troughs that lie inside; cosine is shifted by 1/4."""
     turns = [v / (2 * jnp.pi) + shift for v in (lower, upper)]
+    slack = 8 * jnp.finfo(lower.dtype).eps * (1 + jnp.abs(turns[0]) + jnp.abs(turns[1]))
+    turns = [turns[0] - slack, turns[1] + slack]  # a crest too many does no harm
     has_crest = jnp.floor(turns[1] - 0.25) > jnp.ceil(turns[0] - 0.25) - 1
     has_trough = jnp.floor(turns[1] - 0.75) > jnp.ceil(turns[0] - 0.75) - 1
     ends = f(lower), f(upper)
@@ -263,25 +308,6 @@ _register("sin", jnp.sin, None, functools.partial(_wave_bounds, 0.0, jnp.sin))
 _register("cos", jnp.cos, None, functools.partial(_wave_bounds, 0.25, jnp.cos))
 
 
-def _at_least(constant: Any) -> Elementwise:
-    """max(x, c) of a constant, which may be -inf."""
-
-    def point(x: jax.Array) -> jax.Array:
-        return jnp.maximum(x, constant)
-
-    def lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
-        slope = jnp.where(
-            lower >= constant, 1.0, jnp.where(upper <= constant, 0.0, mix)
-        ).astype(lower.dtype)
-        offset = jnp.where(slope == 1, 0.0, (1 - slope) * constant)
-        return Lines(slope, offset, *_secant(point, lower, upper))
-
-    def start(lower: jax.Array, upper: jax.Array) -> jax.Array:
-        return _larger_side(lower - constant, upper - constant)
-
-    return Elementwise("max", point, functools.partial(_rising, point), lines, start)
-
-
 @operations.rule("max")
 def _maximum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """max(x, y) = y + relu(x - y)."""
@@ -289,36 +315,32 @@ def _maximum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
     if not isinstance(first, Bounded):
         first, second = second, first
     if not isinstance(second, Bounded):
-        return add(_at_least(second), [_spread_to(add, first, second)])
-    subtract, plus = operations.for_primitive("sub"), operations.for_primitive("add")
-    excess = subtract(add, jnp.subtract, [first, second])  # type: ignore[misc]
-    return plus(add, jnp.add, [second, add(_RELU, [excess])])  # type: ignore[misc]
+        shape = jnp.broadcast_shapes(first.shape, jnp.shape(second))
+        return add(_at_least(second), [affine_rules.spread(add, first, shape)])
+    excess = affine_rules.subtract(add, jnp.subtract, [first, second])
+    return affine_rules.plus(add, jnp.add, [second, add(_RELU, [excess])])
 
 
 @operations.rule("min")
 def _minimum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """min(x, y) = -max(-x, -y)."""
-    negate = operations.for_primitive("neg")
     turned = [
-        negate(add, jnp.negative, [a]) if isinstance(a, Bounded) else -a  # type: ignore[misc]
+        affine_rules.negate(add, jnp.negative, [a]) if isinstance(a, Bounded) else -a
         for a in arguments
     ]
-    return negate(add, jnp.negative, [_maximum(add, bind, turned)])  # type: ignore[misc]
-
-
-def _spread_to(add: Add, argument: Bounded, constant: Any) -> Bounded:
-    """A scalar spread to the shape of a constant that it meets."""
-    shape = jnp.broadcast_shapes(argument.shape, jnp.shape(constant))
-    if argument.shape == shape:
-        return argument
-    spread = functools.partial(jnp.broadcast_to, shape=shape)
-    return add(operations.Affine(spread, spread), [argument])
+    return affine_rules.negate(add, jnp.negative, [_maximum(add, bind, turned)])
 
 
 @operations.rule("clamp")
 def _clamp(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     low, x, high = arguments
     return _minimum(add, bind, [_maximum(add, bind, [x, low]), high])
+
+
+@operations.rule("round")
+def _round(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """Rising, whichever way halves are rounded."""
+    return add(Elementwise("round", bind, functools.partial(_rising, bind)), arguments)
 
 
 @operations.rule("integer_pow")
@@ -333,7 +355,7 @@ def _integer_power(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         even = Elementwise(
             f"power {power}",
             f,
-            lambda low, high: tuple(map(f, _abs_bounds(low, high))),  # type: ignore
+            functools.partial(_even_bounds, f),
             functools.partial(_convex_lines, f),
         )
         return add(even, arguments)

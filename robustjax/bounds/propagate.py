@@ -7,6 +7,7 @@ bounded, an elementwise function of it, a product, or known to intervals alone.
 The only module that touches `jax.extend.core`.
 """
 
+import os
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,10 +19,16 @@ from jax.extend import core
 from robustjax.bounds import affine_rules, elementwise_rules, operations
 from robustjax.bounds.operations import Affine, Operation, UnsupportedError
 
-_CALLS = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # parameters that hold what is called
 _RULE_MODULES = (affine_rules, elementwise_rules)  # importing them registers rules
-_JAX_FOLDER = str(pathlib.Path(jax.__file__).parent)
-_NOT_CALLS = ("while", "cond", "scan", "custom_root", "custom_linear_solve")
+_JAX_FOLDER = f"{pathlib.Path(jax.__file__).parent}{os.sep}"
+# Primitives that do nothing but call. Others have jaxprs for other ends: the step of a
+# reduction, the body of a loop.
+_CALLS = (
+    "checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
+    "custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2",
+)  # fmt: skip
+_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # their parameters
+_CONTROL = ("while", "cond", "scan", "custom_root", "custom_linear_solve")
 
 
 class Node(NamedTuple):
@@ -106,7 +113,7 @@ class _Builder:
         if called is not None:
             own = operations.for_function(_name_of(called))
             if own is not None and isinstance(arguments[0], operations.Bounded):
-                return [own(self._add, called, arguments)]
+                return [own(self._add, core.jaxpr_as_fun(called), arguments)]
             return self.inline(called.jaxpr, called.consts, arguments, site)
         if not any(isinstance(a, operations.Bounded) for a in arguments):
             results = primitive.bind(*arguments, **params)
@@ -160,14 +167,14 @@ def _called(equation: core.JaxprEqn, site: str) -> core.ClosedJaxpr | None:
         UnsupportedError: for control flow.
     """
     name = equation.primitive.name
-    inner = next((equation.params[k] for k in _CALLS if k in equation.params), None)
-    if name in _NOT_CALLS or equation.effects:
+    if name in _CONTROL or equation.effects:
         raise UnsupportedError(
             f"Bounds cannot be carried through {name!r} ({site or 'source unknown'}): "
             "the function has control flow that depends on data, or side effects."
         )
-    if inner is None:
+    if name not in _CALLS:
         return None
+    inner = next(equation.params[k] for k in _CALLED if k in equation.params)
     return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
 
 

@@ -229,6 +229,7 @@ def _checked_on_device(proposal: solver.Proposal, known: Constraints) -> jax.Arr
         longest = dual.max_length(r.dtype)
         return jnp.clip(r + step, 0.0, longest), proved
 
+    r = jnp.clip(r, 0.0, dual.max_length(r.dtype))
     return jax.lax.fori_loop(0, _ATTEMPTS, attempt, (r, jnp.zeros_like(r)))[1]
 
 

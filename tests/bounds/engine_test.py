@@ -35,6 +35,8 @@ def _image_net(x):
     return jnp.concatenate([pooled.ravel(), average.ravel()]) @ _weights(16, 3, seed=1)
 
 
+_HIDDEN_ELU = jax.jit(jax.nn.elu, static_argnames="alpha")
+
 # One function an operation, of 16 numbers; w and v mix them.
 _FUNCTIONS = {
     "add": lambda x: x @ _weights(16, 4) + x[:4] + 1.0,
@@ -64,6 +66,10 @@ _FUNCTIONS = {
     "sign": lambda x: jnp.sign(x @ _weights(16, 4)),
     "softplus": lambda x: jax.nn.softplus(4 * x @ _weights(16, 4)),
     "elu": lambda x: jax.nn.elu(x @ _weights(16, 4)),
+    "elu of slope 3": lambda x: jax.nn.elu(x @ _weights(16, 4), 3.0),
+    "elu of hidden slope": lambda x: _HIDDEN_ELU(x @ _weights(16, 4), alpha=3.0),
+    "round away": lambda x: lax.round(4 * x[:4]) / 4,
+    "leaky_relu of slope 2": lambda x: jax.nn.leaky_relu(x @ _weights(16, 4), 2.0),
     "leaky_relu": lambda x: jax.nn.leaky_relu(x @ _weights(16, 4), 0.2),
     "log_sigmoid": lambda x: jax.nn.log_sigmoid(x @ _weights(16, 4)),
     "gelu": lambda x: jax.nn.gelu(x @ _weights(16, 4)),
@@ -151,7 +157,7 @@ class SoundnessTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_a_point_box_gives_the_value(self):
-        for name in set(_FUNCTIONS) - {"sign", "floor"}:
+        for name in set(_FUNCTIONS) - {"sign", "floor", "round away"}:
             x = _box(3)[0]
             for method in _METHODS:
                 own = bounds.linear_bounds(_FUNCTIONS[name], x, x, method=method)
@@ -193,6 +199,39 @@ class SoundnessTest(parameterized.TestCase):
             values = jax.vmap(fn)(_samples(lower, upper, 2000, seed))
             self.assertTrue(np.all(own.lower <= values.min(axis=0)))
             self.assertTrue(np.all(own.upper >= values.max(axis=0)))
+
+
+class LinesTest(parameterized.TestCase):
+    """Lines hold for every mix, also at the ends where rounding decides."""
+
+    @parameterized.product(
+        name=("tanh", "logistic", "erf", "exp", "log", "sqrt", "square", "abs", "max"),
+        width=((-9, -6), (-4, 1)),
+    )
+    def test_every_mix_is_sound(self, name, width):
+        self.enterContext(jax.enable_x64(True))
+        collected = []
+        operand = operations.Bounded(0, (), jnp.float64)
+        arguments = [operand, jnp.float64(0.3)] if name == "max" else [operand]
+        operations.for_primitive(name)(
+            lambda operation, _: collected.append(operation), None, arguments
+        )
+        (operation,) = collected
+        rng = np.random.default_rng(0)
+        count, least = 5000, 0.01 if name in ("log", "sqrt") else -6.0
+        lower = rng.uniform(least, 6, count)
+        upper = lower + 10 ** rng.uniform(*width, count)
+        mix = rng.choice([0.0, 1e-17, 1e-12, 1e-6, 0.3, 0.5, 1 - 1e-12, 1.0], count)
+        lines = operation.lines(*map(jnp.asarray, (lower, upper, mix)))
+        lines = operations.Lines(*map(np.asarray, lines))
+        x = lower + np.linspace(0, 1, 101)[:, None] * (upper - lower)
+        x = np.minimum(x, upper)
+        value = np.asarray(operation.point(jnp.asarray(x)))
+        above = lines.upper_slope * x + lines.upper_offset - value
+        below = value - lines.lower_slope * x - lines.lower_offset
+        scale = 1 + np.abs(value).max(axis=0)
+        self.assertGreater((above / scale).min(), -1e-14)
+        self.assertGreater((below / scale).min(), -1e-14)
 
 
 class TransformTest(parameterized.TestCase):
@@ -251,6 +290,7 @@ class RefusalTest(parameterized.TestCase):
         (lambda x: jnp.where(x > 0, x, 0.0), "'gt'.*engine_test.py.*register"),
         (lambda x: x.astype(jnp.bfloat16), "conversion from float32 to bfloat16"),
         (lambda x: jnp.arange(3.0)[x[0].astype(int)], "conversion"),
+        (lambda x: lax.reduce(x, 0.1, lambda a, b: a + 2 * b, (0,)), "'reduce'"),
     )
     def test_functions(self, fn, text):
         with self.assertRaisesRegex(bounds.UnsupportedError, text):
@@ -264,6 +304,13 @@ class RefusalTest(parameterized.TestCase):
             bounds.linear_bounds(jnp.sin, *box, spec=np.ones((2, 4)))
         with self.assertRaisesRegex(TypeError, "one array, got 2"):
             bounds.interval_bounds(lambda x: (x, x), *box)
+
+    def test_filled_in_values_have_no_width(self):
+        def fn(x):
+            return x.at[jnp.array([0, 7])].get(mode="fill", fill_value=-5.0)
+
+        own = bounds.interval_bounds(fn, jnp.zeros(3), jnp.ones(3))
+        self.assertEqual((own.lower.tolist(), own.upper.tolist()), ([0, -5], [1, -5]))
 
     def test_a_function_that_bears_a_name_of_jax_is_not_taken_for_it(self):
         @jax.jit
