@@ -43,7 +43,7 @@ def _same(constant: Any) -> Any:
 
 
 @operations.rule(*_MOVES)
-def _move(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+def _move(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """Moves, copies or sums entries of the first argument; the others are indices."""
     if not isinstance(arguments[0], Bounded) or any(
         isinstance(a, Bounded) for a in arguments[1:]
@@ -51,11 +51,10 @@ def _move(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bound
         raise operations.UnsupportedError(
             "Bounds cannot follow indices that depend on the bounded input."
         )
-    point = _filled(bind, arguments, _same)
-
-    def radius(r: jax.Array) -> jax.Array:
-        return jnp.abs(point(r))  # what gather fills in may be negative
-
+    moved = bind
+    if "fill_value" in bind.params:  # what gather fills in has no width
+        moved = bind._replace(params=dict(bind.params) | {"fill_value": 0})
+    point, radius = (_filled(move, arguments, _same) for move in (bind, moved))
     return add(Affine(point, radius), arguments)
 
 
