@@ -42,6 +42,14 @@ def _same(constant: Any) -> Any:
     return constant
 
 
+def _zero(constant: Any) -> Any:
+    return jnp.zeros_like(constant)
+
+
+def _one(constant: Any) -> Any:
+    return jnp.ones_like(constant)
+
+
 @operations.rule(*_MOVES)
 def _move(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """Moves, copies or sums entries of the first argument; the others are indices."""
@@ -55,7 +63,7 @@ def _move(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     if "fill_value" in bind.params:  # what gather fills in has no width
         moved = bind._replace(params=dict(bind.params) | {"fill_value": 0})
     point, radius = (_filled(move, arguments, _same) for move in (bind, moved))
-    return add(Affine(point, radius), arguments)
+    return add(Affine(point, radius, is_linear=moved is bind), arguments)
 
 
 @operations.rule(*_NOTHING)
@@ -93,7 +101,11 @@ def _join(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bound
 def plus(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """A sum. [host]."""
     return add(
-        Affine(_filled(bind, arguments, _same), _filled(bind, arguments, _zero)),
+        Affine(
+            _filled(bind, arguments, _same),
+            _filled(bind, arguments, _zero),
+            is_linear=all(isinstance(a, Bounded) for a in arguments),
+        ),
         arguments,
     )
 
@@ -101,14 +113,18 @@ def plus(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounde
 @operations.rule("sub")
 def subtract(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """A difference. [host]."""
-    radius = _filled(jnp.add, arguments, _zero)
-    return add(Affine(_filled(bind, arguments, _same), radius), arguments)
+    affine = Affine(
+        _filled(bind, arguments, _same),
+        _filled(jnp.add, arguments, _zero),
+        is_linear=all(isinstance(a, Bounded) for a in arguments),
+    )
+    return add(affine, arguments)
 
 
 @operations.rule("neg")
 def negate(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """The negative. [host]."""
-    return add(Affine(bind, lambda r: r), arguments)
+    return add(Affine(bind, lambda r: r, is_linear=True), arguments)
 
 
 @operations.rule(*_LINEAR)
@@ -116,11 +132,15 @@ def _linear(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bou
     """A product with a constant; of two bounded factors only intervals are known."""
     if all(isinstance(a, Bounded) for a in arguments):
         return add(_bilinear(bind), arguments)
-    exact = _precise(bind)
-    return add(
-        Affine(_filled(exact, arguments, _same), _filled(exact, arguments, jnp.abs)),
-        arguments,
+    return add(_scaled(_precise(bind), arguments), arguments)
+
+
+def _scaled(bind: Callable[..., Any], arguments: Sequence[Any]) -> Affine:
+    """A product of one bounded argument and constants."""
+    point, radius, reach = (
+        _filled(bind, arguments, constant) for constant in (_same, jnp.abs, _one)
     )
+    return Affine(point, radius, reach, is_linear=True)
 
 
 @operations.rule("mul")
@@ -131,10 +151,7 @@ def multiply(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
             return add(operations.for_name("square"), arguments[:1])
         shape = jnp.broadcast_shapes(*(a.shape for a in arguments))
         return add(operations.Product(bind), [spread(add, a, shape) for a in arguments])
-    return add(
-        Affine(_filled(bind, arguments, _same), _filled(bind, arguments, jnp.abs)),
-        arguments,
-    )
+    return add(_scaled(bind, arguments), arguments)
 
 
 def spread(add: Add, argument: Bounded, shape: tuple[int, ...]) -> Bounded:
@@ -142,23 +159,16 @@ def spread(add: Add, argument: Bounded, shape: tuple[int, ...]) -> Bounded:
     if argument.shape == shape:
         return argument
     copies = functools.partial(jnp.broadcast_to, shape=shape)
-    return add(Affine(copies, copies), [argument])
+    return add(Affine(copies, copies, is_linear=True), [argument])
 
 
 @operations.rule("div")
 def _divide(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     numerator, denominator = arguments
     if not isinstance(denominator, Bounded):
-        return add(
-            Affine(_filled(bind, arguments, _same), _filled(bind, arguments, jnp.abs)),
-            arguments,
-        )
+        return add(_scaled(bind, arguments), arguments)
     inverse = add(operations.for_name("reciprocal"), [denominator])
     return multiply(add, jnp.multiply, [numerator, inverse])
-
-
-def _zero(constant: Any) -> Any:
-    return jnp.zeros_like(constant)
 
 
 def _precise(bind: Any) -> Callable[..., Any]:

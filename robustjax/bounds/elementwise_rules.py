@@ -136,20 +136,27 @@ def _larger_side(lower: jax.Array, upper: jax.Array) -> jax.Array:
 def _at_least(constant: Any) -> Elementwise:
     """max(x, c) of a constant, which may be -inf."""
 
+    def floor(x: jax.Array) -> jax.Array:
+        return jax.lax.broadcast_to_rank(jnp.asarray(constant, x.dtype), x.ndim)
+
     def point(x: jax.Array) -> jax.Array:
-        return jnp.maximum(x, constant)
+        return jnp.maximum(x, floor(x))
 
     def lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
-        slope = jnp.where(
-            lower >= constant, 1.0, jnp.where(upper <= constant, 0.0, mix)
-        ).astype(lower.dtype)
-        offset = jnp.where(slope == 1, 0.0, (1 - slope) * constant)
+        least = floor(lower)
+        slope = jnp.where(lower >= least, 1.0, jnp.where(upper <= least, 0.0, mix))
+        slope = slope.astype(lower.dtype)
+        offset = jnp.where(slope == 1, 0.0, (1 - slope) * least)
         return Lines(slope, offset, *_secant(point, lower, upper))
 
     def start(lower: jax.Array, upper: jax.Array) -> jax.Array:
         return _larger_side(lower - constant, upper - constant)
 
-    return Elementwise("max", point, functools.partial(_rising, point), lines, start)
+    def is_settled(lower: jax.Array, upper: jax.Array) -> jax.Array:
+        return (lower >= constant) | (upper <= constant)
+
+    bounds = functools.partial(_rising, point)
+    return Elementwise("max", point, bounds, lines, start, is_settled, is_finite=True)
 
 
 _RELU = _at_least(0.0)
@@ -162,12 +169,20 @@ for _name, _f in (
     ("logistic", jax.nn.sigmoid),
     ("erf", jax.scipy.special.erf),
 ):
-    _register(_name, _f, functools.partial(_s_shaped_lines, _f))
+    _s_shaped = Elementwise(
+        _name, _f, functools.partial(_rising, _f),
+        functools.partial(_s_shaped_lines, _f), is_finite=True,
+    )  # fmt: skip
+    operations.elementwise(_name, _s_shaped)
 for _name, _f in (("floor", jnp.floor), ("ceil", jnp.ceil), ("sign", jnp.sign)):
     _register(_name, _f, None)
 operations.elementwise(
-    "abs", Elementwise("abs", jnp.abs, _abs_bounds, _abs_lines, _larger_side)
-)
+    "abs",
+    Elementwise(
+        "abs", jnp.abs, _abs_bounds, _abs_lines, _larger_side,
+        lambda lower, upper: (lower >= 0) | (upper <= 0), is_finite=True,
+    ),
+)  # fmt: skip
 
 
 def _of_function(name: str, f: _Function, lines: Any) -> None:

@@ -38,11 +38,19 @@ def _middle(lower: jax.Array, upper: jax.Array) -> jax.Array:
     return jnp.full_like(lower, 0.5)
 
 
+def _is_point(lower: jax.Array, upper: jax.Array) -> jax.Array:
+    return lower == upper
+
+
 class Affine(NamedTuple):
     """A function that is affine in its inputs."""
 
     point: Callable[..., jax.Array]  # of the bounded inputs
     radius: Callable[..., jax.Array]  # |J| r, with J its matrix
+    reach: Callable[..., jax.Array] | None = None
+    """As radius, with ones for the constants, so that it tells what depends on what
+    without their numbers; default: radius, which needs none of them."""
+    is_linear: bool = False  # zero at zero
 
 
 class Elementwise(NamedTuple):
@@ -55,6 +63,10 @@ class Elementwise(NamedTuple):
     """(lower, upper, mix): all mix in [0, 1] give sound lines."""
     start: Callable[[jax.Array, jax.Array], jax.Array] = _middle
     """(lower, upper): the mix that is used unless it is optimised."""
+    is_settled: Callable[[jax.Array, jax.Array], jax.Array] = _is_point
+    """(lower, upper): where the lines are exact, no better bounds are needed."""
+    is_finite: bool = False
+    """Whether lines are finite on every finite interval, which saves a pass."""
 
 
 class Product(NamedTuple):

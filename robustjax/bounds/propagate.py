@@ -23,11 +23,11 @@ _RULE_MODULES = (affine_rules, elementwise_rules)  # importing them registers ru
 _JAX_FOLDER = f"{pathlib.Path(jax.__file__).parent}{os.sep}"
 # Primitives that do nothing but call. Others have jaxprs for other ends: the step of a
 # reduction, the body of a loop.
-_CALLS = (
+CALLS = (
     "checkpoint", "closed_call", "core_call", "custom_jvp_call", "custom_vjp_call",
     "custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2",
 )  # fmt: skip
-_CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # their parameters
+CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # their parameters
 _CONTROL = ("while", "cond", "scan", "custom_root", "custom_linear_solve")
 
 
@@ -172,9 +172,9 @@ def _called(equation: core.JaxprEqn, site: str) -> core.ClosedJaxpr | None:
             f"Bounds cannot be carried through {name!r} ({site or 'source unknown'}): "
             "the function has control flow that depends on data, or side effects."
         )
-    if name not in _CALLS:
+    if name not in CALLS:
         return None
-    inner = next(equation.params[k] for k in _CALLED if k in equation.params)
+    inner = next(equation.params[k] for k in CALLED if k in equation.params)
     return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
 
 

@@ -1,0 +1,178 @@
+"""Which values get linear bounds, in which order, and with how many rows at a time."""
+
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from robustjax.bounds import interval, linear, receptive_fields
+from robustjax.bounds.operations import Affine, Elementwise, Interval
+from robustjax.bounds.propagate import Graph, Node
+from robustjax.bounds.receptive_fields import Groups
+
+_LEARNING_RATE = 0.1  # of Adam, for numbers in [0, 1]
+
+
+class Effort(NamedTuple):
+    """How much is computed, and how much at a time."""
+
+    capacity: int | None = None  # rows of each value inside, None: all
+    chunk_size: int | None = None  # rows at a time, None: all
+
+
+def inside(graph: Graph, box: Interval, *, effort: Effort) -> dict[int, Interval]:
+    """Valid bounds of all values: linear ones of what nonlinear nodes take. [device].
+
+    Args:
+        graph: from `propagate.trace`.
+        box: lower and upper bounds of the input.
+        effort: how much is computed.
+
+    Returns:
+        Lower and upper bounds of values 0, 1, 2, ...
+    """
+    known = {0: box}
+    ranges = receptive_fields.ranges(graph, box[0].dtype)
+    is_exact = {0}  # intervals are, up to the first nonlinearity
+    for index, node in enumerate(graph.nodes, start=1):
+        if not isinstance(node.operation, Affine):
+            for value in set(node.inputs) - is_exact:
+                groups = receptive_fields.groups(graph, value, ranges)
+                rows = _most_urgent(groups, known[value], node, effort.capacity)
+                known[value] = _refined(
+                    graph, known, value, groups, rows=rows, chunk_size=effort.chunk_size
+                )
+                is_exact.add(value)  # as exact as it will be
+        known[index] = interval.through(node, known)
+        if isinstance(node.operation, Affine) and node.inputs == (0,):
+            is_exact.add(index)
+    return known
+
+
+def of_output(graph: Graph, known: dict[int, Interval], *, effort: Effort) -> Interval:
+    """Linear bounds of the output. [device].
+
+    Args:
+        graph: from `propagate.trace`.
+        known: valid bounds of all values.
+        effort: how much is computed; all rows are.
+
+    Returns:
+        Its lower and upper bounds, none looser than those known.
+    """
+    groups = receptive_fields.one_by_one(graph.shape_of(graph.output))
+    rows = jnp.arange(groups.num_rows)
+    return _refined(
+        graph, known, graph.output, groups, rows=rows, chunk_size=effort.chunk_size
+    )
+
+
+def _most_urgent(
+    groups: Groups, bounds: Interval, node: Node, capacity: int | None
+) -> jax.Array:
+    """The rows whose better bounds do most for a node: widest open entries first."""
+    if capacity is None or capacity >= groups.num_rows:
+        return jnp.arange(groups.num_rows)
+    width = bounds[1] - bounds[0]
+    if isinstance(node.operation, Elementwise):
+        width = jnp.where(node.operation.is_settled(*bounds), -1.0, width)
+    widest = jnp.full(groups.num_rows, -jnp.inf, width.dtype).at[groups.row].max(width)
+    return jax.lax.top_k(widest, capacity)[1]
+
+
+def _refined(
+    graph: Graph,
+    known: dict[int, Interval],
+    value: int,
+    groups: Groups,
+    *,
+    rows: jax.Array,
+    chunk_size: int | None,
+) -> Interval:
+    """Bounds of a value by linear forms of some rows, intersected with those known."""
+
+    def lowest(row: jax.Array) -> jax.Array:
+        """Lower bounds of a row's entries and of their negatives, [2, cells]."""
+        total = functools.partial(groups.total, row)
+        chosen = (groups.row == row).astype(known[0][0].dtype)
+        signed = jnp.stack([chosen, -chosen])
+        form = linear.lower_form(graph, signed, value, known=known, total=total)
+        return linear.least(form, known[0], total=total)
+
+    if chunk_size is None:
+        low = jax.vmap(lowest)(rows)
+    else:
+        low = jax.lax.map(lowest, rows, batch_size=chunk_size)
+    nothing = jnp.full((1, *low.shape[1:]), -jnp.inf, low.dtype)
+    at = jnp.full(groups.num_rows, len(rows)).at[rows].set(jnp.arange(len(rows)))
+    found = jnp.concatenate([low, nothing])[at[groups.row], :, groups.cell]
+    return interval.intersect((found[..., 0], -found[..., 1]), known[value])
+
+
+def optimised(graph: Graph, known: dict[int, Interval], *, num_steps: int) -> Interval:
+    """Bounds of the output with lines that Adam moves; the best of each is kept.
+
+    [device]
+
+    Args:
+        graph: from `propagate.trace`.
+        known: valid bounds of all values.
+        num_steps: of Adam.
+
+    Returns:
+        Lower and upper bounds, none looser than those of `of_output`.
+    """
+    import optax
+
+    dtype = known[0][0].dtype
+    rows = both_signs(graph, dtype)
+    starts = {
+        index: linear.start_mix(node, known)
+        for index, node in enumerate(graph.nodes, start=1)
+    }
+    mixes = {
+        index: jnp.broadcast_to(mix, (len(rows), *mix.shape))
+        for index, mix in starts.items()
+        if mix is not None
+    }
+
+    def bound(mixes: dict[int, jax.Array]) -> jax.Array:
+        form = linear.lower_form(graph, rows, graph.output, known=known, mixes=mixes)
+        return linear.least(form, known[0])[:, 0]
+
+    def loss(mixes: dict[int, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low = bound(mixes)
+        return -jnp.sum(jnp.where(jnp.isfinite(low), low, 0.0)), low
+
+    optimizer = optax.adam(_LEARNING_RATE)
+
+    def step(state: Any, _: Any) -> tuple[Any, None]:
+        mixes, inner, best = state
+        gradient, low = jax.grad(loss, has_aux=True)(mixes)
+        gradient = jax.tree.map(jnp.nan_to_num, gradient)
+        updates, inner = optimizer.update(gradient, inner)
+        mixes = jax.tree.map(lambda m, u: jnp.clip(m + u, 0.0, 1.0), mixes, updates)
+        return (mixes, inner, jnp.fmax(best, low)), None
+
+    first = (mixes, optimizer.init(mixes), jnp.full(len(rows), -jnp.inf, dtype))
+    (mixes, _, best), _ = jax.lax.scan(step, first, length=num_steps)
+    best = jnp.fmax(best, bound(mixes)).reshape(2, *graph.shape_of(graph.output))
+    return interval.intersect((best[0], -best[1]), known[graph.output])
+
+
+def both_signs(graph: Graph, dtype: jax.typing.DTypeLike) -> jax.Array:
+    """A row for each entry of the output, then for its negative. [device].
+
+    Args:
+        graph: from `propagate.trace`.
+        dtype: of the rows.
+
+    Returns:
+        `[2 * entries, *shape of the output]`.
+    """
+    shape = graph.shape_of(graph.output)
+    size = math.prod(shape)
+    identity = jnp.eye(size, dtype=dtype).reshape(size, *shape)
+    return jnp.concatenate([identity, -identity])
