@@ -1,0 +1,359 @@
+"""jax_verify as a second engine: the same numbers, sound bounds, JAX left alone."""
+
+import builtins
+import functools
+import importlib.machinery
+import importlib.util
+import pathlib
+import sys
+import tempfile
+from concurrent import futures
+from types import ModuleType
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+from jax import lax
+
+from robustjax import bounds
+from robustjax.bounds import jax_verify
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("jax_verify") is None,
+    reason='jax_verify is not installed: pip install "robustjax[verify]"',
+)
+
+_METHODS = ("ibp", "crown-ibp", "crown")
+_WATCHED = (jax, jax.lax, jax.numpy, jax.core, jax.tree_util, jax.interpreters)
+
+
+def _weights(*shape, seed=0):
+    scale = np.prod(shape[:-1]) ** -0.5
+    weights = scale * np.random.default_rng(seed).normal(size=shape)
+    return jnp.asarray(weights, jnp.result_type(float))
+
+
+def _dense(x, size, seed):
+    return x @ _weights(*x.shape, size, seed=seed) + 0.1 * _weights(size, seed=seed + 9)
+
+
+def _mlp(*sizes):
+    def apply(x):
+        for layer, size in enumerate(sizes[:-1]):
+            x = jax.nn.relu(_dense(x, size, layer))
+        return _dense(x, sizes[-1], len(sizes))
+
+    return apply
+
+
+def _cnn(images):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    for layer, channels in enumerate((3, 4)):
+        kernel = _weights(3, 3, images.shape[-1], channels, seed=layer)
+        images = lax.conv_general_dilated(
+            images, kernel, (2, 2), "SAME", dimension_numbers=numbers
+        )
+        images = jax.nn.relu(images + 0.1 * _weights(channels).reshape(1, 1, 1, -1))
+    flat = images.reshape(len(images), -1)
+    return flat @ _weights(flat.shape[1], 5) + 0.1
+
+
+def _residual(x):
+    hidden = jax.nn.relu(_dense(x, 16, 0))
+    hidden = hidden + jax.nn.relu(_dense(hidden, 16, 1)) - 0.3
+    return _dense(hidden + x, 4, 2)
+
+
+def _dense_rows(x):
+    return x @ _weights(4, 6, seed=3)
+
+
+_FUNCTIONS = {
+    "mlp": _mlp(12, 12, 4),
+    "cnn": lambda x: bounds.single(_cnn)(x.reshape(4, 4, 1)),
+    "residual": _residual,
+    "matrix first": lambda x: _weights(4, 16) @ jax.nn.relu(_weights(16, 16) @ x),
+    "tokens": lambda x: jax.nn.relu(_dense_rows(x.reshape(4, 4))).sum(axis=0),
+    "normalised": lambda x: jax.nn.relu(
+        (x - _weights(16)) / (0.5 + _weights(16) ** 2) * 3 - 1
+    ),
+    "difference": lambda x: jax.nn.relu(x[None] - 0.2)[0] - jax.nn.relu(-x),
+    "floors": lambda x: jnp.maximum(x, 0.1) + jnp.maximum(_weights(16), x),
+    "checkpoint": jax.checkpoint(_mlp(8, 4)),
+    "total": lambda x: jnp.mean(jax.nn.relu(x)),
+    "identity": lambda x: x,
+    "constant": lambda x: jnp.arange(3.0),
+}
+
+
+_UNKNOWN = {
+    "sin": (jnp.sin, "'sin'"),
+    "square": (lambda x: x * x, "'mul' of two values"),
+    "gram": (lambda x: x @ x, "'dot_general' of two values"),
+    "reciprocal": (lambda x: 2.0 / x, "'div' by a value"),
+    "largest": (lambda x: jnp.maximum(x, -x), "'max' of two values"),
+    "cast": (lambda x: x.astype(int), "'convert_element_type' to int"),
+    "repeat": (lambda x: jnp.broadcast_to(x, (2, 16)), "that repeats values"),
+    "moved": (
+        lambda x: lax.reshape(x.reshape(4, 4), (16,), dimensions=(1, 0)),
+        "'reshape' that moves axes",
+    ),
+    "transpose": (lambda x: x.reshape(4, 4).T, "'transpose'"),
+    "mixing rows": (lambda x: _weights(3, 4) @ x.reshape(4, 4), "in this order"),
+    "kernel": (
+        lambda x: lax.conv(
+            jnp.ones((1, 1, 9, 9)), x.reshape(1, 1, 4, 4), (1, 1), "SAME"
+        ),
+        "'conv_general_dilated' with a kernel",
+    ),
+    "images": (
+        lambda x: _cnn(x.reshape(4, 2, 2, 1)), "of other than one image"
+    ),
+    "loop": (lambda x: lax.fori_loop(0, 3, lambda _, y: y, x), "'(scan|while)'"),
+}  # fmt: skip
+
+
+def _box(size=16, seed=0, width=0.3):
+    rng = np.random.default_rng(seed)
+    centre, radius = rng.uniform(-1, 1, size), width * rng.uniform(size=size)
+    return jnp.asarray(centre - radius), jnp.asarray(centre + radius)
+
+
+def _samples(lower, upper, count=2000):
+    lower, upper = np.asarray(lower), np.asarray(upper)
+    share = np.random.default_rng(1).uniform(size=(count, *lower.shape))
+    share[: count // 2] = np.round(share[: count // 2])
+    return jnp.asarray(lower + share * (upper - lower))
+
+
+def _ours(fn, *, method):
+    return jax.jit(jax.vmap(lambda *box: bounds.linear_bounds(fn, *box, method=method)))
+
+
+def _theirs(fn, *, method):
+    return jax.jit(jax.vmap(lambda *box: jax_verify.bounds(fn, *box, method=method)))
+
+
+def _forget():
+    """Forgets that jax_verify was imported."""
+    for name in [n for n in sys.modules if n.partition(".")[0] == "jax_verify"]:
+        del sys.modules[name]
+
+
+class AgreementTest(parameterized.TestCase):
+    def _assert_same_widths(self, fn, x, epsilon, *, method):
+        box = x - epsilon, x + epsilon
+        ours, theirs = _ours(fn, method=method)(*box), _theirs(fn, method=method)(*box)
+        width = ours[1] - ours[0]
+        np.testing.assert_allclose(theirs[1] - theirs[0], width, rtol=1e-5)
+        np.testing.assert_allclose(theirs[0], ours[0], atol=1e-5 * float(width.max()))
+
+    @parameterized.parameters(
+        ((256, 256, 10), "ibp"),
+        ((256, 256, 10), "crown-ibp"),
+        ((256, 10), "crown"),  # one hidden layer: forward and backward agree
+    )
+    def test_dense_net(self, sizes, method):
+        x = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 784)))
+        self._assert_same_widths(_mlp(*sizes), x, 0.02, method=method)
+
+    @parameterized.parameters("ibp", "crown-ibp")
+    def test_convolutional_net(self, method):
+        x = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 8, 8, 1)))
+        self._assert_same_widths(bounds.single(_cnn), x, 0.01, method=method)
+
+    @parameterized.parameters("residual", "normalised", "tokens")
+    def test_small_functions_by_crown_ibp(self, name):
+        lower, upper = _box()
+        fn = _FUNCTIONS[name]
+        box = lower[None], upper[None]
+        found = _theirs(fn, method="crown-ibp")(*box)
+        expected = _ours(fn, method="crown-ibp")(*box)
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+class SoundnessTest(parameterized.TestCase):
+    @parameterized.named_parameters(_FUNCTIONS.items())
+    def test_bounds_contain_samples_and_tighten_with_the_method(self, fn):
+        lower, upper = _box()
+        outputs = jax.vmap(fn)(_samples(lower, upper))
+        widest = None
+        for method in _METHODS:
+            bound = functools.partial(jax_verify.bounds, fn, method=method)
+            low, high = jax.jit(bound)(lower, upper)
+            self.assertEqual(low.shape, outputs.shape[1:])
+            self.assertTrue(bool(jnp.all(low - 1e-5 <= outputs.min(axis=0))))
+            self.assertTrue(bool(jnp.all(outputs.max(axis=0) <= high + 1e-5)))
+            if widest is not None:
+                self.assertTrue(bool(jnp.all(widest[0] <= low)))
+                self.assertTrue(bool(jnp.all(high <= widest[1])))
+            widest = low, high
+
+    @parameterized.parameters(*_METHODS)
+    def test_affine_functions_are_exact(self, method):
+        low, high = jax_verify.bounds(
+            lambda x: 3 - 2 * x, jnp.zeros(2), jnp.ones(2), method=method
+        )
+        np.testing.assert_allclose(low, [1, 1], rtol=1e-6)
+        np.testing.assert_allclose(high, [3, 3], rtol=1e-6)
+
+    @parameterized.parameters(*_METHODS)
+    def test_jit_and_vmap_agree_with_a_loop(self, method):
+        boxes = [_box(seed=seed) for seed in range(3)]
+        lower, upper = (jnp.stack(corners) for corners in zip(*boxes, strict=True))
+        mapped = _theirs(_residual, method=method)(lower, upper)
+        for i, box in enumerate(boxes):
+            one = jax_verify.bounds(_residual, *box, method=method)
+            np.testing.assert_allclose([m[i] for m in mapped], one, rtol=1e-5)
+
+    def test_parameters_may_be_traced(self):
+        lower, upper = _box()
+        matrix = _weights(16, 4)
+
+        @jax.jit
+        def width(matrix):
+            low, high = jax_verify.bounds(
+                lambda x: jax.nn.relu(x @ matrix), lower, upper, method="crown"
+            )
+            return jnp.sum(high - low)
+
+        self.assertGreater(float(jnp.abs(jax.grad(width)(matrix)).sum()), 0)
+
+    def test_double_precision(self):
+        with jax.enable_x64(True):
+            for dtype in (jnp.float64, jnp.float32):
+                lower, upper = (corner.astype(dtype) for corner in _box())
+                low, high = jax_verify.bounds(_mlp(8, 4), lower, upper, method="crown")
+                self.assertTrue(bool(jnp.all(low <= high)))
+                self.assertEqual(low.dtype, jnp.float64)
+
+
+class LoadTest(absltest.TestCase):
+    def test_jax_is_left_alone(self):
+        def snapshot():
+            loaded = {n for n in sys.modules if n.partition(".")[0] == "jax"}
+            finders = [type(finder) for finder in sys.meta_path]
+            names = [dict(vars(module)) for module in _WATCHED]
+            return names, loaded, builtins.__import__, finders
+
+        jax_verify.load()  # whatever jax_verify depends on
+        before = snapshot()
+        with mock.patch.dict(sys.modules):
+            _forget()
+            jax_verify.load()
+            loaded = snapshot()
+            jax_verify.bounds(_mlp(4, 2), *_box(), method="crown")
+            used = snapshot()
+        for after in (loaded, used):
+            for index in range(len(before)):
+                self.assertEqual(before[index], after[index])
+
+    def test_every_call_returns_one_module(self):
+        with mock.patch.dict(sys.modules), futures.ThreadPoolExecutor(4) as pool:
+            _forget()
+            modules = set(pool.map(lambda _: jax_verify.load(), range(4)))
+        self.assertLen(modules, 1)
+
+    def test_the_module_is_usable_as_it_is(self):
+        jv = jax_verify.load()
+        x = jnp.asarray(np.random.default_rng(0).uniform(size=(3, 16)))
+        fn, box = _mlp(8, 8, 4), jv.IntervalBound(x - 0.1, x + 0.1)
+        batched = jax.vmap(fn)
+        outputs = batched(x)
+        for name in ("interval", "fastlin", "ibpfastlin", "crown", "crownibp"):
+            found = getattr(jv, f"{name}_bound_propagation")(batched, box)
+            self.assertTrue(bool(jnp.all(found.lower < outputs)))
+            self.assertTrue(bool(jnp.all(outputs < found.upper)))
+
+    def test_the_backward_rules_of_the_release_are_mended(self):
+        jv = jax_verify.load()
+        box = jv.IntervalBound(jnp.zeros((1, 2)), jnp.ones((1, 2)))
+        one = jnp.ones((1, 2))
+        for fn, low, high in (
+            (lambda x: x - one, -1, 0),  # the release: 1, 2
+            (lambda x: x + x + one, 1, 3),  # the release: 2, 4
+            (lambda x: (x - one) - (x + one), -2, -2),
+        ):
+            found = jv.crownibp_bound_propagation(fn, box)
+            np.testing.assert_allclose(found.lower, low * one)
+            np.testing.assert_allclose(found.upper, high * one)
+
+    def test_equal_calls_keep_their_own_results(self):
+        jv = jax_verify.load()
+        box = jv.IntervalBound(jnp.ones((1, 2)), jnp.ones((1, 2)))
+        step = jax.jit(lambda x: 2 * x)  # one jaxpr for both calls
+        found = jv.interval_bound_propagation(lambda x: step(x) + step(step(x)), box)
+        np.testing.assert_array_equal(found.upper, 6 * jnp.ones((1, 2)))
+
+
+class ErrorsTest(parameterized.TestCase):
+    @parameterized.named_parameters(
+        (name, fn, text) for name, (fn, text) in _UNKNOWN.items()
+    )
+    def test_an_unknown_operation_is_named(self, fn, text):
+        for method in _METHODS:
+            with self.assertRaisesRegex(bounds.UnsupportedError, text):
+                jax_verify.bounds(fn, *_box(), method=method)
+
+    def test_a_method_it_does_not_have(self):
+        with self.assertRaisesRegex(NotImplementedError, "1.0 has no method 'alpha'"):
+            jax_verify.bounds(jax.nn.relu, *_box(), method="alpha")
+
+    def test_bad_boxes(self):
+        for lower, upper, text in (
+            (jnp.ones(2), jnp.zeros(2), "lower <= upper"),
+            (jnp.zeros(2), jnp.array([1.0, jnp.inf]), "finite"),
+            (jnp.zeros(2), jnp.ones(3), "alike"),
+            (jnp.zeros(2, int), jnp.ones(2, int), "floats"),
+        ):
+            with self.assertRaisesRegex(ValueError, text):
+                jax_verify.bounds(jax.nn.relu, lower, upper, method="ibp")
+
+    def test_two_outputs(self):
+        with self.assertRaisesRegex(TypeError, "one array, got 2"):
+            jax_verify.bounds(lambda x: (x, x), *_box(), method="ibp")
+
+    def test_not_installed(self):
+        with (
+            mock.patch.dict(sys.modules, {"jax_verify": None}),
+            self.assertRaisesRegex(ImportError, r'pip install "robustjax\[verify\]"'),
+        ):
+            jax_verify.load()
+
+    def test_another_version(self):
+        with (
+            mock.patch("importlib.metadata.version", return_value="2.5"),
+            self.assertRaisesRegex(ImportError, "release 1.0 .* found 2.5"),
+        ):
+            jax_verify.load()
+
+    def test_another_layout_of_the_same_version(self):
+        with tempfile.TemporaryDirectory() as folder, mock.patch.dict(sys.modules):
+            _forget()
+            package = pathlib.Path(folder, "jax_verify")
+            package.mkdir()
+            package.joinpath("__init__.py").touch()
+            with (
+                mock.patch.object(sys, "path", [folder, *sys.path]),
+                self.assertRaisesRegex(ImportError, "found 1.0 in the layout of"),
+            ):
+                jax_verify.load()
+
+    def test_imported_by_somebody_else(self):
+        spec = importlib.util.find_spec("jax_verify")
+        other = ModuleType("jax_verify")
+        other.__spec__ = importlib.machinery.ModuleSpec(
+            "jax_verify", None, origin=spec.origin
+        )
+        with (
+            mock.patch.dict(sys.modules, {"jax_verify": other}),
+            self.assertRaisesRegex(ImportError, "imported already"),
+        ):
+            jax_verify.load()
+
+
+if __name__ == "__main__":
+    absltest.main()
