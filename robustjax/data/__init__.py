@@ -2,10 +2,28 @@
 
 `load` reads a data set by name; the readers behind it are the modules `idx`, `cifar`,
 `gtsrb`, `folders`, `arrays` (npz), `digits` and `huggingface`. Nothing is downloaded
-except by `hf:` names, and nothing is ever unpickled.
+except by `hf:` names, and nothing is ever unpickled. `read_vnnlib` and `read_instances`
+read what verifiers are asked about networks.
 """
 
 from robustjax.data.dataset import Dataset, fingerprint, from_arrays
 from robustjax.data.loading import load
+from robustjax.data.vnnlib import (
+    Case,
+    Instance,
+    Property,
+    read_instances,
+    read_vnnlib,
+)
 
-__all__ = ["Dataset", "fingerprint", "from_arrays", "load"]
+__all__ = [
+    "Case",
+    "Dataset",
+    "Instance",
+    "Property",
+    "fingerprint",
+    "from_arrays",
+    "load",
+    "read_instances",
+    "read_vnnlib",
+]

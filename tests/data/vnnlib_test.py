@@ -1,0 +1,264 @@
+"""Tests for properties in VNN-LIB: written here, random ones, and VNN-COMP 2021's."""
+
+import gzip
+import math
+import operator
+import pathlib
+import re
+import tempfile
+
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from robustjax import data
+from tests import real_data
+
+_DECLARED = """; two inputs, two outputs
+(declare-const X_0 Real) (declare-const X_1 Real)
+(declare-const Y_0 Real) (declare-const Y_1 Real)
+(assert (<= X_0 0.5)) (assert (>= X_0 -1)) ; the box
+(assert (and (<= -2e0 X_1) (> 3. X_1)))
+"""
+_RELATIONS = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
+_OPERATORS = _RELATIONS | {
+    "+": lambda *values: sum(values),
+    "-": lambda first, *others: first - sum(others) if others else -first,
+    "*": lambda *values: math.prod(values),
+    "and": lambda *values: all(values),
+    "or": lambda *values: any(values),
+}
+
+
+class VnnlibTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+    def read(self, text, pack=bytes):
+        path = self.folder / "net.vnnlib"
+        path.write_bytes(pack(text.encode()))
+        return data.read_vnnlib(str(path))
+
+    @parameterized.parameters(bytes, gzip.compress)
+    def test_box_and_polytope(self, pack):
+        found = self.read(_DECLARED + "(assert (>= Y_0 Y_1))(assert (< Y_1 7))", pack)
+        self.assertEqual((found.num_inputs, found.num_outputs), (2, 2))
+        (case,) = found.cases
+        for actual, expected in zip(
+            case, ([-1, -2], [0.5, 3], [[-1, 1], [0, 1]], [0, -7]), strict=True
+        ):
+            np.testing.assert_array_equal(actual, expected)
+            self.assertEqual(actual.dtype, np.float64)
+
+    @parameterized.parameters(
+        ("(<= Y_0 2)", [1, 0], -2),
+        ("(>= Y_0 2)", [-1, 0], 2),
+        ("(<= 2 Y_0)", [-1, 0], 2),
+        ("(<= (+ Y_0 Y_1 1) (* 3 Y_1))", [1, -2], 1),
+        ("(>= (- Y_0) (- Y_1 Y_0 0.5))", [0, 1], -0.5),
+        ("(<= (* 2 (- Y_0 1) 0.5) (+ 1 2))", [1, 0], -4),
+        ("(<= (- 2) (* -1 Y_1))", [0, 1], -2),
+    )
+    def test_linear_outputs(self, text, row, offset):
+        (case,) = self.read(f"{_DECLARED}(assert {text})").cases
+        np.testing.assert_array_equal(case.rows, [row])
+        np.testing.assert_array_equal(case.offsets, [offset])
+
+    def test_inputs_may_be_scaled_and_bounded_twice(self):
+        text = (
+            "(assert (<= (* 2 X_0) 0.5)) (assert (<= (- 1 X_1) 0))(assert (>= Y_0 0))"
+        )
+        (case,) = self.read(_DECLARED + text).cases
+        np.testing.assert_array_equal(case.upper, [0.25, 3])
+        np.testing.assert_array_equal(case.lower, [-1, 1])
+
+    def test_every_branch_is_a_case(self):
+        text = """(assert (or (and (<= X_0 0) (>= Y_0 1)) (>= Y_1 2)
+            (or (and (>= X_0 0.25) (or (<= Y_0 3) (<= Y_0 4))))))"""
+        cases = self.read(_DECLARED + text).cases
+        self.assertEqual([case.upper[0] for case in cases], [0, 0.5, 0.5, 0.5])
+        self.assertEqual([case.lower[0] for case in cases], [-1, -1, 0.25, 0.25])
+        self.assertEqual(
+            [case.offsets.tolist() for case in cases], [[1], [2], [-3], [-4]]
+        )
+
+    def test_cases_with_an_empty_box_are_left_out(self):
+        text = "(assert (or (and (>= X_0 0.6) (>= Y_0 1)) (>= Y_1 2)))"
+        (case,) = self.read(_DECLARED + text).cases
+        np.testing.assert_array_equal(case.offsets, [2])
+        with self.assertRaisesRegex(ValueError, "net.vnnlib: .*not empty"):
+            self.read(_DECLARED + "(assert (>= X_0 0.6))")
+
+    def test_no_condition_on_the_output_is_an_empty_polytope(self):
+        (case,) = self.read(_DECLARED).cases
+        self.assertEqual((case.rows.shape, case.offsets.shape), ((0, 2), (0,)))
+
+    @parameterized.parameters(*range(30))
+    def test_random_formulas_agree_with_their_evaluation(self, seed):
+        rng = np.random.default_rng(seed)
+        bounds = [
+            (r, f"X_{i}", v) for i in range(2) for r, v in (("<=", 2), (">=", -2))
+        ]
+        formula = ("and", *bounds, *(_formula(rng, 3) for _ in range(2)))
+        names = ("X_0", "X_1", "Y_0", "Y_1")
+        head = "".join(f"(declare-const {name} Real)\n" for name in names)
+        points = rng.uniform(-2.5, 2.5, (300, 4))
+        expected = [
+            _evaluate(formula, dict(zip(names, p, strict=True))) for p in points
+        ]
+        try:
+            cases = self.read(f"{head}(assert {_text(formula)})").cases
+        except ValueError as error:
+            self.assertRegex(str(error), "not empty")
+            cases = ()
+        actual = [any(_holds(case, p[:2], p[2:]) for case in cases) for p in points]
+        self.assertEqual(actual, expected)
+
+    @parameterized.named_parameters(
+        ("mixed", "(assert\n(<= X_0 Y_0))", r"7: .* of outputs only.*\(<= X_0 Y_0\)"),
+        (
+            "two_inputs",
+            "(assert (<= X_0 X_1))",
+            "6: expected an inequality of one input",
+        ),
+        ("cancelled", "(assert (<= Y_0 Y_0))", "6: expected an inequality of one"),
+        ("not_linear", "(assert (<= (* Y_0 Y_1) 1))", "6: .* multiples"),
+        ("quotient", "(assert (<= (/ Y_0 2) 1))", "6: .* multiples"),
+        ("nothing", "(assert (<= () 1))", "6: .* multiples"),
+        ("undeclared", "(assert (<= Y_2 1))", "6: 'Y_2' is no finite number"),
+        ("infinite", "(assert (<= Y_0 1e999))", "6: '1e999' is no finite"),
+        ("nan", "(assert (<= Y_0 nan))", "6: 'nan' is no finite"),
+        ("equality", "(assert (= Y_0 1))", "6: expected an inequality <=, >=, < or >"),
+        ("three", "(assert (<= Y_0 1 2))", "6: expected an inequality <="),
+        ("implication", "(assert (=> (<= Y_0 1) (<= Y_1 1)))", "6: .*, got .*=>"),
+        ("atom", "(assert (or Y_0))", "6: expected inequalities, got .or Y_0."),
+        ("empty", "(assert ())", "6: expected an inequality"),
+        ("command", "(check-sat)", "6: expected an assertion, .* got .check-sat."),
+        ("twice", "(declare-const Y_0 Real)", "6: .* a new X_i or Y_i"),
+        ("integer", "(declare-const Y_2 Int)", "6: .* as Real"),
+        ("name", "(declare-const Z_0 Real)", "6: .* got .declare-const Z_0 Real"),
+        ("gap", "(declare-const X_3 Real)", " X_2 is not declared"),
+        ("unbounded", "(declare-const X_2 Real)", " a case has no lower bound of X_2"),
+        ("open", "(assert (or\n(<= Y_0 1)", "6: this '.' is not closed"),
+        ("closed", "(assert (<= Y_0 1)))", "6: '.' stands outside"),
+        ("outside", "assert", "6: 'assert' stands outside"),
+        ("deep", "(assert " + "(and " * 200, "6: more than 100 open"),
+        ("no_branch", "(assert (or))", " .*not empty"),
+        (
+            "too_many_cases",
+            "(assert (and " + "(or (<= Y_0 1) (<= Y_1 1))" * 40 + "))",
+            "6: expected at most 10000 cases",
+        ),
+    )
+    def test_errors_name_file_line_and_expression(self, text, message):
+        with self.assertRaisesRegex(ValueError, rf"net\.vnnlib:{message}"):
+            self.read(_DECLARED + text)
+
+    @parameterized.parameters(("", "X_0"), ("(declare-const X_0 Real)", "Y_0"))
+    def test_inputs_and_outputs_are_needed(self, text, name):
+        with self.assertRaisesRegex(ValueError, f"net.vnnlib: {name} is not declared"):
+            self.read(text)
+
+    def test_damaged_gzip_is_named(self):
+        with self.assertRaisesRegex(ValueError, "net.vnnlib: .*complete gzip"):
+            self.read(_DECLARED, lambda raw: gzip.compress(raw)[:-9])
+
+    def test_instances(self):
+        (self.folder / "packed.vnnlib.gz").touch()
+        (self.folder / "both.vnnlib").touch()
+        (self.folder / "both.vnnlib.gz").touch()
+        path = self.folder / "instances.csv"
+        path.write_text(
+            "a.onnx,packed.vnnlib,60\r\n\r\n./b.onnx, both.vnnlib ,1e2\nc,sub/d,0.5"
+        )
+        first, second, third = data.read_instances(path)
+        self.assertEqual(first.onnx, self.folder / "a.onnx")
+        self.assertEqual(first.vnnlib, self.folder / "packed.vnnlib.gz")
+        self.assertEqual(
+            second, (self.folder / "b.onnx", self.folder / "both.vnnlib", 100)
+        )
+        self.assertEqual(third, (self.folder / "c", self.folder / "sub" / "d", 0.5))
+
+    @parameterized.parameters("a.onnx,b.vnnlib", "a,b,c", ",b,3", "a,b,3,4", "a,b,nan")
+    def test_bad_instances_are_named(self, row):
+        path = self.folder / "instances.csv"
+        path.write_text(f"a,b,3\n{row}\n")
+        with self.assertRaisesRegex(ValueError, f"instances.csv:2: .* got '{row}'"):
+            data.read_instances(path)
+
+
+def _number(rng):
+    return float(np.round(rng.normal(), 3)) or 1.0
+
+
+def _output(rng, depth):
+    """A linear expression of outputs."""
+    kind = rng.integers(4 if depth else 2)
+    if kind < 2:
+        return ("*", _number(rng), f"Y_{kind}")
+    parts = [_output(rng, depth - 1) for _ in range(rng.integers(1, 4))]
+    return (("+", _number(rng), *parts), ("-", *parts))[kind - 2]
+
+
+def _formula(rng, depth):
+    """Nested tuples: an `and` or `or` of formulas, or an inequality."""
+    kind = rng.integers(4 if depth else 2)
+    relation = str(rng.choice(list(_RELATIONS)))
+    if kind == 0:
+        scaled = ("*", f"X_{rng.integers(2)}", _number(rng))
+        return (relation, ("+", scaled, _number(rng)), _number(rng))
+    if kind == 1:
+        return (relation, _output(rng, 2), ("+", _output(rng, 1), _number(rng)))
+    parts = [_formula(rng, depth - 1) for _ in range(rng.integers(1, 4))]
+    return (("and", "or")[kind - 2], *parts)
+
+
+def _text(part):
+    return f"({' '.join(map(_text, part))})" if isinstance(part, tuple) else str(part)
+
+
+def _evaluate(part, values):
+    if not isinstance(part, tuple):
+        return values.get(part, part)
+    return _OPERATORS[part[0]](*(_evaluate(operand, values) for operand in part[1:]))
+
+
+def _holds(case, x, y):
+    in_box = np.all((case.lower <= x) & (x <= case.upper))
+    return bool(in_box and np.all(case.rows @ y + case.offsets <= 0))
+
+
+class RealPropertiesTest(parameterized.TestCase):
+    @parameterized.product(image=tuple(range(15)), epsilon=(0.03, 0.05))
+    def test_mnistfc(self, image, epsilon):
+        folder = real_data.folder("vnncomp2021") / "mnistfc"
+        path = folder / f"prop_{image}_{epsilon}.vnnlib.gz"
+        label = int(re.search(rb"label: (\d)", gzip.decompress(path.read_bytes()))[1])
+        found = data.read_vnnlib(path)
+        self.assertEqual((found.num_inputs, found.num_outputs), (784, 10))
+        expected = np.eye(10)[label] - np.delete(np.eye(10), label, 0)
+        np.testing.assert_array_equal(
+            np.concatenate([c.rows for c in found.cases]), expected
+        )
+        for case in found.cases:
+            np.testing.assert_array_equal(case.offsets, [0])
+            np.testing.assert_array_equal(case[:2], found.cases[0][:2])
+        lower, upper = found.cases[0][:2]
+        self.assertTrue(np.all((lower >= 0) & (upper <= 1)))
+        inside = (lower > 0) & (upper < 1)
+        np.testing.assert_allclose((upper - lower)[inside], 2 * epsilon, rtol=1e-6)
+        self.assertBetween((upper - lower).min(), epsilon - 1e-6, epsilon + 1e-6)
+
+    def test_boxes_of_mnistfc_hold_images_of_their_class(self):
+        root = real_data.folder("vnncomp2021").parent
+        mnist = data.load("mnist", data_dir=real_data.folder("mnist").parent)
+        flat = mnist.images.reshape(-1, 784).astype(np.float64)
+        for image in range(15):
+            path = root / "vnncomp2021" / "mnistfc" / f"prop_{image}_0.03.vnnlib.gz"
+            case = data.read_vnnlib(path).cases[0]
+            inside = np.all((flat >= case.lower) & (flat <= case.upper), axis=1)
+            self.assertEqual(mnist.labels[inside].tolist(), [case.rows[0].argmax()])
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,350 @@
+"""Tests for networks from ONNX files: small ones, and those of VNN-COMP 2021."""
+
+import gzip
+import pathlib
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import onnx_networks
+from absl.testing import absltest, parameterized
+from onnx import TensorProto, helper, numpy_helper
+
+from robustjax import data, models
+from tests import real_data
+
+_RNG = np.random.default_rng(0)
+_WEIGHT = _RNG.standard_normal((3, 4)).astype(np.float32)
+_BIAS = _RNG.standard_normal(3).astype(np.float32)
+_PARAMS = {"weight": _WEIGHT, "bias": _BIAS}
+_X = _RNG.random((5, 2, 2), dtype=np.float32)
+
+
+def _dense(shape=(1, 2, 2), **changes):
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["sum"], transB=1),
+        helper.make_node("Relu", ["sum"], ["y"]),
+    ]
+    constants = _PARAMS | {"shape": np.array([-1, 4])}
+    return onnx_networks.network(nodes, shape, constants, **changes)
+
+
+def _value(name, shape, kind=TensorProto.FLOAT):
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+class ModelTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.expected = np.maximum(_X.reshape(5, 4) @ _WEIGHT.T + _BIAS, 0)
+
+    def assert_close(self, actual, expected):
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-6)
+
+    @parameterized.parameters(1, "batch", None)
+    def test_function_of_one_example_becomes_one_of_many(self, batch):
+        model = onnx_networks.load(_dense((batch, 2, 2)))
+        self.assertEqual((model.input_shape, model.output_shape), ((2, 2), (3,)))
+        self.assertEqual(model.operators, ("Reshape", "Gemm", "Relu"))
+        chex.assert_trees_all_equal(model.params, _PARAMS)
+        self.assert_close(model(_X), self.expected)
+
+    @parameterized.parameters(
+        ((4,), (4,)), ((3, 4), (3, 4)), ((1, 4), (4,)), ((1, 1), (1,)), ((1,), (1,))
+    )
+    def test_batch_is_a_first_axis_of_several(self, shape, expected):
+        model = onnx_networks.load(onnx_networks.single("Relu", shape))
+        self.assertEqual((model.input_shape, model.output_shape), (expected, expected))
+        self.assertEqual(model(jnp.ones((7, *expected))).shape, (7, *expected))
+
+    def test_transforms(self):
+        model = onnx_networks.load(_dense())
+        self.assert_close(jax.jit(model.apply)(model.params, _X), self.expected)
+        self.assert_close(jax.jit(lambda m, x: m(x))(model, _X), self.expected)
+        self.assert_close(jax.vmap(model)(_X[:, None])[:, 0], self.expected)
+        self.assertEqual(model(_X[:0]).shape, (0, 3))
+
+    def test_gradients_reach_inputs_and_params(self):
+        model = onnx_networks.load(_dense())
+        gradient = jax.grad(lambda *a: model.apply(*a).sum(), argnums=(0, 1))
+        by_params, by_x = gradient(model.params, jnp.asarray(_X))
+        active = (self.expected > 0).astype(np.float32)
+        self.assert_close(by_params["bias"], active.sum(0))
+        self.assert_close(by_x.reshape(5, 4), active @ _WEIGHT)
+
+    def test_apply_fn_is_compiled_once(self):
+        model = onnx_networks.load(_dense())
+
+        @jax.jit
+        @chex.assert_max_traces(n=1)
+        def logits(apply_fn, x):
+            return apply_fn(x)
+
+        for _ in range(2):
+            self.assert_close(logits(model.apply_fn, _X), self.expected)
+
+    def test_products_run_in_full_precision(self):
+        for proto in (
+            _dense(),
+            onnx_networks.single("Conv", (1, 2, 4, 4), (3, 2, 2, 2)),
+        ):
+            model = onnx_networks.load(proto)
+            x = jnp.zeros((2, *model.input_shape))
+            self.assertIn("Precision.HIGHEST", str(jax.make_jaxpr(model)(x)))
+
+    def test_dtype_is_the_widest(self):
+        model = onnx_networks.load(_dense())
+        self.assertEqual(model(_X.astype(np.float16)).dtype, jnp.float32)
+        with jax.enable_x64(True):
+            wide = jax.tree.map(lambda a: a.astype(jnp.float64), model.params)
+            self.assertEqual(model.apply(wide, _X).dtype, jnp.float64)
+            self.assertEqual(model(_X).dtype, jnp.float32)
+        onnx_networks.assert_agree(model, _dense())
+
+    @parameterized.parameters(
+        (_X.reshape(5, 4), r"shape \[n, \*\(2, 2\)\], got float32 of \(5, 4\)"),
+        (_X[0, 0], r"got float32 of \(2,\)"),
+        (np.ones((5, 2, 2), np.uint8), "as floats .* got uint8"),
+    )
+    def test_other_inputs_are_refused(self, x, message):
+        model = onnx_networks.load(_dense())
+        with self.assertRaisesRegex(ValueError, message):
+            model(x)
+        with self.assertRaisesRegex(ValueError, "Params differ .* in: b2, bias."):
+            model.apply({"weight": _WEIGHT, "b2": _BIAS}, _X)
+
+
+class FileTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        self.path = pathlib.Path(folder, "net.onnx")
+
+    def load(self, content):
+        self.path.write_bytes(content)
+        return models.load_onnx(str(self.path))
+
+    def test_gzip_is_known_by_content(self):
+        packed = self.load(gzip.compress(_dense().SerializeToString()))
+        chex.assert_trees_all_equal(packed(_X), onnx_networks.load(_dense())(_X))
+
+    def test_constants_are_nodes_or_initializers_also_listed_as_inputs(self):
+        nodes = [
+            helper.make_node(
+                "Constant", [], ["w"], value=numpy_helper.from_array(_BIAS)
+            ),
+            helper.make_node("Constant", [], ["half"], value_float=0.5),
+            helper.make_node("Constant", [], ["list"], value_floats=[1.0, 2.0, 4.0]),
+            helper.make_node("Constant", [], ["axes"], value_ints=[0]),
+            helper.make_node("Constant", [], ["length"], value_int=3),
+            helper.make_node("Mul", ["x", "w"], ["a"]),
+            helper.make_node("Mul", ["a", "half"], ["b"]),
+            helper.make_node("Add", ["b", "list"], ["c"]),
+            helper.make_node("Add", ["c", "bias"], ["d"]),
+            helper.make_node("Identity", ["length"], ["shape"]),
+            helper.make_node("Unsqueeze", ["d", "axes"], ["e"]),
+            helper.make_node("Reshape", ["e", "shape"], ["y"]),
+        ]
+        inputs = [_value("x", (1, 3)), _value("bias", (3,))]
+        constants = {"bias": _BIAS}
+        proto = onnx_networks.network(nodes, None, constants, inputs=inputs)
+        model = onnx_networks.load(proto)
+        self.assertEqual(sorted(model.params), ["bias", "half", "list", "w"])
+        x = _RNG.random((4, 3), dtype=np.float32)
+        expected = x * _BIAS / 2 + np.array([[1, 2, 4]]) + _BIAS
+        np.testing.assert_allclose(model(x), expected, rtol=1e-5, atol=1e-6)
+
+    def test_unused_second_outputs_do_no_harm(self):
+        nodes = [
+            helper.make_node("Dropout", ["x"], ["a", "mask"]),
+            helper.make_node("MaxPool", ["a"], ["y", "which"], kernel_shape=[2]),
+        ]
+        model = onnx_networks.load(onnx_networks.network(nodes, (1, 1, 4), {}))
+        actual = model(jnp.array([[[1.0, 3.0, 2.0, 0.0]]]))
+        np.testing.assert_array_equal(actual, [[[3, 3, 2]]])
+
+    @parameterized.named_parameters(
+        ("empty", b"", "expected an opset"),
+        ("text", b"no protobuf at all", "expected an ONNX file"),
+        ("cut", _dense().SerializeToString()[:-9], "expected an ONNX file"),
+        ("cut_gzip", gzip.compress(b"x" * 99)[:-9], "expected an ONNX file"),
+        (
+            "opset",
+            _dense(opset=6).SerializeToString(),
+            r"expected an opset in \(7, 28\), got \[6\]",
+        ),
+        ("future", _dense(opset=99).SerializeToString(), r"expected .* got \[99\]"),
+    )
+    def test_damaged_files_are_named(self, content, message):
+        with self.assertRaisesRegex(ValueError, f"net.onnx: {message}"):
+            self.load(content)
+
+    def test_missing_file_and_missing_package(self):
+        with self.assertRaisesRegex(FileNotFoundError, "net.onnx"):
+            models.load_onnx(self.path)
+        with (
+            mock.patch.dict(sys.modules, {"onnx": None, "onnx.checker": None}),
+            self.assertRaisesRegex(ImportError, r"pip install 'robustjax\[onnx\]'"),
+        ):
+            models.load_onnx(self.path)
+
+    def test_package_is_not_imported_before(self):
+        code = "import sys, robustjax.models; print('onnx' in sys.modules)"
+        run = [sys.executable, "-c", code]
+        result = subprocess.run(run, capture_output=True, text=True, check=True)
+        self.assertEqual(result.stdout.strip(), "False")
+
+    def test_data_in_other_files_are_refused(self):
+        secret = self.path.with_name("secret")
+        secret.write_bytes(_WEIGHT.tobytes())
+        proto = _dense()
+        tensor = proto.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        tensor.external_data.add(key="location", value=secret.name)
+        with self.assertRaisesRegex(ValueError, "tensor 'weight' is in another file"):
+            self.load(proto.SerializeToString())
+
+    @parameterized.named_parameters(
+        (
+            "symbolic",
+            dict(shape=(1, "rows", 2)),
+            r"'x' of fixed shape, got \[1, 0, 2\]",
+        ),
+        ("unknown_length", dict(shape=(None,)), r"fixed shape, got \[0\]"),
+        (
+            "two_inputs",
+            dict(inputs=[_value("x", (1, 4)), _value("z", (1,))]),
+            "one input and one output, got 2 and 1",
+        ),
+        (
+            "two_outputs",
+            dict(outputs=[_value("y", (1,)), _value("sum", (1,))]),
+            "got 1 and 2",
+        ),
+        (
+            "wrong_type",
+            dict(inputs=[_value("x", (1, 4), TensorProto.DOUBLE)]),
+            "input 'x' as float32",
+        ),
+        (
+            "wide",
+            dict(initializer=[numpy_helper.from_array(np.ones((3, 4)), "weight")]),
+            "constant 'weight': expected float32, got float64",
+        ),
+        ("no_such_output", dict(outputs=[_value("q", (1,))]), "output 'q'"),
+    )
+    def test_networks_of_another_kind_are_refused(self, changes, message):
+        if "initializer" in changes:
+            rest = {"bias": _BIAS, "shape": np.array([-1, 4])}
+            changes["initializer"] += [
+                numpy_helper.from_array(v, k) for k, v in rest.items()
+            ]
+        with self.assertRaisesRegex(ValueError, f"net.onnx: (?s:.*){message}"):
+            self.load(_dense(**changes).SerializeToString())
+
+    @parameterized.named_parameters(
+        ("domain", ("Relu", ["x"], ["y"]), dict(domain="org"), "foreign domain 'org'"),
+        ("unknown", ("Relv", ["x"], ["y"]), {}, "No Op registered for Relv"),
+        ("attribute", ("Relu", ["x"], ["y"]), dict(slope=1), "attribute: slope"),
+        (
+            "constant",
+            ("Constant", [], ["y"]),
+            dict(value_string="text"),
+            "its value is not supported",
+        ),
+        ("second", ("Dropout", ["x"], ["a", "y"]), {}, "output 'y' is not computed"),
+        (
+            "training",
+            ("BatchNormalization", ["x", *"abcd"], ["y", "m", "v"]),
+            {},
+            "outputs of training",
+        ),
+    )
+    def test_nodes_of_another_kind_are_refused(self, node, attributes, message):
+        constants = dict.fromkeys("abcd", _BIAS) if "a" in node[1] else {}
+        node = helper.make_node(*node, "node7", **attributes)
+        proto = onnx_networks.network([node], (1, 3), constants)
+        with self.assertRaisesRegex(ValueError, f"net.onnx: (?s:.*){message}"):
+            self.load(proto.SerializeToString())
+
+    def test_second_outputs_are_not_computed(self):
+        nodes = [
+            helper.make_node("MaxPool", ["x"], ["a", "which"], kernel_shape=[2]),
+            helper.make_node("Add", ["a", "which"], ["y"], "sum"),
+        ]
+        proto = onnx_networks.network(nodes, (1, 1, 4), {})
+        message = r"node 'sum' \(Add\): input 'which' is not computed"
+        with self.assertRaisesRegex(ValueError, message):
+            self.load(proto.SerializeToString())
+
+
+_NETWORKS = (
+    "cifar10_resnet/onnx/resnet_2b",
+    "cifar10_resnet/onnx/resnet_4b",
+    "marabou-cifar10/nets/cifar10_small",
+    "mnistfc/mnist-net_256x2",
+    "mnistfc/mnist-net_256x4",
+    "oval21/nets/cifar_base_kw",
+    "oval21/nets/cifar_deep_kw",
+    "oval21/nets/cifar_wide_kw",
+    "test/test_nano",
+    "test/test_sat",
+    "test/test_small",
+    "test/test_tiny",
+    "test/test_unsat",
+    "verivital/Convnet_avgpool",
+    "verivital/Convnet_maxpool",
+)
+_OVAL = ((0.485, 0.456, 0.406), (0.225,) * 3)
+_RESNET = ((0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616))
+
+
+class RealNetworksTest(parameterized.TestCase):
+    def path(self, name):
+        return real_data.folder("vnncomp2021") / f"{name}.onnx"
+
+    def test_list_is_complete(self):
+        root = real_data.folder("vnncomp2021")
+        found = {p.relative_to(root).as_posix() for p in root.rglob("*.onnx")}
+        self.assertEqual(found, {f"{name}.onnx" for name in _NETWORKS})
+
+    @parameterized.parameters(*_NETWORKS)
+    def test_agrees_with_the_reference(self, name):
+        proto = onnx.load(self.path(name))
+        model = models.load_onnx(self.path(name))
+        declared = proto.graph.output[0].type.tensor_type.shape.dim
+        self.assertEqual(model.output_shape, (declared[-1].dim_value,))
+        # At this scale the logits vary by more than 5 %: some units are alive.
+        onnx_networks.assert_agree(model, proto, num_examples=2, scale=0.5)
+
+    @parameterized.parameters(
+        ("mnistfc/mnist-net_256x2", "mnist", 500, None, 0.982),
+        ("mnistfc/mnist-net_256x4", "mnist", 500, None, 0.974),
+        ("marabou-cifar10/nets/cifar10_small", "cifar10", 100, None, 0.61),
+        ("cifar10_resnet/onnx/resnet_2b", "cifar10", 60, _RESNET, 44 / 60),
+        ("cifar10_resnet/onnx/resnet_4b", "cifar10", 60, _RESNET, 47 / 60),
+        ("oval21/nets/cifar_deep_kw", "cifar10", 60, _OVAL, 36 / 60),
+    )
+    def test_accuracy(self, name, dataset, count, normalization, expected):
+        model = models.load_onnx(self.path(name))
+        root = real_data.folder("vnncomp2021").parent
+        test = data.load(dataset, data_dir=root)
+        x = test.images[:count]
+        if normalization is not None:
+            mean, std = np.asarray(normalization, np.float32)
+            x = np.moveaxis((x - mean) / std, -1, 1)
+        logits = jax.jit(model)(x.reshape(count, *model.input_shape))
+        accuracy = np.mean(np.argmax(logits, axis=1) == test.labels[:count])
+        self.assertAlmostEqual(accuracy, expected, places=6)
+
+
+if __name__ == "__main__":
+    absltest.main()
