@@ -20,7 +20,7 @@ _MOVES = (
     "transpose",
 )  # fmt: skip
 _NOTHING = ("stop_gradient", "name", "sharding_constraint")
-_JOINS = ("concatenate", "pad", "dynamic_update_slice", "select_n")
+_JOINS = ("concatenate", "dynamic_update_slice", "pad", "stack")
 _LINEAR = ("dot_general", "conv_general_dilated")
 
 
@@ -72,9 +72,8 @@ def _pass_on(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
     return arguments[0]
 
 
-@operations.rule("convert_element_type")
-def _convert(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
-    """To a floating dtype that holds every number of the old one."""
+def convert(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """To a floating dtype that holds every number of the old one. [host]."""
     old, new = arguments[0].dtype, bind.params["new_dtype"]
     if jnp.promote_types(old, new) != new or not jnp.issubdtype(new, jnp.floating):
         raise operations.UnsupportedError(
@@ -84,8 +83,8 @@ def _convert(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
 
 
 @operations.rule(*_JOINS)
-def _join(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
-    """Puts entries of several arguments together; constants have radius zero."""
+def join(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """Puts entries of several arguments together; indices and such stay. [host]."""
 
     def zero(constant: Any) -> Any:
         is_number = jnp.issubdtype(jnp.result_type(constant), jnp.inexact)

@@ -303,26 +303,6 @@ _register(
 )  # fmt: skip
 
 
-def _wave_bounds(
-    shift: float, f: _Function, lower: jax.Array, upper: jax.Array
-) -> Interval:
-    """Sine by the crests and troughs that lie inside; cosine is shifted by 1/4."""
-    turns = [v / (2 * jnp.pi) + shift for v in (lower, upper)]
-    slack = 8 * jnp.finfo(lower.dtype).eps * (1 + jnp.abs(turns[0]) + jnp.abs(turns[1]))
-    turns = [turns[0] - slack, turns[1] + slack]  # a crest too many does no harm
-    has_crest = jnp.floor(turns[1] - 0.25) > jnp.ceil(turns[0] - 0.25) - 1
-    has_trough = jnp.floor(turns[1] - 0.75) > jnp.ceil(turns[0] - 0.75) - 1
-    ends = f(lower), f(upper)
-    return (
-        jnp.where(has_trough, -1.0, jnp.minimum(*ends)),
-        jnp.where(has_crest, 1.0, jnp.maximum(*ends)),
-    )
-
-
-_register("sin", jnp.sin, None, functools.partial(_wave_bounds, 0.0, jnp.sin))
-_register("cos", jnp.cos, None, functools.partial(_wave_bounds, 0.25, jnp.cos))
-
-
 @operations.rule("max")
 def _maximum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """max(x, y) = y + relu(x - y)."""

@@ -34,6 +34,9 @@ def through(node: Node, known: Mapping[int, Interval]) -> Interval:
     """Interval bounds of the result of a node from those of its inputs. [device]."""
     operation = node.operation
     intervals = [known[value] for value in node.inputs]
+    if isinstance(operation, Affine) and intervals[0][0].dtype == jnp.bool_:
+        lower, upper = zip(*intervals, strict=True)  # truth values, moved or joined
+        return operation.point(*lower), operation.point(*upper)
     if isinstance(operation, Affine):
         centres = [0.5 * (lower + upper) for lower, upper in intervals]
         radii = [0.5 * (upper - lower) for lower, upper in intervals]

@@ -82,6 +82,8 @@ def lower_form(
         if numbers is not None:
             biases.append(total(at, numbers))
         for parent, part in zip(node.inputs, parts, strict=True):
+            if part is None:
+                continue
             pending[parent] = pending[parent] + part if parent in pending else part
     weight = pending.get(0, jnp.zeros((len(rows), *graph.shape), rows.dtype))
     none = jnp.zeros((len(rows), 1), rows.dtype)
@@ -99,10 +101,10 @@ def _back(
     rows: jax.Array,
     known: Mapping[int, Interval],
     mix: jax.Array | None,
-) -> tuple[list[jax.Array], jax.Array | None]:
+) -> tuple[list[Any], jax.Array | None]:
     """Rows of the inputs of a node, and numbers whose sum is the constant that remains.
 
-    The numbers are of the shape of the rows, None for zeros.
+    None stands for zeros; the numbers are of the shape of the rows.
     """
     operation = node.operation
     if isinstance(operation, Affine):
@@ -110,9 +112,7 @@ def _back(
     start = start_mix(node, known)
     if start is None:
         low, high = interval.through(node, known)
-        shapes = [known[value][0].shape for value in node.inputs]
-        zeros = [jnp.zeros((len(rows), *shape), rows.dtype) for shape in shapes]
-        return zeros, _constant(rows, low[None], high[None])
+        return [None] * len(node.inputs), _constant(rows, low[None], high[None])
     free = start[None] if mix is None else mix
     intervals = [
         (lower[None], upper[None])

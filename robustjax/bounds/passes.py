@@ -39,6 +39,8 @@ def inside(graph: Graph, box: Interval, *, effort: Effort) -> dict[int, Interval
     for index, node in enumerate(graph.nodes, start=1):
         if not isinstance(node.operation, Affine):
             for value in set(node.inputs) - is_exact:
+                if known[value][0].dtype == jnp.bool_:
+                    continue
                 groups = receptive_fields.groups(graph, value, ranges)
                 rows = _most_urgent(groups, known[value], node, effort.capacity)
                 known[value] = _refined(

@@ -16,10 +16,16 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
-from robustjax.bounds import affine_rules, elementwise_rules, operations
+from robustjax.bounds import (
+    affine_rules,
+    curved_rules,
+    elementwise_rules,
+    logic_rules,
+    operations,
+)
 from robustjax.bounds.operations import Affine, Operation, UnsupportedError
 
-_RULE_MODULES = (affine_rules, elementwise_rules)  # importing them registers rules
+_RULE_MODULES = (affine_rules, elementwise_rules, curved_rules, logic_rules)
 _JAX_FOLDER = f"{pathlib.Path(jax.__file__).parent}{os.sep}"
 # Primitives that do nothing but call. Others have jaxprs for other ends: the step of a
 # reduction, the body of a loop.

@@ -76,6 +76,13 @@ _FUNCTIONS = {
     "log_sigmoid": lambda x: jax.nn.log_sigmoid(x @ _weights(16, 4)),
     "gelu": lambda x: jax.nn.gelu(x @ _weights(16, 4)),
     "silu": lambda x: jax.nn.silu(x @ _weights(16, 4)),
+    "where": lambda x: jnp.where(x @ _weights(16, 4) > 0.1, x[:4], 2 * x[4:8]),
+    "where of one": lambda x: jnp.where(x[:4] <= x[4:8], 3.0, x[8:12]) + (x[0] < 0.1),
+    "logic": lambda x: jnp.where(
+        (x[:4] >= 0) & ~(x[4:8] > 0) | (x[1] < x[2]), x[:4], 1.0),
+    "stack": lambda x: jnp.stack([x[:4], jnp.tanh(x[4:8]), jnp.ones(4)]).sum(axis=0),
+    "logsumexp": lambda x: jax.scipy.special.logsumexp(x @ _weights(16, 4))[None],
+    "long wave": lambda x: jnp.sin(20 * x[:4]) + jnp.cos(x[4:8]),
     "softmax": lambda x: jax.nn.softmax(x @ _weights(16, 4)),
     "attention": lambda x: (x.reshape(4, 4) @ x.reshape(4, 4).T)[0],
     "layer norm": lambda x: jax.nn.standardize(x @ _weights(16, 4), epsilon=0.1),
@@ -226,7 +233,20 @@ class LinesTest(parameterized.TestCase):
     """Lines hold for every mix, also at the ends where rounding decides."""
 
     @parameterized.product(
-        name=("tanh", "logistic", "erf", "exp", "log", "sqrt", "square", "abs", "max"),
+        name=(
+            "tanh",
+            "logistic",
+            "erf",
+            "exp",
+            "log",
+            "sqrt",
+            "square",
+            "abs",
+            "max",
+            "sin",
+            "cos",
+            "silu",
+        ),
         width=((-9, -6), (-4, 1)),
     )
     def test_every_mix_is_sound(self, name, width):
@@ -234,9 +254,8 @@ class LinesTest(parameterized.TestCase):
         collected = []
         operand = operations.Bounded(0, (), jnp.float64)
         arguments = [operand, jnp.float64(0.3)] if name == "max" else [operand]
-        operations.for_primitive(name)(
-            lambda operation, _: collected.append(operation), None, arguments
-        )
+        rule = operations.for_primitive(name) or operations.for_function(name)
+        rule(lambda operation, _: collected.append(operation), None, arguments)
         (operation,) = collected
         rng = np.random.default_rng(0)
         count, least = 5000, 0.01 if name in ("log", "sqrt") else -6.0
@@ -308,7 +327,8 @@ class RefusalTest(parameterized.TestCase):
 
     @parameterized.parameters(
         (lambda x: lax.while_loop(lambda v: v[0] < 1, lambda v: v + 1, x), "'while'"),
-        (lambda x: jnp.where(x > 0, x, 0.0), "'gt'.*engine_test.py.*register"),
+        (lambda x: jnp.cbrt(2 * x), "'cbrt'.*engine_test.py.*register"),
+        (lambda x: jnp.where(x == 0, x, 0.0), "'eq'"),
         (lambda x: x.astype(jnp.bfloat16), "conversion from float32 to bfloat16"),
         (lambda x: jnp.arange(3.0)[x[0].astype(int)], "conversion"),
         (lambda x: lax.reduce(x, 0.1, lambda a, b: a + 2 * b, (0,)), "'reduce'"),
