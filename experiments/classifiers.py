@@ -16,7 +16,7 @@ import training
 from absl import logging
 from processes import Process
 
-from robustjax import _validate, data, models
+from robustjax import _callables, _validate, data, models
 from robustjax.smoothing import base_classifier
 
 MODEL_FOLDER = "model"  # in the run folder, of a model trained for the run
@@ -143,7 +143,7 @@ def _imported(name: str, dataset: data.Dataset) -> Classifier:
             f"{type(apply_fn).__name__}."
         )
     try:
-        apply_fn = base_classifier.as_partial(apply_fn)
+        apply_fn = _callables.as_partial(apply_fn)
         shape, num_classes = dataset.images.shape[1:], dataset.num_classes
         base_classifier.check_apply_fn(apply_fn, shape, num_classes=num_classes)
         return Classifier(apply_fn, f"{name} {_behaviour(apply_fn, dataset)}")

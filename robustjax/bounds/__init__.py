@@ -9,15 +9,27 @@ from robustjax.bounds.engine import (
     single,
 )
 from robustjax.bounds.operations import Lines, UnsupportedError, register
+from robustjax.bounds.verification import (
+    LargestEpsilon,
+    Verification,
+    largest_epsilon,
+    margin_rows,
+    verify,
+)
 
 __all__ = [
     "AffineBounds",
     "Bounds",
+    "LargestEpsilon",
     "Lines",
     "UnsupportedError",
+    "Verification",
     "affine_bounds",
     "interval_bounds",
+    "largest_epsilon",
     "linear_bounds",
+    "margin_rows",
     "register",
     "single",
+    "verify",
 ]

@@ -34,11 +34,16 @@ def checked(lower: ArrayLike, upper: ArrayLike) -> Interval:
         raise ValueError(f"Expected a box of floats, got {low.dtype}.")
     known: list[Any] = [_validate.concrete(v) for v in (low, high)]
     if known[0] is not None and known[1] is not None:
-        _check(*known)
+        check(*known)
     return low, high
 
 
-def _check(lower: Any, upper: Any) -> None:
+def check(lower: np.ndarray, upper: np.ndarray) -> None:
+    """Raises ValueError unless a box is finite and not empty, names where. [host]."""
+    if lower.shape != upper.shape:
+        raise ValueError(
+            f"Expected lower and upper alike, got {lower.shape} and {upper.shape}."
+        )
     for name, array in (("lower", lower), ("upper", upper)):
         if not np.isfinite(array).all():
             raise ValueError(f"Expected a finite box, got {name} with NaN or inf.")

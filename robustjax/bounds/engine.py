@@ -1,10 +1,12 @@
 """Bounds of the output of any JAX function on a box."""
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _validate
@@ -12,6 +14,7 @@ from robustjax.bounds import boxes, interval, jax_verify, linear, passes, propag
 from robustjax.bounds.operations import Interval
 
 ENGINES = ("robustjax", "jax_verify")
+CASTS = ("refuse", "ignore")
 METHODS = ("ibp", "crown-ibp", "crown", "alpha")
 
 
@@ -86,6 +89,7 @@ def linear_bounds(
     num_steps: int = 20,
     capacity: int | None = None,
     chunk_size: int | None = None,
+    casts: str = "refuse",
     engine: str = "robustjax",
 ) -> Bounds:
     """Bounds of a function on a box by linear relaxation.
@@ -114,6 +118,9 @@ def linear_bounds(
         chunk_size: so many rows go back to the input at a time, which bounds memory.
             Default: all at once. Of dense nets under `vmap` on a CPU, 32 are some times
             faster.
+        casts: "refuse" conversions to narrower floats inside fn, which round; or
+            "ignore" them, so that all is computed in the dtype of the box, and the
+            bounds hold for fn without those conversions.
         engine: "robustjax", or "jax_verify", the package, with the extra `verify`. Its
             "crown" is another method, see `robustjax.bounds.jax_verify`; it has no
             "alpha", and takes neither capacity nor chunk_size.
@@ -139,6 +146,7 @@ def linear_bounds(
     """
     _validate.one_of(METHODS, method=method)
     _validate.one_of(ENGINES, engine=engine)
+    _validate.one_of(CASTS, casts=casts)
     _validate.integer(0, num_steps=num_steps)
     for name, number in (("capacity", capacity), ("chunk_size", chunk_size)):
         if number is not None:
@@ -147,7 +155,8 @@ def linear_bounds(
     specified = _with_spec(fn, spec)
     if engine == "jax_verify":
         return Bounds(*jax_verify.bounds(specified, *box, method=method))
-    graph = propagate.trace(specified, _struct(box))
+    ignores_casts = casts == "ignore"
+    graph = propagate.trace(specified, _struct(box), ignores_casts=ignores_casts)
     effort = passes.Effort(capacity, chunk_size)
     if method in ("ibp", "crown-ibp"):
         known = dict(enumerate(interval.propagate(graph, box)))
@@ -219,7 +228,8 @@ def single(apply_fn: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Arra
     [device]
 
     Args:
-        apply_fn: maps `[n, ...]` to `[n, ...]`.
+        apply_fn: maps `[n, ...]` to `[n, ...]`; of a `jax.tree_util.Partial` the result
+            is one as well.
 
     Returns:
         A function that maps `[...]` to `[...]`.
@@ -228,11 +238,13 @@ def single(apply_fn: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Arra
         >>> single(lambda x: x + 1)(jnp.zeros(2)).shape
         (2,)
     """
+    if isinstance(apply_fn, Partial):
+        return Partial(_first_row, apply_fn)  # its arrays stay arguments of jit
+    return functools.partial(_first_row, apply_fn)
 
-    def one(x: jax.Array) -> jax.Array:
-        return apply_fn(x[None])[0]
 
-    return one
+def _first_row(apply_fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    return apply_fn(x[None])[0]
 
 
 def _with_spec(

@@ -57,12 +57,19 @@ class Graph(NamedTuple):
         return self.nodes[value - 1].shape if value else self.shape
 
 
-def trace(fn: Callable[[jax.Array], jax.Array], x: jax.ShapeDtypeStruct) -> Graph:
+def trace(
+    fn: Callable[[jax.Array], jax.Array],
+    x: jax.ShapeDtypeStruct,
+    *,
+    ignores_casts: bool = False,
+) -> Graph:
     """The graph of a function of one array. [device].
 
     Args:
         fn: maps an array like x to an array.
         x: shape and dtype of the input.
+        ignores_casts: leave out conversions between floats, so that every node computes
+            in the dtype of x, whatever that of the function is.
 
     Returns:
         Its nodes, in order.
@@ -76,7 +83,7 @@ def trace(fn: Callable[[jax.Array], jax.Array], x: jax.ShapeDtypeStruct) -> Grap
         raise TypeError(
             f"Expected fn to return one array, got {len(closed.out_avals)}."
         )
-    builder = _Builder(x)
+    builder = _Builder(x, wide=x.dtype if ignores_casts else None)
     (output,) = builder.inline(closed.jaxpr, closed.consts, [builder.input])
     value = builder.as_value(output)  # may add a node
     return Graph(tuple(builder.nodes), value, tuple(x.shape))
@@ -85,8 +92,9 @@ def trace(fn: Callable[[jax.Array], jax.Array], x: jax.ShapeDtypeStruct) -> Grap
 class _Builder:
     """Collects nodes while it reads a jaxpr."""
 
-    def __init__(self, x: jax.ShapeDtypeStruct) -> None:
+    def __init__(self, x: jax.ShapeDtypeStruct, *, wide: Any) -> None:
         self.nodes: list[Node] = []
+        self.wide = wide  # the one dtype, None where that of the function is kept
         self.input = operations.Bounded(0, tuple(x.shape), x.dtype)
 
     def inline(
@@ -119,11 +127,13 @@ class _Builder:
         if called is not None:
             own = operations.for_function(_name_of(called))
             if own is not None and isinstance(arguments[0], operations.Bounded):
-                return [own(self._add, core.jaxpr_as_fun(called), arguments)]
+                return [own(self._add, _as_function(called), arguments)]
             return self.inline(called.jaxpr, called.consts, arguments, site)
         if not any(isinstance(a, operations.Bounded) for a in arguments):
             results = primitive.bind(*arguments, **params)
             return list(results) if primitive.multiple_results else [results]
+        if self.wide is not None and _rounds(equation):
+            return arguments[:1]
         rule = operations.for_primitive(primitive.name)
         if rule is None:
             raise UnsupportedError(
@@ -132,7 +142,7 @@ class _Builder:
                 f"function: robustjax.bounds.register({primitive.name!r}, ...)."
             )
         try:
-            return [rule(self._add, _Bind(primitive, params), arguments)]
+            return [rule(self._add, _Bind(primitive, params, self.wide), arguments)]
         except UnsupportedError as error:
             raise UnsupportedError(f"{error} ({site or 'source unknown'})") from None
 
@@ -161,9 +171,41 @@ class _Bind(NamedTuple):
 
     primitive: core.Primitive
     params: Mapping[str, Any]
+    wide: Any = None  # a dtype for all floats, None where they keep theirs
 
     def __call__(self, *arguments: Any) -> Any:
-        return self.primitive.bind(*arguments, **self.params)
+        params = dict(self.params)
+        if self.wide is not None:
+            arguments = tuple(_cast(a, self.wide) for a in arguments)
+            if "preferred_element_type" in params:
+                params["preferred_element_type"] = self.wide
+        return self.primitive.bind(*arguments, **params)
+
+
+def _cast(argument: Any, dtype: Any) -> Any:
+    is_float = jnp.issubdtype(jnp.result_type(argument), jnp.floating)
+    return jnp.asarray(argument, dtype) if is_float else argument
+
+
+def _as_function(called: core.ClosedJaxpr) -> Callable[..., Any]:
+    """A call as a function, which casts what it is given to what it takes."""
+
+    def call(*arguments: Any) -> Any:
+        dtypes = [aval.dtype for aval in called.in_avals]
+        casted = map(jnp.asarray, arguments, dtypes)
+        return core.jaxpr_as_fun(called)(*casted)
+
+    return call
+
+
+def _rounds(equation: core.JaxprEqn) -> bool:
+    """Whether an equation does nothing but round floats to others."""
+    if equation.primitive.name == "reduce_precision":
+        return True
+    if equation.primitive.name != "convert_element_type":
+        return False
+    avals: list[Any] = [equation.invars[0].aval, equation.outvars[0].aval]
+    return all(jnp.issubdtype(aval.dtype, jnp.floating) for aval in avals)
 
 
 def _called(equation: core.JaxprEqn, site: str) -> core.ClosedJaxpr | None:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from robustjax import _validate
+from robustjax import _callables, _validate
 from robustjax.smoothing import (
     base_classifier,
     blocks,
@@ -129,7 +129,7 @@ def certify_adaptively(
     ids = np.arange(len(np.asarray(x))) if example_ids is None else example_ids
     examples = _Examples(np.asarray(x), np.asarray(ids))
     noisy: dict[str, Any] = {
-        "apply_fn": base_classifier.as_partial(apply_fn),
+        "apply_fn": _callables.as_partial(apply_fn),
         "sigma": request.sigma,
         "num_classes": num_classes,
         "chunk_size": chunk_size,

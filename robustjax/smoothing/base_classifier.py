@@ -4,39 +4,14 @@ It maps `[m, ...]` inputs, which noise has taken out of [0, 1], to real logits
 `[m, num_classes]`, row by row.
 """
 
-import functools
-import inspect
-import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.tree_util import Partial
 
 ApplyFn = Callable[[jax.Array], jax.Array]
 _ROWS = 128
-
-
-def as_partial(apply_fn: ApplyFn) -> Partial:
-    """The classifier as a `Partial`, whose compiled program can be found again.
-
-    [host] A function is known by its identity, as to `jax.jit`: what it closes over is
-    read when it is compiled, and not again. An object with state (a bound method, an
-    NNX module) may have changed since, so it is compiled anew each time.
-
-    Args:
-        apply_fn: any callable; a `Partial` is returned as it is.
-
-    Returns:
-        A `jax.tree_util.Partial`.
-    """
-    if isinstance(apply_fn, Partial):
-        return apply_fn
-    stable = (types.FunctionType, types.BuiltinFunctionType, functools.partial)
-    if isinstance(inspect.unwrap(apply_fn), stable):  # unwrapped: also if jitted
-        return Partial(apply_fn)
-    return Partial(functools.partial(apply_fn))  # equal to no other: compiles anew
 
 
 def check_apply_fn(

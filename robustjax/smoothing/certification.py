@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
+from robustjax import _callables
 from robustjax.smoothing import (
     base_classifier,
     evidence,
@@ -139,7 +140,7 @@ def certify(
     )
     select_key, estimate_key = streams.split(key)
     noisy: dict[str, Any] = {
-        "apply_fn": base_classifier.as_partial(apply_fn),
+        "apply_fn": _callables.as_partial(apply_fn),
         "x": x,
         "sigma": request.sigma,
         "num_classes": num_classes,

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from robustjax import _validate
-from robustjax.smoothing import base_classifier, blocks
+from robustjax import _callables, _validate
+from robustjax.smoothing import blocks
 
 ESTIMATORS = ("score", "pathwise")
 
@@ -99,7 +99,7 @@ def smoothed(
         num_samples=int(num_samples),
         blocks_per_step=blocks.items_in_step(chunk_size),
     )
-    partial = base_classifier.as_partial(fn)
+    partial = _callables.as_partial(fn)
 
     def smoothed_fn(
         key: jax.Array, x: ArrayLike, *, example_id: ArrayLike = 0

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 
-from robustjax import _validate
+from robustjax import _callables, _validate
 from robustjax.smoothing import base_classifier, blocks
 from robustjax.smoothing.blocks import BLOCK_SIZE, MAX_NOISE, check_sigma, noise_block
 
@@ -192,7 +192,7 @@ def prepare(
         )
     return blocks.Work(
         key=_threefry(key),
-        apply_fn=base_classifier.as_partial(apply_fn),
+        apply_fn=_callables.as_partial(apply_fn),
         x=x,
         example_ids=_example_ids(example_ids, num_examples=x.shape[0]),
         sigma=jnp.asarray(sigma, jnp.float32),

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
-from robustjax import _validate
+from robustjax import _callables, _validate
 from robustjax.smoothing import base_classifier, decisions, sampling, streams
 
 
@@ -93,7 +93,7 @@ def class_survival(
         raise ValueError(f"Expected level in (0, 1], got {level}.")
     num = len(decisions.finite_floats(x=x))
     label = decisions.check_labels(labels, num=num, num_classes=num_classes)
-    partial = base_classifier.as_partial(apply_fn)
+    partial = _callables.as_partial(apply_fn)
     stream = jax.random.fold_in(key, streams.SURVIVAL)
     counts = [
         sampling.class_counts(

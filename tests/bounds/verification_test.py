@@ -1,0 +1,188 @@
+"""Verified boxes and radii against closed forms, samples and attacks."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from robustjax import attacks, bounds, models
+
+
+def _net(seed=0, sizes=(6, 16, 16, 3)):
+    rng = np.random.default_rng(seed)
+    weights = [
+        jnp.asarray(rng.normal(size=(a, b)) / np.sqrt(a), jnp.float32)
+        for a, b in itertools.pairwise(sizes)
+    ]
+
+    def fn(x):
+        for weight in weights[:-1]:
+            x = jax.nn.relu(x @ weight + 0.05)
+        return x @ weights[-1]
+
+    return fn
+
+
+def _inputs(fn, count=40, dim=6, seed=1):
+    x = np.random.default_rng(seed).uniform(size=(count, dim)).astype(np.float32)
+    return x, np.asarray(jax.vmap(fn)(x).argmax(axis=-1))
+
+
+class MarginRowsTest(absltest.TestCase):
+    def test_rows_are_differences_to_all_others(self):
+        logits = np.array([3.0, 1.0, 7.0, 2.0])
+        rows = np.asarray(bounds.margin_rows(2, num_classes=4))
+        np.testing.assert_allclose(np.sort(rows @ logits), [4.0, 5.0, 6.0])
+        mapped = jax.vmap(lambda c: bounds.margin_rows(c, num_classes=4))(jnp.arange(4))
+        np.testing.assert_array_equal(mapped[2], rows)
+
+
+class LargestEpsilonTest(parameterized.TestCase):
+    def test_of_linear_classifiers_it_is_the_distance(self):
+        """The linf distance to a hyperplane is the margin by the l1 norm."""
+        weight = np.random.default_rng(0).normal(size=(5, 3))
+        x = np.random.default_rng(1).uniform(0.3, 0.7, size=(50, 5))
+        logits = x @ weight
+        labels = logits.argmax(axis=-1)
+        gaps = np.array([
+            min((z[c] - z[j]) / np.abs(weight[:, c] - weight[:, j]).sum()
+                for j in range(3) if j != c)
+            for z, c in zip(logits, labels, strict=True)
+        ])  # fmt: skip
+        gaps = np.minimum(gaps, 0.2)
+        matrix = jnp.asarray(weight)
+        for method in ("crown-ibp", "alpha"):
+            own = bounds.largest_epsilon(
+                lambda z: z @ matrix.astype(z.dtype), x, labels, limit=0.2,
+                num_halvings=16, valid_range=(-1.0, 2.0), method=method,
+            )  # fmt: skip
+            np.testing.assert_allclose(own.epsilon, gaps, atol=2e-5)
+            self.assertTrue(np.all(own.epsilon <= gaps + 1e-7))
+            self.assertTrue(np.all(own.margin > 0))
+
+    def test_methods_are_ordered_and_below_the_attack(self):
+        fn = _net()
+        x, labels = _inputs(fn)
+        found = [
+            bounds.largest_epsilon(fn, x, labels, method=method).epsilon
+            for method in ("ibp", "crown-ibp", "crown", "alpha")
+        ]
+        step = 0.5 / 2**10 + 1e-9
+        for cheap, dear in itertools.pairwise(found):
+            self.assertTrue(np.all(dear >= cheap - step))
+        attack = attacks.smallest_epsilon(
+            jax.random.key(0), jax.vmap(fn), x, labels=labels, num_restarts=3
+        )
+        self.assertTrue(np.all(found[-1] <= attack.epsilon))
+        self.assertGreater(
+            found[-1].mean(), 0.5 * np.minimum(attack.epsilon, 0.5).mean()
+        )
+        inside = np.isfinite(attack.epsilon)
+        changed = jax.vmap(fn)(attack.x[inside]).argmax(axis=-1)
+        self.assertTrue(np.all(np.asarray(changed) != labels[inside]))
+        distance = np.abs(attack.x.astype(float) - x)[inside].max(axis=1)
+        np.testing.assert_allclose(distance, attack.epsilon[inside], rtol=1e-12)
+
+    def test_wrong_labels_get_nothing(self):
+        fn = _net()
+        x, labels = _inputs(fn, count=6)
+        own = bounds.largest_epsilon(fn, x, (labels + 1) % 3)
+        np.testing.assert_array_equal(own.epsilon, 0.0)
+        self.assertTrue(np.all(np.isnan(own.margin)))
+
+    @parameterized.parameters("float32", "bfloat16")
+    def test_models_of_any_dtype(self, dtype):
+        """float64 confirms what the model is without its casts."""
+        module = models.create("mlp", num_classes=3, features=(8,), dtype=dtype)
+        variables = module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), train=False)
+        apply_fn = models.classifier(module, variables)
+        x = np.random.default_rng(2).uniform(size=(5, 4, 4, 1)).astype(np.float32)
+        labels = np.asarray(apply_fn(x).argmax(axis=-1))
+        own = bounds.largest_epsilon(bounds.single(apply_fn), x, labels)
+        self.assertGreater(own.epsilon.max(), 0.0)
+        exact = models.classifier(module.clone(dtype="float32"), variables)
+        same = bounds.largest_epsilon(bounds.single(exact), x, labels)
+        np.testing.assert_allclose(own.epsilon, same.epsilon, atol=2e-3)
+
+
+class VerifyTest(parameterized.TestCase):
+    def test_margins_hold_at_samples(self):
+        fn = _net(3)
+        x, labels = _inputs(fn)
+        own = bounds.verify(fn, x - 0.03, x + 0.03, labels=labels)
+        self.assertGreater(own.is_verified.sum(), 5)
+        rng = np.random.default_rng(0)
+        for share in (rng.uniform(-1, 1, (200, *x.shape)),
+                      rng.choice([-1.0, 1.0], (200, *x.shape))):  # fmt: skip
+            logits = np.asarray(jax.vmap(jax.vmap(fn))(x[None] + 0.03 * share))
+            label_logit = np.take_along_axis(logits, labels[None, :, None], axis=2)
+            is_other = np.arange(3)[None, None] != labels[None, :, None]
+            margin = np.where(is_other, label_logit - logits, np.inf).min(axis=(0, 2))
+            self.assertTrue(np.all(own.margin <= margin + 1e-5))
+
+    def test_float64_decides(self):
+        """A margin of 1e-12 is too small to tell; float32 would take it for zero."""
+        for gap, expected in ((1e-12, False), (1e-8, True), (-1e-8, False)):
+
+            def fn(x, gap=gap):
+                return jnp.stack([x[0] + gap, x[0]])
+
+            with jax.enable_x64(True):
+                own = bounds.verify(
+                    fn, np.zeros((1, 1)), np.ones((1, 1)), labels=np.array([0])
+                )
+            self.assertEqual(own.is_verified[0], expected)
+            self.assertEqual(own.arithmetic, "float64")
+
+    def test_what_is_not_finite_is_not_verified(self):
+        def fn(x):
+            return jnp.stack([x[0] + 5.0, 0 * jnp.log(x[0] - 0.5)])
+
+        own = bounds.verify(
+            fn, np.array([[0.2], [0.7]]), np.full((2, 1), 0.9), labels=np.array([0, 0])
+        )
+        np.testing.assert_array_equal(own.is_verified, [False, True])
+
+    def test_refusals(self):
+        fn = _net()
+        x, labels = _inputs(fn, count=4)
+        for change, text in (
+            ({"labels": labels[:2]}, "labels"),
+            ({"labels": labels + 3}, "labels"),
+            ({"method": "magic"}, "magic"),
+            ({"upper": x - 1}, "lower <= upper"),
+            ({"upper": x * np.nan}, "NaN"),
+        ):
+            arguments = {"lower": x, "upper": x, "labels": labels} | change
+            with self.assertRaisesRegex(ValueError, text):
+                bounds.verify(fn, arguments.pop("lower"), arguments.pop("upper"),
+                              **arguments)  # fmt: skip
+        with self.assertRaisesRegex(ValueError, "255"):
+            bounds.largest_epsilon(fn, 255 * x, labels)
+        with self.assertRaisesRegex(ValueError, "logits"):
+            bounds.verify(lambda z: z.sum(), x, x, labels=labels)
+
+
+class CastsTest(absltest.TestCase):
+    def test_ignored_casts_give_the_wide_function(self):
+        def narrow(x):
+            y = jnp.dot(x.astype(jnp.bfloat16), jnp.ones((3, 2), jnp.bfloat16),
+                        preferred_element_type=jnp.float32)  # fmt: skip
+            return jax.nn.elu(y.astype(jnp.bfloat16), 2.0).astype(jnp.float32)
+
+        def wide(x):
+            return jax.nn.elu(x @ jnp.ones((3, 2)), 2.0)
+
+        box = jnp.array([-0.3, 0.1, -0.2]), jnp.array([0.3, 0.2, 0.1])
+        own = bounds.linear_bounds(narrow, *box, casts="ignore")
+        same = bounds.linear_bounds(wide, *box)
+        np.testing.assert_allclose(own.lower, same.lower, rtol=1e-5)
+        np.testing.assert_allclose(own.upper, same.upper, rtol=1e-5)
+        with self.assertRaisesRegex(bounds.UnsupportedError, "rounds"):
+            bounds.linear_bounds(narrow, *box)
+
+
+if __name__ == "__main__":
+    absltest.main()
