@@ -52,6 +52,7 @@ class CertifyConfig:
     model: str = setting("", "architecture: of the model to train, or a check")
     checkpoint: str = setting("", "trained model: folder of train.py, or safetensors")
     apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
+    onnx: str = setting("", "an ONNX network, by its file")
     dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
     train: tuple[str, ...] = setting(
         (), "settings of train.py for a model made in the run folder: epochs=60,..."

@@ -1,8 +1,10 @@
 """The classifier of a run: trained in its folder, from a checkpoint, or the user's."""
 
+import dataclasses
 import hashlib
 import importlib
 import json
+import math
 import os
 import pathlib
 import sys
@@ -35,6 +37,7 @@ def check_source(config: Any) -> None:
     sources = {
         "--checkpoint": bool(config.checkpoint),
         "--apply_fn": bool(config.apply_fn),
+        "--onnx": bool(config.onnx),
         "--train": bool(config.train),
     }
     given = [name for name, is_given in sources.items() if is_given]
@@ -42,6 +45,8 @@ def check_source(config: Any) -> None:
         raise ValueError(
             f"Expected one of {', '.join(sources)}, got {', '.join(given) or 'none'}."
         )
+    if config.onnx and config.dtype:
+        raise ValueError("Expected --onnx without --dtype.")
     if config.apply_fn and (":" not in config.apply_fn or config.dtype):
         raise ValueError(
             "Expected --apply_fn=package.module:factory without --dtype, got "
@@ -87,6 +92,8 @@ def obtain(config: Any, dataset: data.Dataset, here: Process) -> Classifier:
     """
     if config.apply_fn:
         return _imported(config.apply_fn, dataset)
+    if config.onnx:
+        return _of_onnx(config.onnx, dataset)
     path = config.checkpoint
     if config.train:
         if here.is_first:
@@ -125,6 +132,37 @@ def _loaded(path: str, config: Any, dataset: data.Dataset) -> Classifier:
     identity = json.dumps([name, options, checkpoint.fingerprint])
     fingerprint = hashlib.sha256(identity.encode()).hexdigest()
     return Classifier(models.classifier(module, checkpoint.variables), fingerprint)
+
+
+def _of_onnx(path: str, dataset: data.Dataset) -> Classifier:
+    """An ONNX network that takes images, images channels first, or these in a row."""
+    network = models.load_onnx(path)
+    shape = dataset.images.shape[1:]
+    if math.prod(network.input_shape) != math.prod(shape):
+        raise ValueError(
+            f"{path} takes inputs {network.input_shape}, the images of {dataset.name} "
+            f"are {shape}."
+        )
+    if network.output_shape != (dataset.num_classes,):
+        raise ValueError(
+            f"{path} gives outputs {network.output_shape}, {dataset.name} has "
+            f"{dataset.num_classes} classes."
+        )
+    reorder = _Reordered(network.input_shape, is_same=network.input_shape == shape)
+    apply_fn = jax.tree_util.Partial(reorder, network.apply_fn)
+    return Classifier(apply_fn, f"{path} {_behaviour(apply_fn, dataset)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reordered:
+    """Static part of an ONNX classifier: equal ones are equal to the jit cache."""
+
+    input_shape: tuple[int, ...]
+    is_same: bool
+
+    def __call__(self, apply_fn: base_classifier.ApplyFn, x: jax.Array) -> jax.Array:
+        x = x if self.is_same else jnp.moveaxis(x, -1, 1)
+        return apply_fn(x.reshape(-1, *self.input_shape))
 
 
 def _imported(name: str, dataset: data.Dataset) -> Classifier:

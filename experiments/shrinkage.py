@@ -57,6 +57,7 @@ class ShrinkageConfig:
     model: str = setting("", "architecture: of the models to train, or a check")
     checkpoint: str = setting("", "trained model: folder of train.py, or safetensors")
     apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
+    onnx: str = setting("", "an ONNX network, by its file")
     dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
     train: tuple[str, ...] = setting(
         (), "settings of train.py for the models of --train_sigmas: epochs=60,..."

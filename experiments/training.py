@@ -41,6 +41,8 @@ from robustjax import _validate, data, models
 from robustjax.models import checkpoints
 
 _OPTIMIZERS = ("adamw", "sgd")
+_BOUNDS = ("ibp", "crown-ibp")
+_RAMP = (0.05, 0.5)  # shares of all steps between which a certified loss is phased in
 _AUGMENTATIONS = ("none", "crop", "crop_flip")
 _PLACES = ("workdir", "data_dir", "save_every")  # change nothing in the result
 _COLUMNS = (
@@ -67,6 +69,11 @@ class TrainConfig:
     model: str = setting("cnn", f"one of {', '.join(models.names())}")
     dtype: str = setting("float32", "compute dtype: float32 or bfloat16")
     sigma: float = setting(0.25, "standard deviation of the noise, in input units")
+    epsilon: float = setting(
+        0.0, "linf radius of a certified loss; 0: none. Takes sigma=0"
+    )
+    bound: str = setting("ibp", f"of the certified loss, {' or '.join(_BOUNDS)}")
+    certified_weight: float = setting(0.5, "of the certified loss, at the end")
     augment: str = setting("none", f"one of {', '.join(_AUGMENTATIONS)}")
     epochs: int = setting(100, "passes over the training images")
     batch_size: int = setting(128, "images in one step")
@@ -94,7 +101,14 @@ class TrainConfig:
         _validate.integer(0, max_images=self.max_images)
         _validate.seed(seed=self.seed)
         _validate.positive(learning_rate=self.learning_rate)
-        for name in ("sigma", "weight_decay"):
+        _validate.one_of(_BOUNDS, bound=self.bound)
+        _validate.unit_interval(certified_weight=self.certified_weight)
+        if self.epsilon and self.sigma:
+            raise ValueError(
+                f"Expected sigma=0 with a certified loss (epsilon={self.epsilon}), "
+                f"got {self.sigma}."
+            )
+        for name in ("sigma", "weight_decay", "epsilon"):
             value = getattr(self, name)
             if not (math.isfinite(value) and value >= 0):
                 raise ValueError(f"Expected {name} >= 0 and finite, got {value}.")
@@ -223,8 +237,9 @@ def _train(
 
     config = task.config
     train_step = training_step.make_train_step(
-        task.module, task.optimizer, sigma=config.sigma, augment=config.augment
-    )
+        task.module, task.optimizer, sigma=config.sigma, augment=config.augment,
+        certified=_certified(config, config.epochs * task.num_steps),
+    )  # fmt: skip
     options = ocp.CheckpointManagerOptions(
         max_to_keep=1,
         create=False,
@@ -254,6 +269,15 @@ def _train(
                 _report(row, config, progress)
                 on_epoch(row)
     return state, row
+
+
+def _certified(config: TrainConfig, num_steps: int) -> training_step.Certified | None:
+    if not config.epsilon:
+        return None
+    first, last = (int(share * num_steps) for share in _RAMP)
+    return training_step.Certified(
+        config.epsilon, config.certified_weight, config.bound, first, last
+    )
 
 
 def _train_epoch(
@@ -385,10 +409,12 @@ def _check_same_settings(workdir: pathlib.Path, config: TrainConfig) -> None:
         there = json.loads((workdir / "train.json").read_text())
     else:
         return
+    defaults = {field.name: field.default for field in dataclasses.fields(config)}
+    there = defaults | there  # a run made before a setting was there
     different = [
-        f"{name} ({there.get(name)} there, {value} asked)"
+        f"{name} ({there[name]} there, {value} asked)"
         for name, value in _settings(config).items()
-        if there.get(name) != value
+        if there[name] != value
     ]
     if different:
         raise ValueError(

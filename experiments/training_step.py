@@ -1,4 +1,4 @@
-"""One step of noise-augmented training and the accuracies, as jitted functions."""
+"""One step of noise-augmented or certified training, and the accuracies."""
 
 import functools
 from collections.abc import Callable
@@ -8,6 +8,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
+
+from robustjax import bounds
 
 _TRAINING = 0x7472  # keeps all keys of training apart from those of certification
 _INIT, _NOISE, _AUGMENT = range(3)  # streams of the root key
@@ -25,6 +27,53 @@ class TrainState(NamedTuple):
     def variables(self) -> dict[str, Any]:
         """What the module's `apply` takes."""
         return {"params": self.params, **self.statistics}
+
+
+class Certified(NamedTuple):
+    """A loss that bounds the cross-entropy over linf balls, phased in during training.
+
+    Reference: Gowal et al. (2018), arXiv 1810.12715: the radius and the weight of the
+    bound rise from zero between two steps.
+    """
+
+    epsilon: float  # radius at the end
+    weight: float  # of the bounded loss at the end
+    method: str  # of the bounds
+    first_step: int
+    last_step: int
+
+    def losses(
+        self,
+        module: nn.Module,
+        variables: Any,
+        images: jax.Array,
+        labels: jax.Array,
+        *,
+        step: jax.Array,
+    ) -> jax.Array:
+        """Upper bounds of the cross-entropy on the ball of each image. [device]."""
+        epsilon = self.epsilon * self._share(step)
+
+        def fn(x: jax.Array) -> jax.Array:
+            return module.apply(variables, x[None], train=False)[0]
+
+        def one(image: jax.Array, label: jax.Array) -> jax.Array:
+            box = (jnp.clip(image + side, 0.0, 1.0) for side in (-epsilon, epsilon))
+            worst = bounds.worst_case_logits(fn, *box, label=label, method=self.method)
+            return optax.softmax_cross_entropy_with_integer_labels(worst, label)
+
+        return jax.vmap(one)(images, labels)
+
+    def mixed(
+        self, losses: jax.Array, bounded: jax.Array, *, step: jax.Array
+    ) -> jax.Array:
+        """The plain loss, step by step replaced by the bounded one. [device]."""
+        weight = self.weight * self._share(step)
+        return (1 - weight) * losses + weight * bounded
+
+    def _share(self, step: jax.Array) -> jax.Array:
+        span = max(self.last_step - self.first_step, 1)
+        return jnp.clip((step - self.first_step) / span, 0.0, 1.0)
 
 
 def root_key(seed: int) -> jax.Array:
@@ -56,6 +105,7 @@ def make_train_step(
     *,
     sigma: float,
     augment: str,
+    certified: Certified | None = None,
 ) -> Callable[..., tuple[TrainState, tuple[jax.Array, jax.Array]]]:
     """A jitted function that makes one step and re-uses the memory of its state.
 
@@ -67,6 +117,7 @@ def make_train_step(
         optimizer: of its parameters.
         sigma: standard deviation of the noise, in input units.
         augment: "none", "crop" or "crop_flip", see `augmented`.
+        certified: the certified loss; none by default.
 
     Returns:
         A function of (state, seed, images `[n, h, w, c]`, labels `[n]`) that returns
@@ -75,7 +126,11 @@ def make_train_step(
     """
 
     def loss_fn(
-        params: Any, statistics: dict[str, Any], images: jax.Array, labels: jax.Array
+        params: Any,
+        statistics: dict[str, Any],
+        images: jax.Array,
+        labels: jax.Array,
+        step: jax.Array,
     ) -> tuple[jax.Array, tuple[jax.Array, dict[str, Any]]]:
         logits, updated = module.apply(
             {"params": params, **statistics},
@@ -85,6 +140,10 @@ def make_train_step(
         )
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         accuracy = (logits.argmax(axis=-1) == labels).mean()
+        if certified is not None:
+            variables = {"params": params, **statistics}
+            bounded = certified.losses(module, variables, images, labels, step=step)
+            losses = certified.mixed(losses, bounded, step=step)
         return losses.mean(), (accuracy, dict(updated))
 
     @functools.partial(jax.jit, donate_argnames="state")
@@ -97,7 +156,7 @@ def make_train_step(
         images = noisy(noise_key, images, sigma=sigma)
         grad_fn = jax.value_and_grad(loss_fn, has_aux=True)
         (loss, (accuracy, statistics)), grads = grad_fn(
-            state.params, state.statistics, images, labels
+            state.params, state.statistics, images, labels, state.step
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)

@@ -15,6 +15,7 @@ from robustjax.bounds.verification import (
     largest_epsilon,
     margin_rows,
     verify,
+    worst_case_logits,
 )
 
 __all__ = [
@@ -32,4 +33,5 @@ __all__ = [
     "register",
     "single",
     "verify",
+    "worst_case_logits",
 ]

@@ -15,7 +15,7 @@ from robustjax.bounds.operations import Interval
 
 ENGINES = ("robustjax", "jax_verify")
 CASTS = ("refuse", "ignore")
-METHODS = ("ibp", "crown-ibp", "crown", "alpha")
+METHODS = ("ibp", "crown-ibp", "crown", "alpha", "alpha-all")
 
 
 class Bounds(NamedTuple):
@@ -110,8 +110,9 @@ def linear_bounds(
             differences of logits; default: the output itself.
         method: "crown": linear bounds of every value inside; "crown-ibp": intervals
             inside, linear bounds of the output; "ibp": intervals alone; "alpha": as
-            "crown", then the free lines of the output's pass are optimised.
-        num_steps: of Adam, for "alpha".
+            "crown", then the free lines of the output's pass are optimised; "alpha-all"
+            those of all passes, each step of which costs a "crown".
+        num_steps: of Adam, for "alpha" and "alpha-all".
         capacity: so many rows of each value inside get linear bounds, those first whose
             intervals are widest and cross a kink; the others keep their intervals,
             which is sound and cheaper. Default: all.
@@ -164,8 +165,12 @@ def linear_bounds(
         known = passes.inside(graph, box, effort=effort)
     if method == "ibp":
         return Bounds(*known[graph.output])
-    if method == "alpha":
-        return Bounds(*passes.optimised(graph, known, num_steps=num_steps))
+    if method in ("alpha", "alpha-all"):
+        found = passes.optimised(
+            graph, known, num_steps=num_steps, effort=effort,
+            is_inside_free=method == "alpha-all",
+        )  # fmt: skip
+        return Bounds(*found)
     return Bounds(*passes.of_output(graph, known, effort=effort))
 
 

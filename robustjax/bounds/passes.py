@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -22,18 +23,29 @@ class Effort(NamedTuple):
     chunk_size: int | None = None  # rows at a time, None: all
 
 
-def inside(graph: Graph, box: Interval, *, effort: Effort) -> dict[int, Interval]:
+def inside(
+    graph: Graph,
+    box: Interval,
+    *,
+    effort: Effort,
+    mixes: Mapping[int, jax.Array] | None = None,
+) -> dict[int, Interval]:
     """Valid bounds of all values: linear ones of what nonlinear nodes take. [device].
 
     Args:
         graph: from `propagate.trace`.
         box: lower and upper bounds of the input.
         effort: how much is computed.
+        mixes: where the free lines of nodes lie, `[1, *shape]`, one for all rows;
+            default: as `linear.start_mix`.
 
     Returns:
         Lower and upper bounds of values 0, 1, 2, ...
     """
     known = {0: box}
+    refined = functools.partial(
+        _refined, graph, known, chunk_size=effort.chunk_size, mixes=mixes
+    )
     ranges = receptive_fields.ranges(graph, box[0].dtype)
     is_exact = {0}  # intervals are, up to the first nonlinearity
     for index, node in enumerate(graph.nodes, start=1):
@@ -43,9 +55,7 @@ def inside(graph: Graph, box: Interval, *, effort: Effort) -> dict[int, Interval
                     continue
                 groups = receptive_fields.groups(graph, value, ranges)
                 rows = _most_urgent(groups, known[value], node, effort.capacity)
-                known[value] = _refined(
-                    graph, known, value, groups, rows=rows, chunk_size=effort.chunk_size
-                )
+                known[value] = refined(value, groups, rows=rows)
                 is_exact.add(value)  # as exact as it will be
         known[index] = interval.through(node, known)
         if isinstance(node.operation, Affine) and node.inputs == (0,):
@@ -92,6 +102,7 @@ def _refined(
     *,
     rows: jax.Array,
     chunk_size: int | None,
+    mixes: Mapping[int, jax.Array] | None = None,
 ) -> Interval:
     """Bounds of a value by linear forms of some rows, intersected with those known."""
 
@@ -100,7 +111,9 @@ def _refined(
         total = functools.partial(groups.total, row)
         chosen = (groups.row == row).astype(known[0][0].dtype)
         signed = jnp.stack([chosen, -chosen])
-        form = linear.lower_form(graph, signed, value, known=known, total=total)
+        form = linear.lower_form(
+            graph, signed, value, known=known, mixes=mixes, total=total
+        )
         return linear.least(form, known[0], total=total)
 
     if chunk_size is None:
@@ -113,15 +126,25 @@ def _refined(
     return interval.intersect((found[..., 0], -found[..., 1]), known[value])
 
 
-def optimised(graph: Graph, known: dict[int, Interval], *, num_steps: int) -> Interval:
+def optimised(
+    graph: Graph,
+    known: dict[int, Interval],
+    *,
+    num_steps: int,
+    effort: Effort,
+    is_inside_free: bool,
+) -> Interval:
     """Bounds of the output with lines that Adam moves; the best of each is kept.
 
-    [device]
+    [device] Every row of the output has lines of its own. Those that bound the values
+    inside are one for all rows, as there are many.
 
     Args:
         graph: from `propagate.trace`.
         known: valid bounds of all values.
         num_steps: of Adam.
+        effort: how much is computed.
+        is_inside_free: also move the lines that bound the values inside.
 
     Returns:
         Lower and upper bounds, none looser than those of `of_output`.
@@ -131,20 +154,24 @@ def optimised(graph: Graph, known: dict[int, Interval], *, num_steps: int) -> In
     dtype = known[0][0].dtype
     rows = both_signs(graph, dtype)
     starts = {
-        index: linear.start_mix(node, known)
+        index: mix[None]
         for index, node in enumerate(graph.nodes, start=1)
+        if (mix := linear.start_mix(node, known)) is not None
     }
-    mixes = {
-        index: jnp.broadcast_to(mix, (len(rows), *mix.shape))
-        for index, mix in starts.items()
-        if mix is not None
-    }
+    own = {i: jnp.broadcast_to(m, (len(rows), *m.shape[1:])) for i, m in starts.items()}
 
-    def bound(mixes: dict[int, jax.Array]) -> jax.Array:
-        form = linear.lower_form(graph, rows, graph.output, known=known, mixes=mixes)
+    def bound(mixes: _Mixes) -> jax.Array:
+        bounds = known
+        if is_inside_free:
+            found = inside(graph, known[0], effort=effort, mixes=mixes.inside)
+            bounds = {v: interval.intersect(found[v], known[v]) for v in known}
+            bounds[0] = known[0]
+        form = linear.lower_form(
+            graph, rows, graph.output, known=bounds, mixes=mixes.output
+        )
         return linear.least(form, known[0])[:, 0]
 
-    def loss(mixes: dict[int, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def loss(mixes: _Mixes) -> tuple[jax.Array, jax.Array]:
         low = bound(mixes)
         return -jnp.sum(jnp.where(jnp.isfinite(low), low, 0.0)), low
 
@@ -158,10 +185,18 @@ def optimised(graph: Graph, known: dict[int, Interval], *, num_steps: int) -> In
         mixes = jax.tree.map(lambda m, u: jnp.clip(m + u, 0.0, 1.0), mixes, updates)
         return (mixes, inner, jnp.fmax(best, low)), None
 
+    mixes = _Mixes(own, starts if is_inside_free else {})
     first = (mixes, optimizer.init(mixes), jnp.full(len(rows), -jnp.inf, dtype))
     (mixes, _, best), _ = jax.lax.scan(step, first, length=num_steps)
     best = jnp.fmax(best, bound(mixes)).reshape(2, *graph.shape_of(graph.output))
     return interval.intersect((best[0], -best[1]), known[graph.output])
+
+
+class _Mixes(NamedTuple):
+    """Where free lines lie, by node."""
+
+    output: dict[int, jax.Array]  # [rows, *shape], of the pass from the output
+    inside: dict[int, jax.Array]  # [1, *shape], of all other passes
 
 
 def both_signs(graph: Graph, dtype: jax.typing.DTypeLike) -> jax.Array:

@@ -68,6 +68,50 @@ def margin_rows(label: ArrayLike, *, num_classes: int) -> jax.Array:
     return own - jax.nn.one_hot(others, num_classes)
 
 
+def worst_case_logits(
+    fn: Callable[[jax.Array], jax.Array],
+    lower: ArrayLike,
+    upper: ArrayLike,
+    *,
+    label: ArrayLike,
+    method: str = "ibp",
+) -> jax.Array:
+    """Logits whose cross-entropy bounds that of every input in a box.
+
+    [device] Pure, jittable, vmappable over box and label, differentiable: the loss of
+    certified training.
+
+    Guarantee:
+        The logit of each class less that of the label is at most the value given, for
+        every x in the box, up to rounding of the dtype.
+
+    Args:
+        fn: maps one example to logits `[k]`.
+        lower: lower corner of the box.
+        upper: upper corner.
+        label: the class, an integer.
+        method: as in `linear_bounds`.
+
+    Returns:
+        `[k]`, zero for the label.
+
+    Raises:
+        ValueError: as `linear_bounds`.
+
+    Example:
+        >>> fn = lambda x: jnp.stack([x[0], 0.5 - x[0]])
+        >>> print(worst_case_logits(fn, jnp.zeros(1), jnp.ones(1), label=0))
+        [0.  0.5]
+
+    Reference: Gowal et al. (2018), arXiv 1810.12715, equation 9; Zhang et al. (2020),
+        arXiv 1906.06316, for "crown-ibp".
+    """
+    low, high = boxes.checked(lower, upper)
+    (num_classes,) = jax.eval_shape(fn, low).shape
+    rows = jax.nn.one_hot(label, num_classes)[None] - jnp.eye(num_classes)
+    return -linear_bounds(fn, low, high, spec=rows.astype(low.dtype), method=method)[0]
+
+
 def verify(
     fn: Callable[[jax.Array], jax.Array],
     lower: ArrayLike,
