@@ -159,12 +159,14 @@ def linear_bounds(
     ignores_casts = casts == "ignore"
     graph = propagate.trace(specified, _struct(box), ignores_casts=ignores_casts)
     effort = passes.Effort(capacity, chunk_size)
-    if method in ("ibp", "crown-ibp"):
-        known = dict(enumerate(interval.propagate(graph, box)))
-    else:
-        known = passes.inside(graph, box, effort=effort)
+    known = dict(enumerate(interval.propagate(graph, box)))
     if method == "ibp":
         return Bounds(*known[graph.output])
+    cheap = passes.of_output(graph, known, effort=effort)
+    if method == "crown-ibp":
+        return Bounds(*cheap)
+    known = passes.inside(graph, box, effort=effort)
+    known[graph.output] = interval.intersect(known[graph.output], cheap)
     if method in ("alpha", "alpha-all"):
         found = passes.optimised(
             graph, known, num_steps=num_steps, effort=effort,

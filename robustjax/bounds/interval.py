@@ -55,6 +55,14 @@ def intersect(first: Interval, second: Interval) -> Interval:
     return jnp.fmax(first[0], second[0]), jnp.fmin(first[1], second[1])
 
 
+def in_order(bounds: Interval) -> Interval:
+    """Bounds that crossed by rounding, the other way round. [device].
+
+    Crossed bounds would decide comparisons.
+    """
+    return jnp.minimum(*bounds), jnp.maximum(*bounds)
+
+
 def _product(first: Interval, second: Interval) -> Interval:
     corners = [a * b for a in first for b in second]
     low = jnp.minimum(jnp.minimum(*corners[:2]), jnp.minimum(*corners[2:]))

@@ -55,7 +55,7 @@ def inside(
                     continue
                 groups = receptive_fields.groups(graph, value, ranges)
                 rows = _most_urgent(groups, known[value], node, effort.capacity)
-                known[value] = refined(value, groups, rows=rows)
+                known[value] = interval.in_order(refined(value, groups, rows=rows))
                 is_exact.add(value)  # as exact as it will be
         known[index] = interval.through(node, known)
         if isinstance(node.operation, Affine) and node.inputs == (0,):

@@ -206,28 +206,6 @@ class SoundnessTest(parameterized.TestCase):
             np.testing.assert_allclose(own.lower, centre - radius, atol=1e-12)
             np.testing.assert_allclose(own.upper, centre + radius, atol=1e-12)
 
-    @pytest.mark.slow
-    def test_random_networks(self):
-        """Depth, width and functions drawn at random."""
-        rng = np.random.default_rng(5)
-        kinds = [jax.nn.relu, jnp.tanh, jax.nn.sigmoid, jnp.abs, jnp.sin, jax.nn.elu]
-        for seed in range(20):
-            layers = [
-                (_weights(a, b, seed=seed + a), kinds[rng.integers(len(kinds))])
-                for a, b in ((16, 7), (7, 5), (5, 3))
-            ]
-
-            def fn(x, layers=layers):
-                for weight, activation in layers:
-                    x = activation(2 * x @ weight) + x[0]
-                return x
-
-            lower, upper = _box(seed)
-            own = jax.jit(functools.partial(bounds.linear_bounds, fn))(lower, upper)
-            values = jax.vmap(fn)(_samples(lower, upper, 2000, seed))
-            self.assertTrue(np.all(own.lower <= values.min(axis=0)))
-            self.assertTrue(np.all(own.upper >= values.max(axis=0)))
-
 
 class LinesTest(parameterized.TestCase):
     """Lines hold for every mix, also at the ends where rounding decides."""

@@ -8,6 +8,7 @@ import certify
 import command_line
 import pytest
 import shrinkage
+import verify_linf
 from absl import flags
 from absl.testing import absltest, parameterized
 
@@ -15,15 +16,16 @@ from robustjax import results
 
 _FOLDER = pathlib.Path(certify.__file__).parent / "flags"
 _FILES = sorted(path.name for path in _FOLDER.glob("*.flags"))
-_SCRIPTS = {"shrinkage": shrinkage.ShrinkageConfig}  # by the first word of the file
+_SCRIPTS = {  # by the first word of the file
+    "shrinkage": ("shrinkage", shrinkage.ShrinkageConfig),
+    "verify": ("verify_linf", verify_linf.VerifyConfig),
+}
 
 
 def _script(name: str) -> tuple[str, type]:
     """The script that a flag file is for, and its settings."""
     word = re.split(r"[_.]", name)[0]
-    return (word if word in _SCRIPTS else "certify"), _SCRIPTS.get(
-        word, certify.CertifyConfig
-    )
+    return _SCRIPTS.get(word, ("certify", certify.CertifyConfig))
 
 
 def _config(name: str, **changes: str):

@@ -1,0 +1,127 @@
+"""How much wider bounds are than what a function does in a box, operation by operation.
+
+    python -m benchmarks.tightness
+
+Every function mixes two inputs before the operation and its entries after it, so that
+linear bounds have something to keep; the true range is taken on a fine grid.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from robustjax import bounds
+
+_GRID = 201
+_NUM_BOXES = 6
+_WIDTHS = (0.1, 0.5)
+_METHODS = ("ibp", "crown")
+_Function = Callable[[jax.Array], jax.Array]
+
+
+def _mixed(operation: _Function) -> _Function:
+    """The sum of an operation's entries with signs, and of the inputs."""
+
+    def fn(x: jax.Array) -> jax.Array:
+        rows = jnp.array([[1.0, 0.5], [-0.7, 1.0], [0.4, -1.2]])
+        y = operation(jnp.matmul(rows, x) + jnp.array([0.1, -0.2, 0.3]))
+        return (y[0] - 0.5 * y[1] + y[-1] - 0.8 * x[0])[None]
+
+    return fn
+
+
+CASES: dict[str, _Function] = {  # by primitive, or by function of JAX
+    "abs": jnp.abs,
+    "and": lambda x: jnp.where((x > 0) & (x < 0.5), x, 0.2),
+    "ceil": lambda x: jnp.ceil(4 * x) / 4,
+    "clamp": lambda x: lax.clamp(-0.2, x, 0.3),
+    "cos": lambda x: jnp.cos(3 * x),
+    "cummax": lax.cummax,
+    "cummin": lax.cummin,
+    "div": lambda x: x / (2.0 + x[::-1]),
+    "dot_general": lambda x: jnp.outer(x, x) @ x[:, None][:, 0],
+    "erf": lax.erf,
+    "exp": jnp.exp,
+    "expm1": jnp.expm1,
+    "floor": lambda x: jnp.floor(4 * x) / 4,
+    "ge": lambda x: jnp.where(x >= x[0], x, 0.2),
+    "gt": lambda x: jnp.where(x > 0.1, x, 0.2),
+    "integer_pow": lambda x: x**3,
+    "is_finite": lambda x: jnp.where(jnp.isfinite(x), x, 0.0),
+    "le": lambda x: jnp.where(x <= 0.1, x, 0.2),
+    "log": lambda x: jnp.log(3.0 + x),
+    "log1p": lambda x: jnp.log1p(2.0 + x),
+    "logistic": lambda x: jax.nn.sigmoid(3 * x),
+    "lt": lambda x: jnp.where(x < 0.1, x, 0.2),
+    "max": lambda x: jnp.maximum(x, x[::-1]),
+    "min": lambda x: jnp.minimum(x, 0.1),
+    "mul": lambda x: x * x[::-1],
+    "not": lambda x: jnp.where(~(x > 0.1), x, 0.2),
+    "or": lambda x: jnp.where((x > 0.3) | (x < 0), x, 0.2),
+    "reduce_max": lambda x: jnp.max(x) * jnp.ones(3),
+    "reduce_min": lambda x: jnp.min(x) * jnp.ones(3),
+    "reduce_window_max": lambda x: lax.reduce_window(
+        x, -jnp.inf, lax.max, (2,), (1,), "SAME"
+    ),
+    "reduce_window_min": lambda x: lax.reduce_window(
+        x, jnp.inf, lax.min, (2,), (1,), "SAME"
+    ),
+    "relu": jax.nn.relu,
+    "round": lambda x: jnp.round(4 * x) / 4,
+    "rsqrt": lambda x: lax.rsqrt(3.0 + x),
+    "select_n": lambda x: jnp.where(x > x[::-1], x, 0.5),
+    "sign": jnp.sign,
+    "sin": lambda x: jnp.sin(3 * x),
+    "sort": jnp.sort,
+    "sqrt": lambda x: jnp.sqrt(3.0 + x),
+    "square": jnp.square,
+    "tanh": lambda x: jnp.tanh(2 * x),
+    "elu": jax.nn.elu,
+    "gelu": jax.nn.gelu,
+    "leaky_relu": jax.nn.leaky_relu,
+    "log_sigmoid": jax.nn.log_sigmoid,
+    "silu": jax.nn.silu,
+    "softmax": jax.nn.softmax,
+    "softplus": jax.nn.softplus,
+}
+
+
+def excess(name: str) -> dict[str, float]:
+    """Mean of (width of the bounds / width of the range) - 1, by method, in float64."""
+    fn = _mixed(CASES[name])
+    with jax.enable_x64(True):
+        rng = np.random.default_rng(0)
+        centre = rng.uniform(-0.6, 0.6, (_NUM_BOXES, 2))
+        radius = np.resize(_WIDTHS, _NUM_BOXES)[:, None] * rng.uniform(0.5, 1, (1, 2))
+        lower, upper = jnp.asarray(centre - radius), jnp.asarray(centre + radius)
+        share = np.linspace(0, 1, _GRID)
+        grid = np.stack(np.meshgrid(share, share), axis=-1).reshape(-1, 2)
+        points = lower[:, None] + jnp.asarray(grid)[None] * (upper - lower)[:, None]
+        values = jax.jit(jax.vmap(jax.vmap(fn)))(points)[..., 0]
+        true = values.max(axis=1) - values.min(axis=1)
+        found = {}
+        for method in _METHODS:
+            bound = jax.jit(jax.vmap(
+                lambda low, high, m=method: bounds.linear_bounds(
+                    fn, low, high, method=m
+                )
+            ))(lower, upper)  # fmt: skip
+            width = (bound.upper - bound.lower)[:, 0]
+            found[method] = float(jnp.mean(width / true) - 1)
+        return found
+
+
+def table() -> str:
+    """The table of the documentation."""
+    lines = ["| operation | ibp | crown |", "|---|---|---|"]
+    for name in CASES:
+        of = excess(name)
+        lines.append(f"| `{name}` | {of['ibp']:.0%} | {of['crown']:.0%} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(table())

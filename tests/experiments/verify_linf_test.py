@@ -1,0 +1,128 @@
+"""The verification script: what a run leaves, resumes and refuses."""
+
+import csv
+import dataclasses
+import pathlib
+import sys
+import tempfile
+from unittest import mock
+
+import numpy as np
+import verify_linf
+from absl.testing import absltest, parameterized
+from real_data import folder as data_folder
+
+_HERE = pathlib.Path(__file__).parent
+_NETWORK = ("vnncomp2021", "mnistfc", "mnist-net_256x2.onnx")
+
+
+class RunTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(mock.patch.object(sys, "path", [*sys.path, str(_HERE)]))
+        self.config = verify_linf.VerifyConfig(
+            workdir=str(self.folder / "run"),
+            apply_fn="sample_classifiers:nearest_mean",
+            max_examples=12,
+            batch_size=5,
+            limit=0.2,
+        )
+
+    def _rows(self):
+        with (self.folder / "run" / "rows.tsv").open(newline="") as file:
+            return list(csv.DictReader(file, delimiter="\t"))
+
+    def test_of_a_linear_classifier_proof_and_attack_meet(self):
+        summary = verify_linf.run(self.config)
+        names = {path.name for path in (self.folder / "run").iterdir()}
+        self.assertEqual(
+            names,
+            {"flags.txt", "rows.tsv", "summary.json", "verified.png", "versions.json"},
+        )
+        rows = self._rows()
+        self.assertEqual([int(row["idx"]) for row in rows], list(range(12)))
+        for row in rows:
+            radius, attack = float(row["radius"]), float(row["attack_radius"])
+            if row["correct"] == "0":
+                self.assertEqual((radius, attack), (0.0, 0.0))
+                continue
+            self.assertLessEqual(radius, attack)
+            self.assertGreater(radius, min(attack, 0.2) - 0.004)
+            self.assertGreater(float(row["margin"]), 0)
+        self.assertEqual(summary["above_attack"], [])
+        self.assertGreater(summary["closed"], 0.5)
+        accuracy = summary["certified_accuracy"]["0"]
+        self.assertEqual(accuracy, summary["accuracy"])
+
+    def test_goes_on_where_it_was(self):
+        whole = verify_linf.run(self.config)
+        rows = self._rows()
+        path = self.folder / "run" / "rows.tsv"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:8]) + lines[8][:5])
+        again = verify_linf.run(self.config)
+        for before, after in zip(rows, self._rows(), strict=True):
+            for name in set(before) - {"time"}:
+                self.assertEqual(before[name], after[name])
+        self.assertEqual(whole["mean_attack_radius"], again["mean_attack_radius"])
+        with self.assertRaisesRegex(ValueError, "limit"):
+            verify_linf.run(dataclasses.replace(self.config, limit=0.3))
+
+    def test_an_onnx_network(self):
+        path = data_folder(_NETWORK[0]).joinpath(*_NETWORK[1:])
+        config = dataclasses.replace(
+            self.config, apply_fn="", onnx=str(path), dataset="mnist", max_examples=5,
+            limit=0.05, num_halvings=6,
+        )  # fmt: skip
+        summary = verify_linf.run(config)
+        self.assertEqual(summary["accuracy"], 1.0)
+        self.assertGreater(summary["mean_certified_radius"], 0.01)
+
+    @parameterized.parameters(
+        ({"method": "magic"}, "method 'magic'"),
+        ({"limit": 0.0}, "limit"),
+        ({"epsilons": ("a",)}, "epsilons"),
+        ({"onnx": "net.onnx"}, "exactly one|Expected one of"),
+        ({"apply_fn": "", "onnx": "net.onnx", "dtype": "bfloat16"}, "--dtype"),
+        ({"workdir": ""}, "workdir"),
+    )
+    def test_refuses_settings(self, change, text):
+        with self.assertRaisesRegex(ValueError, text):
+            dataclasses.replace(self.config, **change)
+
+    def test_an_operation_without_a_rule_is_named(self):
+        config = dataclasses.replace(
+            self.config, apply_fn="sample_classifiers:cube_roots", max_examples=2
+        )
+        with self.assertRaisesRegex(ValueError, "'cbrt'.*sample_classifiers.py"):
+            verify_linf.run(config)
+
+
+class ReportTest(absltest.TestCase):
+    def test_a_proof_beyond_an_attack_is_an_error(self):
+        """The report is the last check of the bounds."""
+        import linf_report
+
+        from robustjax import results
+
+        with tempfile.TemporaryDirectory() as folder:
+            config = verify_linf.VerifyConfig(
+                workdir=folder, apply_fn="sample_classifiers:nearest_mean"
+            )
+            log = results.Log(pathlib.Path(folder), {
+                "idx": np.arange(2), "predict": np.zeros(2, int),
+                "correct": np.ones(2, int), "radius": np.array([0.1, 0.3]),
+                "attack_radius": np.array([0.2, 0.2]), "time": np.zeros(2),
+                "arithmetic": np.array(["float64"] * 2),
+            })  # fmt: skip
+            run = mock.Mock(path=pathlib.Path(folder))
+            with (
+                mock.patch.object(results, "read_log", return_value=log),
+                self.assertRaisesRegex(ValueError, r"defect: idx \[1\]"),
+            ):
+                linf_report.write_report(config, run)
+
+
+if __name__ == "__main__":
+    absltest.main()
