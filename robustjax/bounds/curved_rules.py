@@ -17,7 +17,7 @@ from robustjax.bounds.operations import Add, Bounded, Elementwise, Interval, Lin
 
 _Function = Callable[[jax.Array], jax.Array]
 _STEPS = 40  # of the bisection, to the last bit of a float32, past one of a float64
-_SILU_BENDS = 2.3993572805154677  # where the second derivative is zero, x tanh(x/2) = 2
+_SILU_BENDS = (-2.3993572805154677, 2.3993572805154677)  # x tanh(x / 2) = 2
 _SILU_LEAST = -1.2784645427610738  # where the first one is zero
 
 
@@ -31,10 +31,11 @@ def _parallel_lines(
     slope = jnp.where(is_wide, slope, 0.0)
     heights = [f(x) - slope * x for x in (lower, upper, *points)]
     size = jnp.maximum(jnp.abs(lower), jnp.abs(upper))
-    rounding = 8 * jnp.finfo(lower.dtype).eps * (1 + jnp.abs(slope)) * (1 + size)
-    least = functools.reduce(jnp.minimum, heights) - rounding
-    most = functools.reduce(jnp.maximum, heights) + rounding
-    return Lines(slope, least, slope, most)
+    most = jnp.maximum(jnp.abs(f(lower)), jnp.abs(f(upper))) + jnp.abs(slope) * size
+    rounding = 8 * jnp.finfo(lower.dtype).eps * (1 + most)
+    low = functools.reduce(jnp.minimum, heights) - rounding
+    high = functools.reduce(jnp.maximum, heights) + rounding
+    return Lines(slope, low, slope, high)
 
 
 def _wave_lines(
@@ -104,16 +105,22 @@ def _where_slope_is(
     return jax.lax.fori_loop(0, _STEPS, halve, (left, right))
 
 
-def _silu_lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+def bending_lines(
+    f: _Function,
+    bends: tuple[float, ...],
+    lower: jax.Array,
+    upper: jax.Array,
+    mix: jax.Array,
+) -> Lines:
+    """Lines of a function whose derivative is monotone between bends. [device]."""
     del mix
     width = upper - lower
-    slope = (jax.nn.silu(upper) - jax.nn.silu(lower)) / jnp.where(width > 0, width, 1.0)
-    bends = [-jnp.inf, -_SILU_BENDS, _SILU_BENDS, jnp.inf]
+    slope = (f(upper) - f(lower)) / jnp.where(width > 0, width, 1.0)
     points: list[jax.Array] = []
-    for left, right in itertools.pairwise(bends):
+    for left, right in itertools.pairwise((-jnp.inf, *bends, jnp.inf)):
         ends = jnp.clip(left, lower, upper), jnp.clip(right, lower, upper)
-        points += _where_slope_is(jax.nn.silu, slope, *ends)
-    return _parallel_lines(jax.nn.silu, lower, upper, points)
+        points += _where_slope_is(f, slope, *ends)
+    return _parallel_lines(f, lower, upper, points)
 
 
 def _silu_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
@@ -125,7 +132,13 @@ def _silu_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
     return least - rounding, jnp.maximum(*ends)
 
 
-_SILU = Elementwise("silu", jax.nn.silu, _silu_bounds, _silu_lines, is_finite=True)
+_SILU = Elementwise(
+    "silu",
+    jax.nn.silu,
+    _silu_bounds,
+    functools.partial(bending_lines, jax.nn.silu, _SILU_BENDS),
+    is_finite=True,
+)
 
 
 @operations.function("silu")

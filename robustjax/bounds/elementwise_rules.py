@@ -12,13 +12,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from robustjax.bounds import affine_rules, operations
+from robustjax.bounds import affine_rules, curved_rules, operations
 from robustjax.bounds.operations import (
     Add,
     Bounded,
     Elementwise,
     Interval,
-    IntervalOnly,
     Lines,
 )
 
@@ -133,8 +132,8 @@ def _larger_side(lower: jax.Array, upper: jax.Array) -> jax.Array:
     return jnp.where(upper > -lower, 1.0, 0.0).astype(lower.dtype)
 
 
-def _at_least(constant: Any) -> Elementwise:
-    """max(x, c) of a constant, which may be -inf."""
+def at_least(constant: Any) -> Elementwise:
+    """max(x, c) of a constant, which may be -inf. [host]."""
 
     def floor(x: jax.Array) -> jax.Array:
         return jax.lax.broadcast_to_rank(jnp.asarray(constant, x.dtype), x.ndim)
@@ -159,7 +158,7 @@ def _at_least(constant: Any) -> Elementwise:
     return Elementwise("max", point, bounds, lines, start, is_settled, is_finite=True)
 
 
-_RELU = _at_least(0.0)
+RELU = at_least(0.0)
 for _name, _f in (("exp", jnp.exp), ("expm1", jnp.expm1)):
     _register(_name, _f, functools.partial(_convex_lines, _f))
 for _name, _f in (("log", jnp.log), ("log1p", jnp.log1p), ("sqrt", jnp.sqrt)):
@@ -231,7 +230,7 @@ def _at_minus_one(called: Any, arguments: Sequence[Any]) -> jax.Array:
 def _bent(add: Add, x: Bounded, curve: Bounded, slope: jax.Array) -> Bounded:
     parts = [
         affine_rules.multiply(add, jnp.multiply, [part, weight])
-        for part, weight in ((curve, slope), (add(_RELU, [x]), 1 - slope))
+        for part, weight in ((curve, slope), (add(RELU, [x]), 1 - slope))
     ]
     return affine_rules.plus(add, jnp.add, parts)
 
@@ -303,35 +302,6 @@ _register(
 )  # fmt: skip
 
 
-@operations.rule("max")
-def _maximum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
-    """max(x, y) = y + relu(x - y)."""
-    first, second = arguments
-    if not isinstance(first, Bounded):
-        first, second = second, first
-    if not isinstance(second, Bounded):
-        shape = jnp.broadcast_shapes(first.shape, jnp.shape(second))
-        return add(_at_least(second), [affine_rules.spread(add, first, shape)])
-    excess = affine_rules.subtract(add, jnp.subtract, [first, second])
-    return affine_rules.plus(add, jnp.add, [second, add(_RELU, [excess])])
-
-
-@operations.rule("min")
-def _minimum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
-    """min(x, y) = -max(-x, -y)."""
-    turned = [
-        affine_rules.negate(add, jnp.negative, [a]) if isinstance(a, Bounded) else -a
-        for a in arguments
-    ]
-    return affine_rules.negate(add, jnp.negative, [_maximum(add, bind, turned)])
-
-
-@operations.rule("clamp")
-def _clamp(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
-    low, x, high = arguments
-    return _minimum(add, bind, [_maximum(add, bind, [x, low]), high])
-
-
 @operations.rule("round")
 def _round(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """Rising, whichever way halves are rounded."""
@@ -355,26 +325,11 @@ def _integer_power(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         )
         return add(even, arguments)
     if power > 0:
-        return add(
-            Elementwise(f"power {power}", f, functools.partial(_rising, f)), arguments
+        odd = Elementwise(
+            f"power {power}",
+            f,
+            functools.partial(_rising, f),
+            functools.partial(curved_rules.bending_lines, f, (0.0,)),
         )
+        return add(odd, arguments)
     raise operations.UnsupportedError(f"There is no rule for the power {power}.")
-
-
-@operations.rule("reduce_max", "reduce_window_max", "sort", "cummax")
-def _largest(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
-    """Rising in every entry: the bounds are the values at the bounds."""
-
-    def point(x: jax.Array) -> jax.Array:
-        result = bind(x)
-        return result[0] if bind.primitive.multiple_results else result
-
-    def bounds(interval: Interval) -> Interval:
-        return point(interval[0]), point(interval[1])
-
-    if len(arguments) > 1:
-        raise operations.UnsupportedError("Bounds cannot follow a sort by keys.")
-    return add(IntervalOnly(bind.primitive.name, point, bounds), arguments)
-
-
-operations.rule("reduce_min", "reduce_window_min", "cummin")(_largest)

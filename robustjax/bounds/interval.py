@@ -9,6 +9,7 @@ from robustjax.bounds.operations import (
     Elementwise,
     Interval,
     IntervalOnly,
+    Narrowed,
     Product,
 )
 from robustjax.bounds.propagate import Graph, Node
@@ -46,6 +47,8 @@ def through(node: Node, known: Mapping[int, Interval]) -> Interval:
         return _product(*intervals)
     if isinstance(operation, Elementwise):
         return operation.bounds(*intervals[0])
+    if isinstance(operation, Narrowed):
+        return intersect(intervals[0], operation.bounds(*intervals[1:]))
     assert isinstance(operation, IntervalOnly)
     return operation.bounds(*intervals)
 

@@ -24,6 +24,7 @@ from robustjax.bounds.operations import (
     Elementwise,
     Interval,
     Lines,
+    Narrowed,
     Product,
 )
 from robustjax.bounds.propagate import Graph, Node
@@ -109,6 +110,8 @@ def _back(
     operation = node.operation
     if isinstance(operation, Affine):
         return _back_affine(node, rows, known)
+    if isinstance(operation, Narrowed):
+        return [rows, *[None] * (len(node.inputs) - 1)], None
     start = start_mix(node, known)
     if start is None:
         low, high = interval.through(node, known)

@@ -83,7 +83,18 @@ class IntervalOnly(NamedTuple):
     bounds: Callable[..., Interval]  # of one interval an input
 
 
-Operation = Affine | Elementwise | Product | IntervalOnly
+class Narrowed(NamedTuple):
+    """The first input itself, with intervals that also follow from the others."""
+
+    bounds: Callable[..., Interval]  # of one interval an input but the first
+
+    def point(self, first: jax.Array, *others: jax.Array) -> jax.Array:
+        """The first input."""
+        del others
+        return first
+
+
+Operation = Affine | Elementwise | Product | IntervalOnly | Narrowed
 Add = Callable[[Operation, Sequence[Any]], Bounded]
 Rule = Callable[[Add, Any, Sequence[Any]], Bounded]
 

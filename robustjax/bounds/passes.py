@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from robustjax.bounds import interval, linear, receptive_fields
-from robustjax.bounds.operations import Affine, Elementwise, Interval
+from robustjax.bounds.operations import Affine, Elementwise, Interval, Narrowed
 from robustjax.bounds.propagate import Graph, Node
 from robustjax.bounds.receptive_fields import Groups
 
@@ -49,7 +49,7 @@ def inside(
     ranges = receptive_fields.ranges(graph, box[0].dtype)
     is_exact = {0}  # intervals are, up to the first nonlinearity
     for index, node in enumerate(graph.nodes, start=1):
-        if not isinstance(node.operation, Affine):
+        if not isinstance(node.operation, Affine | Narrowed):
             for value in set(node.inputs) - is_exact:
                 if known[value][0].dtype == jnp.bool_:
                     continue

@@ -22,10 +22,13 @@ from robustjax.bounds import (
     elementwise_rules,
     logic_rules,
     operations,
+    order_rules,
 )
 from robustjax.bounds.operations import Affine, Operation, UnsupportedError
 
-_RULE_MODULES = (affine_rules, elementwise_rules, curved_rules, logic_rules)
+_RULE_MODULES = (
+    affine_rules, elementwise_rules, curved_rules, order_rules, logic_rules,
+)  # fmt: skip
 _JAX_FOLDER = f"{pathlib.Path(jax.__file__).parent}{os.sep}"
 # Primitives that do nothing but call. Others have jaxprs for other ends: the step of a
 # reduction, the body of a loop.

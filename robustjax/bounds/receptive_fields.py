@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import _validate
-from robustjax.bounds.operations import Affine, Elementwise, Product
+from robustjax.bounds.operations import Affine, Elementwise, Narrowed, Product
 from robustjax.bounds.propagate import Graph
 
 _LEAST_ENTRIES = 64  # fewer are as fast one by one
@@ -93,7 +93,7 @@ def _reach(graph: Graph, dtype: jnp.dtype, slabs: jax.Array) -> list[jax.Array]:
             if isinstance(node.operation, Affine):
                 reach = node.operation.reach or node.operation.radius
                 result = reach(*inputs)
-            elif isinstance(node.operation, Elementwise | Product):
+            elif isinstance(node.operation, Elementwise | Product | Narrowed):
                 result = functools.reduce(jnp.add, inputs)
             else:
                 result = jnp.ones(node.shape, dtype)
