@@ -8,7 +8,16 @@ from typing import Any
 import jax
 
 import robustjax
-from benchmarks import certification, memory, moments, radii, regions, torch_loop
+from benchmarks import (
+    bound_propagation,
+    certification,
+    memory,
+    moments,
+    radii,
+    regions,
+    torch_loop,
+    vnncomp,
+)
 
 _TARGET = 1.10
 _COLUMNS = {
@@ -48,6 +57,8 @@ def main() -> None:
         "moments": moments.measure(options.rounds),
         "radii": radii.measure(options.rounds),
         "regions": regions.measure(options.rounds),
+        "bounds": bound_propagation.measure(options.rounds),
+        "vnncomp": vnncomp.measure(),
         "memory": memory.measure(),
     }
     report = {
@@ -63,6 +74,9 @@ def main() -> None:
     cells = [[_cell(row.get(name)) for name in _COLUMNS] for row in rows]
     print("\n" + _table(list(_COLUMNS.values()), cells))
     for name, results in further.items():
+        if not results:
+            print(f"\n{name}: set ROBUSTJAX_DATA_DIR to measure it")
+            continue
         cells = [[_cell(value) for value in row.values()] for row in results]
         print(f"\n{name}\n\n" + _table(list(results[0]), cells))
     print(f"\nwritten to {path}")
