@@ -49,7 +49,12 @@ def measure() -> list[dict[str, Any]]:
     return rows
 
 
-def decide(network: pathlib.Path, properties: list[pathlib.Path]) -> Counts:
+def decide(
+    network: pathlib.Path,
+    properties: list[pathlib.Path],
+    *,
+    methods: tuple[str, ...] = _METHODS,
+) -> Counts:
     """Which properties, "the label wins everywhere in a box", hold or do not."""
     model = models.load_onnx(network)
     fn = bounds.single(model.apply_fn)
@@ -60,7 +65,7 @@ def decide(network: pathlib.Path, properties: list[pathlib.Path]) -> Counts:
         method: bounds.verify(
             fn, lower, upper, labels=labels, method=method, num_steps=50
         ).is_verified
-        for method in _METHODS
+        for method in methods
     }
     return Counts(verified, _falsified(model, lower, upper, labels))
 

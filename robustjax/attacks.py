@@ -211,8 +211,8 @@ def smallest_epsilon(
     nearest = np.array(start)
     epsilon = np.full(len(nearest), np.inf)
     good, bad = np.zeros(len(nearest)), np.full(len(nearest), float(limit))
-    for step in range(num_halvings + 1):
-        tried = bad if step == 0 else 0.5 * (good + bad)
+    for step in range(num_halvings + 2):
+        tried = (good, bad)[step] if step < 2 else 0.5 * (good + bad)
         step_key = jax.random.fold_in(key, step)
         found = _attack(step_key, partial, start, classes, tried, how=how)
         is_hit = np.asarray(found.is_adversarial)

@@ -1,11 +1,23 @@
 """The benchmarks run, and memory stays flat in the number of samples."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import real_data
 from absl.testing import absltest, parameterized
 from scipy import stats
 
-from benchmarks import certification, memory, moments, radii, regions, timing
+from benchmarks import (
+    bound_propagation,
+    certification,
+    memory,
+    moments,
+    radii,
+    regions,
+    timing,
+    vnncomp,
+)
 from robustjax import smoothing
 
 
@@ -35,6 +47,30 @@ class BenchmarksTest(parameterized.TestCase):
         plain = regions._plain_radii(sigma, dim)
         own = smoothing.smoothed_ball_radius(1.0, sigma=sigma, dim=dim)
         np.testing.assert_allclose(plain, own, rtol=1e-9)
+
+    def test_bounds_give_their_rows(self):
+        def fn(x):
+            return jax.nn.relu(jnp.matmul(x.reshape(-1), jnp.ones((784, 3))))
+
+        case = bound_propagation.Case("small", fn, 2, 0.01, None)
+        rows = bound_propagation.measure(1, of=(case,))
+        widths = {row["way"]: row["mean width"] for row in rows}
+        self.assertLessEqual(widths["crown"], widths["ibp"] * (1 + 1e-5))
+        self.assertIsNone(widths["forward"])
+
+    @pytest.mark.slow
+    def test_no_property_is_verified_and_falsified(self):
+        """The counts of the page on benchmarks."""
+        folder = real_data.folder("vnncomp2021") / "mnistfc"
+        properties = sorted(folder.glob("prop_*.vnnlib.gz"))
+        self.assertLen(properties, 30)
+        for network, verified, falsified in (("256x2", 11, 9), ("256x4", 7, 4)):
+            path = folder / f"mnist-net_{network}.onnx"
+            counts = vnncomp.decide(path, properties, methods=("crown-ibp", "crown"))
+            for found in counts.verified.values():
+                self.assertFalse(np.any(found & counts.falsified))
+            self.assertEqual(counts.verified["crown"].sum(), verified)
+            self.assertGreaterEqual(counts.falsified.sum(), falsified - 1)
 
     @parameterized.parameters("cpu", "gpu")
     def test_cases_are_whole_blocks(self, platform):

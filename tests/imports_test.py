@@ -9,7 +9,7 @@ from absl.testing import absltest, parameterized
 
 _ROOT = pathlib.Path(__file__).parent.parent / "robustjax"
 _FLOORS = (
-    {"_precision", "_validate"},
+    {"_callables", "_precision", "_validate"},
     {"norms", "special"},
     {"attacks", "bounds", "gaussian"},
     {"contrastive", "probes", "semantic", "smoothing"},

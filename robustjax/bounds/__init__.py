@@ -8,8 +8,7 @@ from robustjax.bounds.engine import (
     linear_bounds,
     single,
 )
-from robustjax.bounds.operations import Lines, UnsupportedError, register
-from robustjax.bounds.verification import (
+from robustjax.bounds.margins import (
     LargestEpsilon,
     Verification,
     largest_epsilon,
@@ -17,6 +16,7 @@ from robustjax.bounds.verification import (
     verify,
     worst_case_logits,
 )
+from robustjax.bounds.operations import Lines, UnsupportedError, register
 
 __all__ = [
     "AffineBounds",

@@ -105,22 +105,29 @@ def _where_slope_is(
     return jax.lax.fori_loop(0, _STEPS, halve, (left, right))
 
 
-def bending_lines(
-    f: _Function,
-    bends: tuple[float, ...],
-    lower: jax.Array,
-    upper: jax.Array,
-    mix: jax.Array,
-) -> Lines:
-    """Lines of a function whose derivative is monotone between bends. [device]."""
-    del mix
-    width = upper - lower
-    slope = (f(upper) - f(lower)) / jnp.where(width > 0, width, 1.0)
-    points: list[jax.Array] = []
-    for left, right in itertools.pairwise((-jnp.inf, *bends, jnp.inf)):
-        ends = jnp.clip(left, lower, upper), jnp.clip(right, lower, upper)
-        points += _where_slope_is(f, slope, *ends)
-    return _parallel_lines(f, lower, upper, points)
+def bending_lines(f: _Function, *, bends: Sequence[float]) -> Callable[..., Lines]:
+    """Lines of a function whose derivative is monotone between bends. [host].
+
+    Args:
+        f: the function, elementwise.
+        bends: where its second derivative changes sign, increasing.
+
+    Returns:
+        A function of (lower, upper, mix), compiled once.
+    """
+
+    @jax.jit
+    def lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+        del mix
+        width = upper - lower
+        slope = (f(upper) - f(lower)) / jnp.where(width > 0, width, 1.0)
+        points: list[jax.Array] = []
+        for left, right in itertools.pairwise((-jnp.inf, *bends, jnp.inf)):
+            ends = jnp.clip(left, lower, upper), jnp.clip(right, lower, upper)
+            points += _where_slope_is(f, slope, *ends)
+        return _parallel_lines(f, lower, upper, points)
+
+    return lines
 
 
 def _silu_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
@@ -136,7 +143,7 @@ _SILU = Elementwise(
     "silu",
     jax.nn.silu,
     _silu_bounds,
-    functools.partial(bending_lines, jax.nn.silu, _SILU_BENDS),
+    bending_lines(jax.nn.silu, bends=_SILU_BENDS),
     is_finite=True,
 )
 

@@ -170,7 +170,7 @@ for _name, _f in (
 ):
     _s_shaped = Elementwise(
         _name, _f, functools.partial(_rising, _f),
-        functools.partial(_s_shaped_lines, _f), is_finite=True,
+        jax.jit(functools.partial(_s_shaped_lines, _f)), is_finite=True,
     )  # fmt: skip
     operations.elementwise(_name, _s_shaped)
 for _name, _f in (("floor", jnp.floor), ("ceil", jnp.ceil), ("sign", jnp.sign)):
@@ -329,7 +329,7 @@ def _integer_power(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
             f"power {power}",
             f,
             functools.partial(_rising, f),
-            functools.partial(curved_rules.bending_lines, f, (0.0,)),
+            curved_rules.bending_lines(f, bends=(0.0,)),
         )
         return add(odd, arguments)
     raise operations.UnsupportedError(f"There is no rule for the power {power}.")

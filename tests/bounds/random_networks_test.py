@@ -65,7 +65,7 @@ class RandomNetworksTest(absltest.TestCase):
     @hypothesis.given(network=_networks)
     def test_bounds_hold(self, network):
         """Not jitted: all networks are made of the same small programs."""
-        self._check(network, _METHODS[:3], lambda fn: fn)
+        self._check(network, ("ibp", "crown"), lambda fn: fn)
 
     @pytest.mark.slow
     @hypothesis.settings(max_examples=50, deadline=None, derandomize=True)
