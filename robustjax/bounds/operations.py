@@ -124,7 +124,7 @@ def register(
     point: Callable[[jax.Array], jax.Array],
     interval: Callable[[jax.Array, jax.Array], Interval],
     linear: Callable[[jax.Array, jax.Array, jax.Array], Lines] | None = None,
-) -> None:
+) -> Callable[[], None]:
     """Adds a rule for a primitive that is a function of single numbers.
 
     [host] The rule is trusted: what it claims is not checked. It replaces a rule that
@@ -138,16 +138,28 @@ def register(
             below and above on the interval, sound for every mix; default: none, and
             linear bounds use the interval.
 
+    Returns:
+        A function that takes the rule back, and puts the one before in its place.
+
     Example:
-        >>> register("cbrt", point=jnp.cbrt,
-        ...          interval=lambda low, high: (jnp.cbrt(low), jnp.cbrt(high)))
+        >>> take_back = register(
+        ...     "cbrt", point=jnp.cbrt,
+        ...     interval=lambda low, high: (jnp.cbrt(low), jnp.cbrt(high)))
         >>> from robustjax import bounds
         >>> found = bounds.interval_bounds(jnp.cbrt, jnp.zeros(1), 8 * jnp.ones(1))
         >>> print(found.upper)
         [2.]
+        >>> take_back()
     """
-    operation = Elementwise(primitive, point, interval, linear)
-    elementwise(primitive, operation)
+    before = _RULES.get(primitive)
+    elementwise(primitive, Elementwise(primitive, point, interval, linear))
+
+    def take_back() -> None:
+        _RULES.pop(primitive)
+        if before is not None:
+            _RULES[primitive] = before
+
+    return take_back
 
 
 def function(*names: str) -> Callable[[Rule], Rule]:

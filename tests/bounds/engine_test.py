@@ -355,6 +355,21 @@ class RefusalTest(parameterized.TestCase):
 
 
 class RegistryTest(absltest.TestCase):
+    def test_a_rule_is_added_and_taken_back(self):
+        box = jnp.array([-8.0]), jnp.array([27.0])
+        ends = dict(point=jnp.cbrt, interval=lambda a, b: (jnp.cbrt(a), jnp.cbrt(b)))
+        with self.assertRaises(bounds.UnsupportedError):
+            bounds.interval_bounds(jnp.cbrt, *box)
+        take_back = bounds.register("cbrt", **ends)
+        own = bounds.interval_bounds(jnp.cbrt, *box)
+        np.testing.assert_allclose([own.lower[0], own.upper[0]], [-2, 3], rtol=1e-6)
+        take_back()
+        with self.assertRaises(bounds.UnsupportedError):
+            bounds.interval_bounds(jnp.cbrt, *box)
+        sine = operations.for_primitive("sin")
+        bounds.register("sin", **ends)()
+        self.assertIs(operations.for_primitive("sin"), sine)
+
     def test_all_rules_are_tested(self):
         """Every primitive with a rule occurs in the functions above."""
         used = set()
