@@ -63,7 +63,13 @@ def test_badge_and_install_cell_name_this_release(script):
     assert f"jax>={'.'.join(oldest)}.0" in project["dependencies"]
 
 
-@pytest.mark.parametrize("script", _SCRIPTS, ids=_NAMES)
+_SLOW = [
+    pytest.param(script, marks=[pytest.mark.slow] * (script != _SCRIPTS[0]))
+    for script in _SCRIPTS
+]
+
+
+@pytest.mark.parametrize("script", _SLOW, ids=_NAMES)
 def test_script_runs_in_fast_mode(script, tmp_path):
     environment = dict(os.environ, ROBUSTJAX_FAST="1", PYTHONPATH=str(_ROOT))
     result = subprocess.run(

@@ -1,5 +1,6 @@
 """Bound propagation for any JAX function: intervals and linear relaxations."""
 
+from robustjax.bounds.domains import Pieces, Planes
 from robustjax.bounds.engine import (
     AffineBounds,
     Bounds,
@@ -23,6 +24,8 @@ __all__ = [
     "Bounds",
     "LargestEpsilon",
     "Lines",
+    "Pieces",
+    "Planes",
     "UnsupportedError",
     "Verification",
     "affine_bounds",

@@ -61,6 +61,11 @@ def _rising(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
     return f(lower), f(upper)
 
 
+def _jumping(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
+    """Of a rising function with jumps, on whose side of which rounding decides."""
+    return _rising(f, *operations.outward((lower, upper)))
+
+
 def _abs_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
     ends = jnp.abs(lower), jnp.abs(upper)
     crosses = (lower < 0) & (upper > 0)
@@ -155,7 +160,9 @@ def at_least(constant: Any) -> Elementwise:
         return (lower >= constant) | (upper <= constant)
 
     bounds = functools.partial(_rising, point)
-    return Elementwise("max", point, bounds, lines, start, is_settled, is_finite=True)
+    return Elementwise(
+        "max", point, bounds, lines, start, is_settled, is_finite=True, kink=constant
+    )
 
 
 RELU = at_least(0.0)
@@ -174,12 +181,12 @@ for _name, _f in (
     )  # fmt: skip
     operations.elementwise(_name, _s_shaped)
 for _name, _f in (("floor", jnp.floor), ("ceil", jnp.ceil), ("sign", jnp.sign)):
-    _register(_name, _f, None)
+    _register(_name, _f, None, functools.partial(_jumping, _f))
 operations.elementwise(
     "abs",
     Elementwise(
         "abs", jnp.abs, _abs_bounds, _abs_lines, _larger_side,
-        lambda lower, upper: (lower >= 0) | (upper <= 0), is_finite=True,
+        lambda lower, upper: (lower >= 0) | (upper <= 0), is_finite=True, kink=0.0,
     ),
 )  # fmt: skip
 
@@ -305,7 +312,8 @@ _register(
 @operations.rule("round")
 def _round(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """Rising, whichever way halves are rounded."""
-    return add(Elementwise("round", bind, functools.partial(_rising, bind)), arguments)
+    bounds = functools.partial(_jumping, bind)
+    return add(Elementwise("round", bind, bounds), arguments)
 
 
 @operations.rule("integer_pow")

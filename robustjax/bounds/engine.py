@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from robustjax import _validate
 from robustjax.bounds import boxes, interval, jax_verify, linear, passes, propagate
+from robustjax.bounds.domains import Within
 from robustjax.bounds.operations import Interval
 
 ENGINES = ("robustjax", "jax_verify")
@@ -85,6 +86,7 @@ def linear_bounds(
     upper: ArrayLike,
     *,
     spec: ArrayLike | None = None,
+    within: Within = None,
     method: str = "crown",
     num_steps: int = 20,
     capacity: int | None = None,
@@ -99,8 +101,8 @@ def linear_bounds(
     and that never looser than "ibp".
 
     Guarantee:
-        lower <= spec @ fn(x) <= upper for every x in the box, up to rounding of the
-        dtype.
+        lower <= spec @ fn(x) <= upper for every x in the box, and in `within` if that
+        is given, up to rounding of the dtype.
 
     Args:
         fn: as in `interval_bounds`.
@@ -108,6 +110,8 @@ def linear_bounds(
         upper: upper corner.
         spec: `[s, k]`, rows that multiply the last axis of an output `[k]`, such as
             differences of logits; default: the output itself.
+        within: `Planes` or `Pieces`, a set inside of the box in which the input lies;
+            intervals do not see it.
         method: "crown": linear bounds of every value inside; "crown-ibp": intervals
             inside, linear bounds of the output; "ibp": intervals alone; "alpha": as
             "crown", then the free lines of the output's pass are optimised; "alpha-all"
@@ -124,7 +128,7 @@ def linear_bounds(
             bounds hold for fn without those conversions.
         engine: "robustjax", or "jax_verify", the package, with the extra `verify`. Its
             "crown" is another method, see `robustjax.bounds.jax_verify`; it has no
-            "alpha", and takes neither capacity nor chunk_size.
+            "alpha", and takes neither within nor capacity nor chunk_size.
 
     Returns:
         `Bounds` of the shape of the output, or `[s]` with a spec.
@@ -155,6 +159,8 @@ def linear_bounds(
     box = boxes.checked(lower, upper)
     specified = _with_spec(fn, spec)
     if engine == "jax_verify":
+        if within is not None:
+            raise ValueError("Expected within=None for the engine jax_verify.")
         return Bounds(*jax_verify.bounds(specified, *box, method=method))
     ignores_casts = casts == "ignore"
     graph = propagate.trace(specified, _struct(box), ignores_casts=ignores_casts)
@@ -162,18 +168,18 @@ def linear_bounds(
     known = dict(enumerate(interval.propagate(graph, box)))
     if method == "ibp":
         return Bounds(*known[graph.output])
-    cheap = passes.of_output(graph, known, effort=effort)
+    cheap = passes.of_output(graph, known, effort=effort, within=within)
     if method == "crown-ibp":
         return Bounds(*cheap)
-    known = passes.inside(graph, box, effort=effort)
+    known = passes.inside(graph, box, effort=effort, within=within)
     known[graph.output] = interval.intersect(known[graph.output], cheap)
     if method in ("alpha", "alpha-all"):
         found = passes.optimised(
             graph, known, num_steps=num_steps, effort=effort,
-            is_inside_free=method == "alpha-all",
+            is_inside_free=method == "alpha-all", within=within,
         )  # fmt: skip
         return Bounds(*found)
-    return Bounds(*passes.of_output(graph, known, effort=effort))
+    return Bounds(*passes.of_output(graph, known, effort=effort, within=within))
 
 
 def affine_bounds(

@@ -26,7 +26,8 @@ def _compare(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     def bounds(*intervals: Interval) -> Interval:
         rest = iter(intervals)
         (a, b), (c, d) = (
-            next(rest) if isinstance(v, Bounded) else (v, v) for v in spread
+            operations.outward(next(rest)) if isinstance(v, Bounded) else (v, v)
+            for v in spread
         )
         if _GREATER[bind.primitive.name]:
             return bind(b, c), bind(a, d)

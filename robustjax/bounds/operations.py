@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 Interval = tuple[jax.Array, jax.Array]
+_ROUNDINGS = 256  # of the largest number, that may add up in a bound
 
 
 class UnsupportedError(NotImplementedError):
@@ -32,6 +33,14 @@ class Lines(NamedTuple):
     lower_offset: jax.Array
     upper_slope: jax.Array
     upper_offset: jax.Array
+
+
+def outward(interval: Interval) -> Interval:
+    """Bounds moved apart by what rounding may do: for functions that jump. [device]."""
+    lower, upper = interval
+    size = jnp.maximum(jnp.abs(lower), jnp.abs(upper))
+    slack = _ROUNDINGS * jnp.finfo(lower.dtype).eps * size
+    return lower - slack, upper + slack
 
 
 def _middle(lower: jax.Array, upper: jax.Array) -> jax.Array:
@@ -67,6 +76,8 @@ class Elementwise(NamedTuple):
     """(lower, upper): where the lines are exact, no better bounds are needed."""
     is_finite: bool = False
     """Whether lines are finite on every finite interval, which saves a pass."""
+    kink: Any = None
+    """Where the function bends, if it is linear on both sides of that."""
 
 
 class Product(NamedTuple):

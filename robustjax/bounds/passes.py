@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from robustjax.bounds import interval, linear, receptive_fields
+from robustjax.bounds import domains, interval, linear, receptive_fields
+from robustjax.bounds.domains import Within
 from robustjax.bounds.operations import Affine, Elementwise, Interval, Narrowed
 from robustjax.bounds.propagate import Graph, Node
 from robustjax.bounds.receptive_fields import Groups
@@ -28,6 +29,7 @@ def inside(
     box: Interval,
     *,
     effort: Effort,
+    within: Within = None,
     mixes: Mapping[int, jax.Array] | None = None,
 ) -> dict[int, Interval]:
     """Valid bounds of all values: linear ones of what nonlinear nodes take. [device].
@@ -36,6 +38,7 @@ def inside(
         graph: from `propagate.trace`.
         box: lower and upper bounds of the input.
         effort: how much is computed.
+        within: a set inside of the box in which the input lies.
         mixes: where the free lines of nodes lie, `[1, *shape]`, one for all rows;
             default: as `linear.start_mix`.
 
@@ -44,7 +47,7 @@ def inside(
     """
     known = {0: box}
     refined = functools.partial(
-        _refined, graph, known, chunk_size=effort.chunk_size, mixes=mixes
+        _refined, graph, known, chunk_size=effort.chunk_size, within=within, mixes=mixes
     )
     ranges = receptive_fields.ranges(graph, box[0].dtype)
     is_exact = {0}  # intervals are, up to the first nonlinearity
@@ -58,18 +61,25 @@ def inside(
                 known[value] = interval.in_order(refined(value, groups, rows=rows))
                 is_exact.add(value)  # as exact as it will be
         known[index] = interval.through(node, known)
-        if isinstance(node.operation, Affine) and node.inputs == (0,):
+        if isinstance(node.operation, Affine) and node.inputs == (0,) and not within:
             is_exact.add(index)
     return known
 
 
-def of_output(graph: Graph, known: dict[int, Interval], *, effort: Effort) -> Interval:
+def of_output(
+    graph: Graph,
+    known: dict[int, Interval],
+    *,
+    effort: Effort,
+    within: Within = None,
+) -> Interval:
     """Linear bounds of the output. [device].
 
     Args:
         graph: from `propagate.trace`.
         known: valid bounds of all values.
         effort: how much is computed; all rows are.
+        within: as in `inside`.
 
     Returns:
         Its lower and upper bounds, none looser than those known.
@@ -77,8 +87,9 @@ def of_output(graph: Graph, known: dict[int, Interval], *, effort: Effort) -> In
     groups = receptive_fields.one_by_one(graph.shape_of(graph.output))
     rows = jnp.arange(groups.num_rows)
     return _refined(
-        graph, known, graph.output, groups, rows=rows, chunk_size=effort.chunk_size
-    )
+        graph, known, graph.output, groups, rows=rows, chunk_size=effort.chunk_size,
+        within=within,
+    )  # fmt: skip
 
 
 def _most_urgent(
@@ -102,6 +113,7 @@ def _refined(
     *,
     rows: jax.Array,
     chunk_size: int | None,
+    within: Within,
     mixes: Mapping[int, jax.Array] | None = None,
 ) -> Interval:
     """Bounds of a value by linear forms of some rows, intersected with those known."""
@@ -114,7 +126,7 @@ def _refined(
         form = linear.lower_form(
             graph, signed, value, known=known, mixes=mixes, total=total
         )
-        return linear.least(form, known[0], total=total)
+        return domains.least(form, known[0], within, total=total)
 
     if chunk_size is None:
         low = jax.vmap(lowest)(rows)
@@ -133,6 +145,7 @@ def optimised(
     num_steps: int,
     effort: Effort,
     is_inside_free: bool,
+    within: Within = None,
 ) -> Interval:
     """Bounds of the output with lines that Adam moves; the best of each is kept.
 
@@ -145,6 +158,7 @@ def optimised(
         num_steps: of Adam.
         effort: how much is computed.
         is_inside_free: also move the lines that bound the values inside.
+        within: as in `inside`.
 
     Returns:
         Lower and upper bounds, none looser than those of `of_output`.
@@ -163,13 +177,15 @@ def optimised(
     def bound(mixes: _Mixes) -> jax.Array:
         bounds = known
         if is_inside_free:
-            found = inside(graph, known[0], effort=effort, mixes=mixes.inside)
+            found = inside(
+                graph, known[0], effort=effort, within=within, mixes=mixes.inside
+            )
             bounds = {v: interval.intersect(found[v], known[v]) for v in known}
             bounds[0] = known[0]
         form = linear.lower_form(
             graph, rows, graph.output, known=bounds, mixes=mixes.output
         )
-        return linear.least(form, known[0])[:, 0]
+        return domains.least(form, known[0], within)[:, 0]
 
     def loss(mixes: _Mixes) -> tuple[jax.Array, jax.Array]:
         low = bound(mixes)

@@ -106,12 +106,12 @@ _FUNCTIONS = {
 
 
 @functools.cache
-def _all_methods(name):
-    """Bounds of a function by every method, of several boxes at once."""
+def _all_methods(name, methods=_METHODS):
+    """Bounds of a function by methods, of several boxes at once."""
 
     def every(lower, upper):
         fn = _FUNCTIONS[name]
-        return {m: bounds.linear_bounds(fn, lower, upper, method=m) for m in _METHODS}
+        return {m: bounds.linear_bounds(fn, lower, upper, method=m) for m in methods}
 
     return jax.jit(jax.vmap(every))
 
@@ -142,18 +142,18 @@ class SoundnessTest(parameterized.TestCase):
         self.enterContext(jax.enable_x64(True))
 
     @parameterized.parameters(*_FUNCTIONS)
-    def test_every_method_holds_and_none_is_looser_than_a_cheaper_one(self, name):
-        self._check(name, num_samples=4000)
+    def test_bounds_hold_and_lines_are_no_looser_than_intervals(self, name):
+        self._check(name, ("ibp", "crown"), num_samples=4000)
 
     @parameterized.parameters(*_FUNCTIONS)
     @pytest.mark.slow
-    def test_every_method_holds_at_a_million_samples(self, name):
-        self._check(name, num_samples=340_000)
+    def test_all_methods_hold_at_a_million_samples_and_are_ordered(self, name):
+        self._check(name, _METHODS, num_samples=340_000)
 
-    def _check(self, name, *, num_samples):
+    def _check(self, name, methods, *, num_samples):
         fn = _FUNCTIONS[name]
         boxes = [_box(seed, width) for seed, width in ((0, 0.4), (1, 0.05), (2, 0.4))]
-        every = _all_methods(name)(*map(jnp.stack, zip(*boxes, strict=True)))
+        every = _all_methods(name, methods)(*map(jnp.stack, zip(*boxes, strict=True)))
         values_of = jax.jit(jax.vmap(fn))
         for index, (lower, upper) in enumerate(boxes):
             values = values_of(_samples(lower, upper, num_samples, index))
@@ -163,7 +163,7 @@ class SoundnessTest(parameterized.TestCase):
                 self.assertTrue(np.all(own.lower <= least + 1e-12), method)
                 self.assertTrue(np.all(own.upper >= most - 1e-12), method)
                 self.assertTrue(np.all(np.isfinite([own.lower, own.upper])), method)
-            for cheap, dear in itertools.pairwise(_METHODS):
+            for cheap, dear in itertools.pairwise(methods):
                 slack = 1e-12
                 self.assertTrue(np.all(found[dear].lower >= found[cheap].lower - slack))
                 self.assertTrue(np.all(found[dear].upper <= found[cheap].upper + slack))
@@ -188,7 +188,8 @@ class SoundnessTest(parameterized.TestCase):
     def test_affine_functions_bound_at_every_point(self, name):
         fn = _FUNCTIONS[name]
         lower, upper = _box(2)
-        found = bounds.affine_bounds(fn, lower, upper)
+        bound = functools.partial(bounds.affine_bounds, fn)
+        found = jax.jit(bound)(lower, upper)
         x = _samples(lower, upper, 2000)
         values = jax.vmap(fn)(x)
         found = bounds.AffineBounds(*map(np.asarray, found))
@@ -216,7 +217,8 @@ class SoundnessTest(parameterized.TestCase):
                 fn((lower + upper) / 2),
                 np.abs(matrix) @ (upper - lower) / 2,
             )
-            own = bounds.linear_bounds(fn, lower, upper)
+            bound = functools.partial(bounds.linear_bounds, fn)
+            own = jax.jit(bound)(lower, upper)
             np.testing.assert_allclose(own.lower, centre - radius, atol=1e-12)
             np.testing.assert_allclose(own.upper, centre + radius, atol=1e-12)
 

@@ -5,6 +5,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import attacks, bounds, models
@@ -62,6 +63,7 @@ class LargestEpsilonTest(parameterized.TestCase):
             self.assertTrue(np.all(own.epsilon <= gaps + 1e-7))
             self.assertTrue(np.all(own.margin > 0))
 
+    @pytest.mark.slow
     def test_methods_are_ordered_and_below_the_attack(self):
         fn = _net()
         x, labels = _inputs(fn)

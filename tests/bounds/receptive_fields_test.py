@@ -5,6 +5,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax import lax
 
@@ -95,6 +96,7 @@ class SharedRowsTest(parameterized.TestCase):
         np.testing.assert_allclose(shared.upper, alone.upper, rtol=1e-12, atol=1e-13)
 
     @parameterized.parameters(*_NETS)
+    @pytest.mark.slow
     def test_ranges_hold_what_the_derivative_shows(self, name):
         fn = _NETS[name]
         graph = propagate.trace(fn, jax.ShapeDtypeStruct((12, 10, 2), jnp.float32))
@@ -154,6 +156,7 @@ class SharedRowsTest(parameterized.TestCase):
 
 class EffortTest(parameterized.TestCase):
     @parameterized.parameters("strided", "residual")
+    @pytest.mark.slow
     def test_chunks_change_nothing(self, name):
         fn, box = _NETS[name], _box(seed=1)
         whole = _linear(fn, box)

@@ -171,6 +171,7 @@ class RunTest(_InFolder):
 
 
 class TrainTest(_InFolder):
+    @pytest.mark.slow
     def test_trains_one_model_for_each_level(self):
         config = self.replace(
             apply_fn="", model="mlp", train=("epochs=3",), train_sigmas=("0", "0.5"),

@@ -97,6 +97,7 @@ class ResumeTest(_InFolder):
         {"augment": "crop_flip", "stops": (3, 5)},  # between two saves, after the last
         {"optimizer": "sgd", "model": "resnet20", "stops": (3,)},
     )
+    @pytest.mark.slow
     def test_resumed_equals_straight(self, stops, **changes):
         straight = training.run(self.config("straight", **changes))
         config = self.config("resumed", **changes)

@@ -5,6 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import stats
 
@@ -96,6 +97,7 @@ class OrderOneTest(parameterized.TestCase):
         self.assertGreater(c.radius["l1"][1], c.zeroth_radius["l1"][1] + 0.03)
         self.assertLess(c.zeroth_radius["l1"][1], 0.32)
 
+    @pytest.mark.slow
     def test_all_bounds_cover_at_the_stage_it_stops_at(self):
         num, alpha, p, dim = 600, 0.1, 0.85, 4
         threshold = stats.norm.ppf(p)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import optimize, stats
 
@@ -104,6 +105,7 @@ class GaussianWorldTest(parameterized.TestCase):
         world = _gaussians(2.0, 0.1, 3072)
         self.assertLess(world.outer_accuracy, 1e-6)  # too much noise in training
 
+    @pytest.mark.slow
     def test_close_variances(self):
         """R^2 / d tends to the variance of the two; its logarithm must not cancel."""
         for gap in (1e-3, 1e-6, 1e-9):

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax.smoothing import dual
@@ -101,6 +102,7 @@ class ValueTest(parameterized.TestCase):
 
 
 class DerivativesTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_derivatives_match_differences_of_quadrature(self):
         known = _known(0.9, 0.6, 0.8)
         at, r, step = np.array([0.7, 0.4, 1.6]), 1.1, 1e-4

@@ -77,6 +77,7 @@ class HostTest(parameterized.TestCase):
         self.assertLessEqual(smoothing.first_order_radius(*known), 3.0054)
         self.assertGreater(smoothing.first_order_radius(*known), 3.0)
 
+    @pytest.mark.slow
     def test_monotone(self):
         """In p, in the length of the gradient and in its angle."""
         p = np.array([0.55, 0.7, 0.9, 0.99, 0.9999])
@@ -184,6 +185,7 @@ def _at(grid):
 
 
 class DeviceTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_float32_is_never_above_float64(self):
         known = [np.float32(v) for v in _random(20_000, seed=6, least=1e-6)]
         device = smoothing.first_order_radius(*(jnp.asarray(v) for v in known))
@@ -193,6 +195,7 @@ class DeviceTest(parameterized.TestCase):
         self.assertGreater(loss.min(), 0.0)
         self.assertLess(np.median(loss), 1e-3)
 
+    @pytest.mark.slow
     def test_jit_and_vmap(self):
         known = [jnp.asarray(v, jnp.float32) for v in _random(6)]
         expected = smoothing.first_order_radius(*known)

@@ -98,6 +98,7 @@ class UnbiasedTest(parameterized.TestCase):
         expected = _derivatives(exact, _POINT)
         _assert_unbiased(estimate, expected, num_keys=1000, precision=0.1)
 
+    @pytest.mark.slow
     def test_two_samples(self):
         """A baseline that includes the sample itself would halve the derivatives."""
         g = jax.jacfwd(_build(_function, num_samples=2), argnums=1)
@@ -122,6 +123,7 @@ class UnbiasedTest(parameterized.TestCase):
         )
 
     @parameterized.parameters("score", "pathwise")
+    @pytest.mark.slow
     def test_derivatives_by_parameters(self, estimator):
         """And mixed ones, by the vector (w, x)."""
 

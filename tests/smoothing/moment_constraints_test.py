@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import stats
 
@@ -46,6 +47,7 @@ class RadiusTest(parameterized.TestCase):
                            stats.norm.ppf(0.9))  # fmt: skip
 
     @parameterized.parameters("exact", "box")
+    @pytest.mark.slow
     def test_first_order(self, form):
         length = 0.5 * stats.norm.pdf(stats.norm.ppf(0.9))
         known = (0.9, -length * np.cos(0.6), length * np.sin(0.6))
@@ -73,6 +75,7 @@ class RadiusTest(parameterized.TestCase):
         self.assertLessEqual(float(worst.probability), truth(r))
 
     @parameterized.product(band=((0.8, 2.0), (1.8, 2.1), (0.4, 3.0)), r=(0.05, 0.8, 2))
+    @pytest.mark.slow
     def test_second_order_is_never_below_fewer_moments(self, band, r):
         """Also where the moments nearly determine f: the maximum is hard to find."""
         moments, _ = _band(*band)
@@ -88,6 +91,7 @@ class RadiusTest(parameterized.TestCase):
         exact = stats.norm.cdf(stats.norm.ppf(moments[0]) - r)
         self.assertGreater(second, exact - 1e-4)
 
+    @pytest.mark.slow
     def test_half_space(self):
         quantile = stats.norm.ppf(0.9)
         bell = stats.norm.pdf(quantile)

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import _precision
@@ -49,6 +50,7 @@ def _proposed(p, parallel, perpendicular, *, form):
 
 class SolverTest(parameterized.TestCase):
     @parameterized.parameters("box", "exact")
+    @pytest.mark.slow
     def test_finds_the_radius_of_constructed_worst_cases(self, form):
         p, parallel, perpendicular, r = _constructed(free_parallel=form == "exact")
         radius = first_order_radius(p, parallel, perpendicular, form=form)

@@ -201,6 +201,7 @@ class BallTest(parameterized.TestCase):
         self.assertTrue(np.all(radii >= least))
         self.assertGreater(np.max(radii / least), 1.02)
 
+    @pytest.mark.slow
     def test_every_gradient_that_the_cells_cover_keeps_the_class(self):
         """At the radius, the exact dual optimum over the whole range of m1."""
         exposed, length = 0.0623, 0.1719
@@ -295,6 +296,7 @@ class MomentsTest(parameterized.TestCase):
         super().setUp()
         self.enterContext(jax.enable_x64(True))
 
+    @pytest.mark.slow
     def test_pieces_that_the_moments_determine(self):
         """A parabola meets the likelihood ratio in any three points, so f is the worst
         case of its own three moments at every distance."""
@@ -325,6 +327,7 @@ class MomentsTest(parameterized.TestCase):
             self.assertBetween(float(worst.probability), bound - 5e-3, bound)
             self.assertGreater(bound, plain - 1e-9)
 
+    @pytest.mark.slow
     def test_margin_covers_the_quadrature(self):
         """The bound stays below the optimum and near it; vmap agrees with a loop."""
         known = [(0.8, 0.5, 0.7, 0.9), (0.95, 0.7, 1.0, 1.8), (0.6, 0.2, 0.3, 0.4)]
