@@ -1,0 +1,169 @@
+"""Least margins of a class over cells of an attribute, many cells at a time."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import Partial
+
+from robustjax import _callables, bounds
+from robustjax._precision import cpu
+from robustjax.bounds import margins
+from robustjax.semantic import enclosures, layers
+from robustjax.semantic.attributes import CONTRAST, HSL, Attribute
+
+RELAXATIONS = ("planes", "layers", "both", "pixel_box", "scalar_box")
+
+
+class How(NamedTuple):
+    """How cells are bounded; static under jit."""
+
+    attribute: Attribute
+    max_widths: tuple[float, ...]  # of cells, straightened
+    relaxation: str = "planes"
+    """"planes": affine bounds of pixels; "layers": SP-layers; "both": the better for
+    each class; "pixel_box": intervals of pixels; "scalar_box": the widest for all."""
+    method: str = "crown"
+    subdivisions: int = 1  # of the first parameter: the union of so many boxes
+    chunk_size: int | None = None
+
+
+def of_cells(
+    fn: Callable[[jax.Array], jax.Array],
+    image: np.ndarray,
+    cells: np.ndarray,
+    *,
+    spec: np.ndarray,
+    how: How,
+) -> np.ndarray:
+    """Lower bounds of the least margin of each cell; NaN and negative prove nothing.
+
+    [host] Off the CPU, cells are bounded in float32 first, and those that seem proven
+    again in float64 on the host CPU, which decides.
+
+    Args:
+        fn: maps one image to logits `[k]`.
+        image: `[h, w, c]` float64.
+        cells: `[n, 2, d]` float64.
+        spec: `[s, k]`, rows that make margins of logits.
+        how: options.
+
+    Returns:
+        `[n]` float64, lowered for the rounding of float64 as in `bounds.verify`.
+    """
+    fn = _callables.as_partial(fn)
+    if jax.default_backend() == "cpu":
+        return _in_float64(fn, image, cells, spec, how)
+    arrays = [jnp.asarray(a, jnp.float32) for a in (image, cells, spec)]
+    margin = np.array(_least(fn, *_spread_out(arrays), how=how), np.float64)
+    likely = margin > 0
+    if likely.any():
+        kept = np.where(likely[:, None, None], cells, cells[likely][:1])
+        margin[likely] = _in_float64(fn, image, kept, spec, how)[likely]
+    return margin
+
+
+def _in_float64(
+    fn: Partial, image: np.ndarray, cells: np.ndarray, spec: np.ndarray, how: How
+) -> np.ndarray:
+    with jax.enable_x64(True), jax.default_device(cpu()):
+        moved = jax.device_put(fn, cpu())
+        arrays = [jnp.asarray(a, jnp.float64) for a in (image, cells, spec)]
+        return np.asarray(_least(moved, *arrays, how=how)) - margins.MARGIN_ERROR
+
+
+def _spread_out(arrays: list[jax.Array]) -> list[jax.Array]:
+    """The cells divided between the devices, where their number allows."""
+    devices = jax.local_devices()
+    if len(arrays[1]) % len(devices):
+        return arrays
+    mesh = jax.sharding.Mesh(np.array(devices), ("cells",))
+    spec = jax.sharding.PartitionSpec("cells")
+    arrays[1] = jax.device_put(arrays[1], jax.sharding.NamedSharding(mesh, spec))
+    return arrays
+
+
+@functools.partial(jax.jit, static_argnames="how")
+def _least(
+    fn: Partial, image: jax.Array, cells: jax.Array, spec: jax.Array, *, how: How
+) -> jax.Array:
+    def one(cell: jax.Array) -> jax.Array:
+        found = []
+        if how.relaxation != "layers":
+            found.append(_through_pixels(fn, image, cell, spec, how))
+        if how.relaxation in ("layers", "both"):
+            composed = layers.compose(layer_of(how.attribute, image), jax.vmap(fn))
+            found.append(_bound(composed, (cell[0], cell[1]), spec, how))
+        return jnp.min(functools.reduce(jnp.fmax, found))
+
+    return jax.vmap(one)(cells)
+
+
+def _through_pixels(
+    fn: Partial, image: jax.Array, cell: jax.Array, spec: jax.Array, how: How
+) -> jax.Array:
+    enclosed = functools.partial(
+        enclosures.enclosure, how.attribute, image, max_widths=how.max_widths
+    )
+    within: Any = None
+    if how.subdivisions > 1:
+        pieces = jax.vmap(enclosed)(_divided(cell, how.subdivisions))
+        within = bounds.Pieces(pieces[0], pieces[1])
+        lower, upper = jnp.min(pieces[0], axis=0), jnp.max(pieces[1], axis=0)
+    else:
+        lower, upper, planes = enclosed(cell)
+        within = planes if how.relaxation in ("planes", "both") else None
+    if how.relaxation == "scalar_box":
+        radius = jnp.max(jnp.maximum(upper - image, image - lower))
+        lower, upper = image - radius, image + radius
+    return _bound(fn, (lower, upper), spec, how, within)
+
+
+def _bound(
+    fn: Any, box: tuple[Any, Any], spec: jax.Array, how: How, within: Any = None
+) -> jax.Array:
+    found = bounds.linear_bounds(
+        fn, *box, spec=spec, within=within, method=how.method, casts="ignore",
+        chunk_size=how.chunk_size,
+    )  # fmt: skip
+    return found.lower
+
+
+def _divided(cell: jax.Array, count: int) -> jax.Array:
+    """Cells `[count, 2, d]` along the first parameter, with common ends."""
+    ends = jnp.linspace(cell[0, 0], cell[1, 0], count + 1, dtype=cell.dtype)
+    cells = jnp.broadcast_to(cell, (count, *cell.shape))
+    return cells.at[:, 0, 0].set(ends[:-1]).at[:, 1, 0].set(ends[1:])
+
+
+def layer_of(attribute: Attribute, image: Any) -> Any:
+    """The SP-layer of an attribute. [host].
+
+    Args:
+        attribute: hue, saturation, lightness, brightness and contrast have one.
+        image: `[h, w, c]`.
+
+    Returns:
+        A Flax module, or what has its `apply`.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    names = attribute.names
+    if len(names) == 1 and names[0] in HSL:
+        kinds = {
+            "hue": layers.Hue,
+            "saturation": layers.Saturation,
+            "lightness": layers.Lightness,
+        }
+        return kinds[names[0]](image)
+    if names == CONTRAST:
+        return layers.BrightnessContrast(image)
+    if len(names) == 1 and names[0] in CONTRAST:
+        return layers.BrightnessContrast(image, only=names[0])
+    raise ValueError(
+        f"There is no SP-layer of {attribute.name!r}; use relaxation='planes'."
+    )

@@ -1,0 +1,204 @@
+"""Pixels of an image while an attribute moves inside a cell: intervals and planes.
+
+A pixel is followed along a single parameter by its knots: between two of them it is a
+line, or bends by no more than is known. Two lines of least area then enclose the knots.
+Where several parameters meet, planes are composed.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+from robustjax.bounds import Planes
+from robustjax.semantic import color, paths, sheets
+from robustjax.semantic.attributes import CONTRAST, HSL, SPATIAL, Attribute
+from robustjax.semantic.sheets import Sheet
+
+_Cell = Mapping[str, tuple[jax.Array, jax.Array]]
+
+
+def enclosure(
+    attribute: Attribute,
+    image: jax.Array,
+    cell: jax.Array,
+    *,
+    max_widths: tuple[float, ...] | None = None,
+    num_samples: int = 9,
+) -> tuple[jax.Array, jax.Array, Planes]:
+    """Intervals and planes that enclose every pixel over a cell.
+
+    [device] Pure, jittable, vmappable over image and cell.
+
+    Guarantee:
+        lower <= attribute(image, delta) <= upper, and every plane on its side, for all
+        delta in the cell, up to rounding of the dtype. For one parameter but rotation
+        and scale the intervals are exact, and the planes those of least area.
+
+    Args:
+        attribute: what moves.
+        image: `[h, w, c]` in [0, 1].
+        cell: `[2, d]`, its lower and its upper corner.
+        max_widths: `[d]`, no cell is wider, in the parameters of the planes; they fix
+            the number of knots. Default: the widths of the cell, if they are known.
+        num_samples: knots on a rotation or scaling beside those it needs.
+
+    Returns:
+        lower and upper `[h, w, c]`, and `Planes` over the parameters; those of "scale"
+        are over 1 / (1 + delta), which is what the planes say their corners are in.
+
+    Raises:
+        ValueError: for an interpolation that is not bilinear.
+    """
+    x = color.as_image(image, is_color=attribute.is_color)
+    corners = jnp.asarray(cell, x.dtype)
+    own = {
+        name: (corners[0, i], corners[1, i]) for i, name in enumerate(attribute.names)
+    }
+    own = paths.straightened(own)
+    if max_widths is None:
+        max_widths = tuple(float(high - low) for low, high in own.values())
+    widths = dict(zip(attribute.names, max_widths, strict=True))
+    sheet = _whole(attribute, x, own, widths, num_samples)
+    low, high = (jnp.stack([own[n][side] for n in attribute.names]) for side in (0, 1))
+    return sheet.lower, sheet.upper, Planes(*sheet[2:], low, high)
+
+
+def _whole(
+    attribute: Attribute,
+    x: jax.Array,
+    cell: _Cell,
+    widths: Mapping[str, float],
+    num_samples: int,
+) -> Sheet:
+    names = attribute.names
+    knots = paths.color_knots(x, names)
+    if knots is not None:
+        along = _inside(knots, *cell[names[0]])
+        values = jax.vmap(lambda t: attribute.moved(x, {names[0]: t}))(along)
+        return sheets.of_curve(along, values)
+    spatial = [name for name in names if name in SPATIAL]
+    colors = [name for name in names if name in HSL]
+    if spatial:
+        sheet = _in_space(attribute, x, cell, widths, num_samples)
+    elif colors:
+        sheet = _in_color(x, cell, names)
+    else:
+        sheet = sheets.constant(x, num_parameters=len(names))
+    return _with_contrast(sheet, x, cell, names)
+
+
+def _in_space(
+    attribute: Attribute,
+    x: jax.Array,
+    cell: _Cell,
+    widths: Mapping[str, float],
+    num_samples: int,
+) -> Sheet:
+    names = attribute.names
+    moving = [name for name in names if name in SPATIAL]
+    if len(moving) == 2:
+        return sheets.lifted(_translated(attribute, x, cell), (0, 1), len(names))
+    (name,) = moving
+    low, high = cell[name]
+    path = paths.path(name, x.shape, sampling=attribute.sampling, dtype=x.dtype)
+    samples = jnp.linspace(low, high, num_samples, dtype=x.dtype)
+    crossings = path.crossings(low, high, max_width=widths[name])
+    samples = jnp.broadcast_to(samples[:, None, None], (num_samples, *x.shape[:2]))
+    along = _inside(jnp.concatenate([samples, crossings]), low, high)
+    values = jax.vmap(lambda p: path.read(x, p))(along)
+    bend = jax.vmap(lambda p: path.bend(x, p))(0.5 * (along[1:] + along[:-1]))
+    step = (along[1:] - along[:-1])[..., None]
+    slack = bend * step * step / 8
+    none = jnp.zeros_like(slack[:1])
+    slack = jnp.maximum(jnp.concatenate([none, slack]), jnp.concatenate([slack, none]))
+    sheet = sheets.of_curve(along, values, slack=slack)
+    return sheets.lifted(sheet, (names.index(name),), len(names))
+
+
+def _translated(attribute: Attribute, x: jax.Array, cell: _Cell) -> Sheet:
+    """A move along rows and columns: a bilinear function inside a cell of pixels."""
+    (top, bottom), (left, right) = (cell[name] for name in attribute.names[:2])
+    corners = [
+        attribute.moved(x, {attribute.names[0]: r, attribute.names[1]: c})
+        for r in (top, bottom)
+        for c in (left, right)
+    ]
+    sheet = sheets.bilinear(corners, (top, bottom), (left, right))
+    is_split = (jnp.floor(top) + 1 >= bottom) & (jnp.floor(left) + 1 >= right)
+    return jax.tree.map(lambda leaf: jnp.where(is_split, leaf, jnp.nan), sheet)
+
+
+def _in_color(x: jax.Array, cell: _Cell, names: tuple[str, ...]) -> Sheet:
+    """Hue, saturation and lightness at once: the product of three curves."""
+    parts = color.parts_of(x)
+    nothing = jnp.zeros((), x.dtype)
+
+    def curve(name: str, knots: jax.Array, function: sheets.Curve) -> Sheet:
+        low, high = cell.get(name, (nothing, nothing))
+        along = _inside(knots, low, high)
+        sheet = sheets.of_curve(along, jax.vmap(function)(along))
+        return sheets.lifted(
+            sheet, (names.index(name),) if name in names else (), len(names)
+        )
+
+    def lighter(t: jax.Array) -> jax.Array:
+        return jnp.clip(parts.lightness + t, 0.0, 1.0)[..., None]
+
+    light_knots = paths.lightness_knots(parts)
+    light = curve("lightness", light_knots, lighter)
+    space = curve("lightness", light_knots, lambda t: color.room(lighter(t)))
+    full = curve(
+        "saturation",
+        paths.saturation_knots(parts),
+        lambda t: jnp.where(
+            parts.chroma > 0, jnp.clip(parts.saturation + t, 0.0, 1.0), 0.0
+        )[..., None],
+    )
+    wheel = curve(
+        "hue",
+        paths.hue_knots(parts),
+        lambda t: color.color_wheel(parts.hue + 6 * t) - 0.5,
+    )
+    low, high = (jnp.stack([cell[n][side] for n in names]) for side in (0, 1))
+    chroma = sheets.product(full, wheel, corners=(low, high))
+    found = sheets.plus(light, sheets.product(space, chroma, corners=(low, high)))
+    return found._replace(
+        lower=jnp.maximum(found.lower, _extreme(light, chroma.lower, -1)),
+        upper=jnp.minimum(found.upper, _extreme(light, chroma.upper, 1)),
+    )
+
+
+def _extreme(light: Sheet, chroma: jax.Array, side: int) -> jax.Array:
+    """The extreme of L + (1 - |2 L - 1|) chroma over the lightnesses of a cell."""
+    middle = jnp.clip(0.5, light.lower, light.upper)
+    ends = [at + color.room(at) * chroma for at in (light.lower, middle, light.upper)]
+    larger = jnp.maximum if side > 0 else jnp.minimum
+    return larger(larger(ends[0], ends[1]), ends[2])
+
+
+def _with_contrast(
+    sheet: Sheet, x: jax.Array, cell: _Cell, names: tuple[str, ...]
+) -> Sheet:
+    """clip(v + b + c (v - 1/2), 0, 1) of the pixels v."""
+    moving = [name for name in names if name in CONTRAST]
+    if not moving:
+        return sheet
+    low, high = (jnp.stack([cell[n][side] for n in names]) for side in (0, 1))
+    moved = sheet
+    if "contrast" in moving:
+        factor = sheets.parameter(names.index("contrast"), low, high, like=x)
+        away = sheets.plus(
+            sheet, sheets.constant(-0.5 * jnp.ones_like(x), num_parameters=len(names))
+        )
+        moved = sheets.plus(moved, sheets.product(factor, away, corners=(low, high)))
+    if "brightness" in moving:
+        more = sheets.parameter(names.index("brightness"), low, high, like=x)
+        moved = sheets.plus(moved, more)
+    return sheets.clipped(sheets.narrowed(moved, low, high))
+
+
+def _inside(knots: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    """The knots in order, with both ends; those beyond an end are moved there."""
+    ends = [jnp.broadcast_to(end, knots[:1].shape) for end in (low, high)]
+    return jnp.sort(jnp.clip(jnp.concatenate([*ends, knots]), low, high), axis=0)

@@ -1,0 +1,55 @@
+"""Images and nets that tests of semantic attributes share."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def fixed_image(rows=4, columns=5, channels=3):
+    """An image with grey, black, white and one-channel pixels, and some others."""
+    r, c, k = np.meshgrid(
+        np.arange(rows), np.arange(columns), np.arange(channels), indexing="ij"
+    )
+    image = ((7 * r + 13 * c + 29 * k + 3 * r * c * (k + 1)) % 17) / 16
+    image[0, 0], image[0, 1], image[0, 2] = 0, 1, 0.5
+    if channels == 3:
+        image[0, 3], image[1, 0], image[1, 1] = (
+            (1, 0, 0),
+            (0.25, 0.25, 1),
+            (0.75, 0.75, 0.25),
+        )
+    return image
+
+
+def tiny_net(num_inputs=60):
+    """A net of two hidden layers, from batches of images to three logits."""
+    sizes = [num_inputs, 8, 6, 3]
+    weights, biases = [], []
+    for layer in range(3):
+        i, j = np.meshgrid(
+            np.arange(sizes[layer + 1]), np.arange(sizes[layer]), indexing="ij"
+        )
+        wave = 2 * np.cos(1.7 * (i + 1) * (j + 1) + 0.9 * layer)
+        weights.append(wave.T / np.sqrt(sizes[layer]))
+        biases.append(0.3 * np.sin(2.3 * np.arange(sizes[layer + 1]) + layer))
+
+    def apply(x):
+        x = x.reshape(len(x), -1)
+        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+            x = jnp.matmul(x, weight, precision="highest") + bias[None]
+            x = jax.nn.relu(x) if layer < 2 else x
+        return x
+
+    return apply
+
+
+def random_image(rows=30, columns=30):
+    """Pixels of all kinds: grey, black, white, corners of the cube, any."""
+    rng = np.random.default_rng(0)
+    image = rng.random((rows, columns, 3))
+    image[:5] = image[:5, :, :1]
+    image[5:7] = rng.integers(0, 2, (2, columns, 3))
+    image[7] = np.eye(3)[rng.integers(0, 3, columns)]
+    image[8], image[9] = 0, 1
+    image[10] = rng.integers(0, 256, (columns, 3)) / 255
+    return image
