@@ -15,6 +15,7 @@ from benchmarks import (
     moments,
     radii,
     regions,
+    semantic,
     torch_loop,
     vnncomp,
 )
@@ -59,6 +60,7 @@ def main() -> None:
         "regions": regions.measure(options.rounds),
         "bounds": bound_propagation.measure(options.rounds),
         "vnncomp": vnncomp.measure(),
+        "semantic": semantic.measure(),
         "memory": memory.measure(),
     }
     report = {
