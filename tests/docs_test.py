@@ -21,6 +21,7 @@ _PACKAGES = (
     "models",
     "plotting",
     "results",
+    "semantic",
     "special",
 )
 _MODULES = ("norms",)

@@ -17,10 +17,10 @@ class Planes(NamedTuple):
     upper_slope . p + upper_offset in every entry.
     """
 
-    lower_slope: jax.Array  # [d, *shape of the input]
-    lower_offset: jax.Array  # [*shape of the input]
-    upper_slope: jax.Array  # [d, *shape of the input]
-    upper_offset: jax.Array  # [*shape of the input]
+    lower_slope: jax.Array  # [d, ...] as the input
+    lower_offset: jax.Array  # [...] as the input
+    upper_slope: jax.Array  # [d, ...] as the input
+    upper_offset: jax.Array  # [...] as the input
     low: jax.Array  # [d], the lower corner of the cell
     high: jax.Array  # [d], the upper corner of the cell
 
@@ -28,8 +28,8 @@ class Planes(NamedTuple):
 class Pieces(NamedTuple):
     """Inputs that lie in one of s boxes."""
 
-    lower: jax.Array  # [s, *shape of the input]
-    upper: jax.Array  # [s, *shape of the input]
+    lower: jax.Array  # [s, ...] as the input
+    upper: jax.Array  # [s, ...] as the input
 
 
 Within = Planes | Pieces | None

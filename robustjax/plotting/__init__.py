@@ -15,6 +15,7 @@ from robustjax.plotting.disparity import (
     region_slice,
     shrinkage_along_rays,
 )
+from robustjax.plotting.semantic import image_grid, radius_histograms
 from robustjax.plotting.style import save
 
 __all__ = [
@@ -22,7 +23,9 @@ __all__ = [
     "certified_accuracy_by_norm",
     "certified_accuracy_curve",
     "certified_region",
+    "image_grid",
     "noise_heat_map",
+    "radius_histograms",
     "region_slice",
     "save",
     "shrinkage_along_rays",

@@ -22,10 +22,9 @@ from robustjax.semantic.geometry import (
     translate,
 )
 from robustjax.semantic.search import Certification, certify
-from robustjax.semantic.splitting import PRESETS, SplitRange, certify_split
+from robustjax.semantic.splitting import SplitRange, certify_split
 
 __all__ = [
-    "PRESETS",
     "Attack",
     "Attribute",
     "Certification",

@@ -23,11 +23,12 @@ class Preset(NamedTuple):
     subdivisions: int
 
 
-# JeetMo/Semantify-NN, README: hue in turns (its eps 3 and delta 0.2 are sextants).
 PRESETS = {
     "cifar_hue": Preset("hue", 0.5, 0.2 / 6, 1),
     "mnist_rotation": Preset("rotation", 100.0, 0.5, 100),
 }
+"""Settings in the README of JeetMo/Semantify-NN: attribute, limit, width of a cell
+and subdivisions. Hue is in turns; its eps 3 and delta 0.2 are sextants."""
 
 
 class SplitRange(NamedTuple):

@@ -7,7 +7,7 @@ from absl.testing import absltest, parameterized
 from fixed_images import fixed_image, tiny_net
 
 from robustjax import semantic
-from robustjax.semantic import grids, limits
+from robustjax.semantic import grids, limits, splitting
 
 _LINEAR = ("hue", "saturation", "lightness", "brightness", "contrast", "shear",
            "translation_columns")  # fmt: skip
@@ -212,7 +212,7 @@ class SplittingTest(parameterized.TestCase):
         self.assertEqual((found.left, found.right), (0.1, 0.1))
 
     def test_presets_name_attributes(self):
-        for preset in semantic.PRESETS.values():
+        for preset in splitting.PRESETS.values():
             self.assertEqual(
                 semantic.attribute(preset.attribute).name, preset.attribute
             )

@@ -1,0 +1,261 @@
+r"""Finds how far hue, rotation and others can move before the class changes.
+
+    flags=experiments/flags/semantic_mnist.flags
+    python experiments/verify_semantic.py --flagfile=$flags
+
+For every image and attribute: the range that is certified to the left and to the right
+of zero, and the nearest counterexamples. Attributes of colour, shear and translation
+along one axis are followed exactly where the model is piecewise linear; the others by
+branch and bound. Killed at any moment and started again with the same flags, it goes on
+where it was. The run folder then holds flags.txt, versions.json, rows.tsv,
+summary.json, radii.png and ends.png.
+
+Reference:
+    Mohapatra, Weng, Chen, Liu and Daniel (2020), Towards Verifying Robustness of Neural
+    Networks Against a Family of Semantic Perturbations (Semantify-NN).
+"""
+
+import dataclasses
+import math
+import time
+from typing import Any
+
+import classifiers
+import command_line
+import image_batches
+import jax
+import numpy as np
+import processes
+import semantic_report
+from absl import logging
+from command_line import setting
+
+from robustjax import _validate, bounds, data, results, semantic
+from robustjax.semantic import attributes, limits
+
+_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
+_OPERATIONAL = ("workdir", "data_dir", "checkpoint", "compile_cache", "show")
+_RANGE = ("start", "skip", "max_examples")
+_MODES = ("auto", "exact", "search")
+
+
+@dataclasses.dataclass(frozen=True)
+class SemanticConfig:
+    """Settings of a run; refuses bad values by name."""
+
+    workdir: str = setting("", "folder of the run; a started run in it is continued")
+    dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
+    data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
+    split: str = setting("test", "split to verify: train or test")
+    start: int = setting(0, "index of the first image")
+    skip: int = setting(1, "verify every skip-th image")
+    max_examples: int = setting(0, "verify at most so many images; 0: all")
+
+    model: str = setting("", "architecture: of the model to train, or a check")
+    checkpoint: str = setting("", "trained model: folder of train.py, or safetensors")
+    apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
+    onnx: str = setting("", "an ONNX network, by its file")
+    dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
+    train: tuple[str, ...] = setting(
+        (), "settings of train.py for a model made in the run folder: epochs=60,..."
+    )
+
+    attributes: tuple[str, ...] = setting(
+        ("brightness", "contrast", "rotation"),
+        f"what moves: {', '.join(attributes.NAMES)}, or several joined by +",
+    )
+    limit: tuple[str, ...] = setting(
+        (), "how far: name:number,...; default: those of robustjax.semantic"
+    )
+    padding: str = setting("zero", "of spatial ones: zero, edge or reflect")
+    mode: str = setting("auto", "exact, search, or auto: exact where that can be")
+    relaxation: str = setting("planes", "of the search, see robustjax.semantic.certify")
+    targets: str = setting("all", "classes that must lose: all, or top2")
+    max_cells: int = setting(2000, "cells bounded for an image and attribute, at most")
+    time_limit: float = setting(0.0, "seconds of each search; 0: no limit")
+    batch_size: int = setting(0, "cells at a time; 0: 4 on a CPU, 64 elsewhere")
+    show: int = setting(2, "images in ends.png")
+    seed: int = setting(0, "of a model trained here")
+    compile_cache: str = setting("", "folder that keeps compiled programs")
+
+    def __post_init__(self) -> None:
+        """Raises ValueError or TypeError naming the first bad setting."""
+        if not self.workdir:
+            raise ValueError("Expected --workdir to name a folder, got ''.")
+        _validate.integer(
+            0, start=self.start, max_examples=self.max_examples, show=self.show,
+            batch_size=self.batch_size,
+        )  # fmt: skip
+        _validate.integer(1, skip=self.skip, max_cells=self.max_cells)
+        _validate.at_least(0, time_limit=self.time_limit)
+        _validate.seed(seed=self.seed)
+        _validate.one_of(_MODES, mode=self.mode)
+        if not self.attributes or len(set(self.attributes)) < len(self.attributes):
+            text = ",".join(self.attributes)
+            raise ValueError(f"Expected attributes, each once, got {text!r}.")
+        for attribute in self.moving():
+            limits.resolve(attribute, self.limit_of(attribute))
+        classifiers.check_source(self)
+
+    @property
+    def sigma(self) -> float:
+        """Noise level of training here: none."""
+        return 0.0
+
+    def moving(self) -> list[semantic.Attribute]:
+        """The attributes."""
+        sampling = semantic.Sampling(self.padding)
+        return [semantic.attribute(a, sampling=sampling) for a in self.attributes]
+
+    def limit_of(self, attribute: semantic.Attribute) -> list[tuple[float, float]]:
+        """How far each parameter of an attribute goes."""
+        given = {}
+        names = {name for a in self.moving() for name in (a.name, *a.names)}
+        for text in self.limit:
+            name, _, number = text.partition(":")
+            try:
+                given[name] = float(number)
+            except ValueError:
+                given[name] = math.nan
+            if name not in names or not math.isfinite(given[name]):
+                raise ValueError(
+                    f"Expected --limit as name:number of attributes that move, got "
+                    f"{text!r}."
+                )
+        whole = given.get(attribute.name)
+        return [
+            (radius, radius)
+            for parameter in attribute.parameters
+            for radius in [given.get(parameter.name, whole or parameter.limit)]
+        ]
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns of rows.tsv."""
+        own = [f"{a}:{c}" for a in self.attributes for c in semantic_report.COLUMNS]
+        return (*_COLUMNS, *own)
+
+
+def run(config: SemanticConfig) -> dict[str, Any]:
+    """Verifies the images that have no row yet; returns the summary.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        ValueError: if the folder holds another run, data, model and attributes do not
+            suit each other, or the model has an operation without a rule.
+        OSError: if data is missing or the folder cannot be written.
+    """
+    if config.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", config.compile_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    dataset = data.load(
+        config.dataset, split=config.split, data_dir=config.data_dir or None
+    )
+    colors = [a.name for a in config.moving() if a.is_color]
+    if colors and dataset.images.shape[-1] != 3:
+        raise ValueError(
+            f"{', '.join(colors)} need images with three channels; those of "
+            f"{dataset.name} are {dataset.images.shape[1:]}."
+        )
+    indices = image_batches.indices(config, len(dataset.labels))
+    identity: dict[str, Any] = {
+        "flags": command_line.flags_of(config),
+        "operational": _OPERATIONAL,
+        "expected_entries": (classifiers.MODEL_FOLDER,),
+    }
+    facts = {"data": data.fingerprint(dataset)}
+    results.check_run(config.workdir, facts=facts, **identity)
+    classifier = classifiers.obtain(config, dataset, processes.Process(0, 1))
+    with results.open_run(
+        config.workdir,
+        flags_text=command_line.flags_text(config),
+        columns=config.columns(),
+        facts=facts | {"model": classifier.fingerprint},
+        range_flags=_RANGE,
+        process_index=0,
+        num_processes=1,
+        **identity,
+    ) as folder:
+        for message in folder.messages:
+            logging.warning(message)
+        try:
+            _verify_missing(config, dataset, indices, classifier.apply_fn, folder)
+        except bounds.UnsupportedError as error:
+            raise ValueError(str(error)) from error
+        folder.merge(expected=indices)
+        return semantic_report.write_report(config, folder, dataset)
+
+
+def _verify_missing(
+    config: SemanticConfig,
+    dataset: data.Dataset,
+    indices: list[int],
+    apply_fn: Any,
+    folder: results.RunFolder,
+) -> None:
+    """Appends the rows that are missing, one image after another."""
+    pending = [index for index in indices if index not in folder.finished]
+    if pending:
+        logging.info("compiling for %s ...", ", ".join(config.attributes))
+    done = len(indices) - len(pending)
+    with processes.progress_bar(len(indices), initial=done, unit="image") as advance:
+        for index in pending:
+            folder.append([_row(config, dataset, index, apply_fn)])
+            advance(1)
+
+
+def _row(
+    config: SemanticConfig, dataset: data.Dataset, index: int, apply_fn: Any
+) -> dict[str, Any]:
+    began = time.perf_counter()
+    x, label = dataset.images[index], int(dataset.labels[index])
+    predicted = int(np.argmax(jax.jit(lambda f, x: f(x))(apply_fn, x[None])[0]))
+    own: dict[str, Any] = {}
+    for attribute in config.moving():
+        found = _found(config, apply_fn, x, label, attribute=attribute)
+        own |= {f"{attribute.name}:{name}": value for name, value in found.items()}
+    return {
+        "idx": index,
+        "label": label,
+        "predict": predicted,
+        "radius": own[f"{config.attributes[0]}:radius"],
+        "correct": int(predicted == label),
+        "time": round(time.perf_counter() - began, 6),
+        **own,
+    }
+
+
+def _found(
+    config: SemanticConfig,
+    apply_fn: Any,
+    x: np.ndarray,
+    label: int,
+    *,
+    attribute: semantic.Attribute,
+) -> dict[str, Any]:
+    """What is known of one image and attribute."""
+    began = time.perf_counter()
+    limit = config.limit_of(attribute)
+    how: dict[str, Any] = {"attribute": attribute, "limit": limit}
+    if config.mode != "search":
+        try:
+            exact = semantic.exact_radius(apply_fn, x, label, **how)
+            return semantic_report.of_exact(exact, time.perf_counter() - began)
+        except (ValueError, bounds.UnsupportedError):
+            if config.mode == "exact":
+                raise
+    found = semantic.certify(
+        apply_fn, x, label, **how,
+        relaxation=config.relaxation, targets=config.targets,
+        max_cells=config.max_cells, time_limit=config.time_limit or math.inf,
+        batch_size=config.batch_size or None,
+    )  # fmt: skip
+    return semantic_report.of_search(found, limit)
+
+
+if __name__ == "__main__":
+    command_line.launch(SemanticConfig, run)

@@ -1,0 +1,133 @@
+"""The script of semantic verification: what a run leaves, resumes and refuses."""
+
+import csv
+import dataclasses
+import pathlib
+import sys
+import tempfile
+from unittest import mock
+
+import numpy as np
+import semantic_report
+import verify_semantic
+from absl.testing import absltest, parameterized
+
+from robustjax import results
+
+_HERE = pathlib.Path(__file__).parent
+
+
+class RunTest(parameterized.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(mock.patch.object(sys, "path", [*sys.path, str(_HERE)]))
+        self.config = verify_semantic.SemanticConfig(
+            workdir=str(self.folder / "run"),
+            apply_fn="sample_classifiers:nearest_mean",
+            max_examples=3,
+            attributes=("brightness", "rotation", "shear+contrast"),
+            limit=("rotation:10", "shear:0.1", "contrast:0.1"),
+            max_cells=60,
+        )
+
+    def _rows(self):
+        with (self.folder / "run" / "rows.tsv").open(newline="") as file:
+            return list(csv.DictReader(file, delimiter="\t"))
+
+    def test_certificates_and_attacks_meet(self):
+        summary = verify_semantic.run(self.config)
+        names = {path.name for path in (self.folder / "run").iterdir()}
+        wanted = {"flags.txt", "rows.tsv", "summary.json", "versions.json"}
+        self.assertEqual(names, wanted | {"radii.png", "ends.png"})
+        own = summary["attributes"]
+        self.assertEqual(own["brightness"]["way"], "exact")
+        self.assertEqual(own["rotation"]["way"], "search")
+        self.assertEqual(own["rotation"]["closed"], 1.0)
+        for row in self._rows():
+            for attribute in self.config.attributes:
+                radius, attack = (
+                    float(row[f"{attribute}:{name}"]) for name in ("radius", "attack")
+                )
+                self.assertLessEqual(radius, attack)
+            if row["correct"] == "0":
+                self.assertEqual(float(row["radius"]), 0.0)
+            else:
+                self.assertGreater(float(row["rotation:right"]), 1.0)
+
+    def test_goes_on_where_it_was(self):
+        config = dataclasses.replace(self.config, attributes=("brightness",), limit=())
+        verify_semantic.run(config)
+        rows = self._rows()
+        path = self.folder / "run" / "rows.tsv"
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(lines[:2]) + lines[2][:5])
+        verify_semantic.run(config)
+        for before, after in zip(rows, self._rows(), strict=True):
+            for name in set(before) - {"time", "brightness:seconds"}:
+                self.assertEqual(before[name], after[name])
+        with self.assertRaisesRegex(ValueError, "limit"):
+            verify_semantic.run(dataclasses.replace(config, limit=("brightness:1",)))
+
+    def test_limits(self):
+        for name, wanted in (
+            ("brightness", [(1.0, 1.0)]),
+            ("rotation", [(10.0, 10.0)]),
+            ("shear+contrast", [(0.1, 0.1), (0.1, 0.1)]),
+        ):
+            (moving,) = [a for a in self.config.moving() if a.name == name]
+            self.assertEqual(self.config.limit_of(moving), wanted)
+
+    @parameterized.parameters(
+        ({"attributes": ("tint",), "limit": ()}, "Unknown attribute"),
+        ({"attributes": ("scale", "scale"), "limit": ()}, "each once"),
+        ({"limit": ("hue:0.2",)}, "of attributes that move"),
+        ({"limit": ("rotation:far",)}, "name:number"),
+        ({"attributes": ("hue",), "limit": ("hue:0.7",)}, "0.5"),
+        ({"mode": "guess"}, "mode 'guess'"),
+        ({"padding": "wrap"}, "padding 'wrap'"),
+        ({"workdir": ""}, "workdir"),
+        ({"onnx": "net.onnx"}, "Expected one of"),
+    )
+    def test_refuses_settings(self, change, text):
+        with self.assertRaisesRegex(ValueError, text):
+            verify_semantic.run(dataclasses.replace(self.config, **change))
+
+    def test_colours_need_three_channels(self):
+        config = dataclasses.replace(self.config, attributes=("hue",), limit=())
+        with self.assertRaisesRegex(ValueError, "hue need images with three channels"):
+            verify_semantic.run(config)
+
+    def test_a_model_that_is_not_piecewise_linear_has_no_exact_range(self):
+        config = dataclasses.replace(
+            self.config, apply_fn="sample_classifiers:cube_roots", mode="exact",
+            attributes=("brightness",), limit=(),
+        )  # fmt: skip
+        with self.assertRaisesRegex(ValueError, "cbrt"):
+            verify_semantic.run(config)
+
+
+class ReportTest(absltest.TestCase):
+    def test_a_proof_beyond_an_attack_is_an_error(self):
+        with tempfile.TemporaryDirectory() as folder:
+            config = verify_semantic.SemanticConfig(
+                workdir=folder, apply_fn="a:b", attributes=("brightness",)
+            )
+            columns = {f"brightness:{c}": np.zeros(2) for c in semantic_report.COLUMNS}
+            columns["brightness:radius"] = np.array([0.1, 0.3])
+            columns["brightness:attack"] = np.array([0.2, 0.2])
+            columns |= {
+                "idx": np.arange(2), "correct": np.ones(2, int), "time": np.zeros(2),
+                "predict": np.zeros(2, int), "radius": np.zeros(2),
+            }  # fmt: skip
+            log = results.Log(pathlib.Path(folder), columns)
+            run = mock.Mock(path=pathlib.Path(folder))
+            with (
+                mock.patch.object(results, "read_log", return_value=log),
+                self.assertRaisesRegex(ValueError, r"defect: .*\[1\]"),
+            ):
+                semantic_report.write_report(config, run, mock.Mock())
+
+
+if __name__ == "__main__":
+    absltest.main()
