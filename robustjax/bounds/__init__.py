@@ -9,6 +9,7 @@ from robustjax.bounds.engine import (
     linear_bounds,
     single,
 )
+from robustjax.bounds.exclusion import Exclusion, exclude
 from robustjax.bounds.margins import (
     LargestEpsilon,
     Verification,
@@ -22,6 +23,7 @@ from robustjax.bounds.operations import Lines, UnsupportedError, register
 __all__ = [
     "AffineBounds",
     "Bounds",
+    "Exclusion",
     "LargestEpsilon",
     "Lines",
     "Pieces",
@@ -29,6 +31,7 @@ __all__ = [
     "UnsupportedError",
     "Verification",
     "affine_bounds",
+    "exclude",
     "interval_bounds",
     "largest_epsilon",
     "linear_bounds",
