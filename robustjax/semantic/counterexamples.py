@@ -79,7 +79,11 @@ def attack(
     _validate.integer(2, num_points=num_points)
     _validate.integer(0, num_rounds=num_rounds)
     x = color.on_host(image, is_color=moving.is_color)
-    model = Model(bounds.single(_callables.as_partial(apply_fn)), moving, x, int(label))
+    fn = bounds.single(_callables.as_partial(apply_fn))
+    with jax.enable_x64(True):  # as it is run: JAX keeps NumPy constants it has cast
+        (num_classes,) = jax.eval_shape(fn, jnp.asarray(x)).shape
+    _validate.labels(num_classes, label=label)
+    model = Model(fn, moving, x, int(label))
     ends = _rays(ranges, num_points)
     steps = np.linspace(0, 1, num_points + 1 if len(ranges) == 1 else _NUM_PARTS + 1)
     shares = np.array([_first_loss(model, end, steps, num_rounds) for end in ends])

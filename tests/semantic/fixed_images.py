@@ -21,7 +21,7 @@ def fixed_image(rows=4, columns=5, channels=3):
     return image
 
 
-def tiny_net(num_inputs=60):
+def tiny_net(num_inputs=60, dtype=np.float64):
     """A net of two hidden layers, from batches of images to three logits."""
     sizes = [num_inputs, 8, 6, 3]
     weights, biases = [], []
@@ -30,8 +30,9 @@ def tiny_net(num_inputs=60):
             np.arange(sizes[layer + 1]), np.arange(sizes[layer]), indexing="ij"
         )
         wave = 2 * np.cos(1.7 * (i + 1) * (j + 1) + 0.9 * layer)
-        weights.append(wave.T / np.sqrt(sizes[layer]))
-        biases.append(0.3 * np.sin(2.3 * np.arange(sizes[layer + 1]) + layer))
+        weights.append((wave.T / np.sqrt(sizes[layer])).astype(dtype))
+        bias = 0.3 * np.sin(2.3 * np.arange(sizes[layer + 1]) + layer)
+        biases.append(bias.astype(dtype))
 
     def apply(x):
         x = x.reshape(len(x), -1)

@@ -1,5 +1,7 @@
 """Certified ranges: below exact radii and attacks, sound by sampling, resumable."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -146,6 +148,20 @@ class AnytimeTest(absltest.TestCase):
         self.assertEqual(found.right, 1.0)
 
 
+class AcceleratorTest(absltest.TestCase):
+    def test_float32_first_proves_what_float64_confirms(self):
+        fn = tiny_net(72, np.float32)
+        image, label = _NETS[1][1], _label(1)
+        options = {"attribute": "rotation", "batch_size": 8}
+        straight = semantic.certify(fn, image, label, **options)
+        with mock.patch.object(jax, "default_backend", return_value="gpu"):
+            found = semantic.certify(fn, image, label, **options)
+        self.assertLessEqual(found.right, straight.right)
+        self.assertGreater(found.right, straight.right - 0.05)
+        self.assertLessEqual(found.left, straight.left)
+        self.assertGreater(found.left, straight.left - 0.05)
+
+
 class AttackTest(absltest.TestCase):
     def test_witnesses_are_lost_and_in_order(self):
         fn, image = _NETS[3]
@@ -160,6 +176,11 @@ class AttackTest(absltest.TestCase):
         share = np.abs(found.witnesses).max(axis=1) / 0.5
         self.assertTrue(np.all(np.diff(share) >= -1e-12))
         self.assertAlmostEqual(share[0], found.share)
+
+    def test_refuses_a_label_that_is_no_class(self):
+        fn, image = _NETS[3]
+        with self.assertRaisesRegex(ValueError, "label"):
+            semantic.attack(fn, image, 3, attribute="hue")
 
     def test_a_grid_reaches_the_limit(self):
         """int(-eps / delta) of the reference code truncates: one cell short."""
