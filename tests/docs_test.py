@@ -25,6 +25,7 @@ _PACKAGES = (
     "special",
 )
 _MODULES = ("norms",)
+_FIRST_READ = ("../README.md", "quickstart.md")  # whose code every run tries
 _DOCUMENTED = re.compile(
     r"^\.\. auto(?:function|class|data|exception):: (\w+)$", re.MULTILINE
 )
@@ -74,7 +75,12 @@ def test_every_public_name_is_in_the_api_reference(name):
 
 
 @pytest.mark.parametrize(
-    "page", ["../README.md", *(page for page in _PAGES if any(_blocks(page)))]
+    "page",
+    [
+        page if page in _FIRST_READ else pytest.param(page, marks=pytest.mark.slow)
+        for page in ["../README.md", *_PAGES]
+        if any(_blocks(page))
+    ],
 )
 def test_python_blocks_run_and_print_what_is_shown(page):
     namespace: dict[str, object] = {"__name__": page}

@@ -81,7 +81,10 @@ def certify_split(
         UnsupportedError: if the model has an operation without a rule.
 
     Example:
-        >>> model = lambda x: x[:, 0, 0] * np.array([1.0, -1.0]) + np.array([0.0, 1.05])
+        >>> import jax.numpy as jnp
+        >>> def model(x):
+        ...     brightness = x[:, 0, 0, 0]
+        ...     return jnp.stack([brightness, 1.05 - brightness], axis=1)
         >>> image = np.full((1, 1, 1), 0.75)
         >>> found = certify_split(model, image, 0, attribute="brightness", width=0.1)
         >>> print(round(found.left, 6), found.right)

@@ -9,6 +9,7 @@ import command_line
 import pytest
 import shrinkage
 import verify_linf
+import verify_semantic
 from absl import flags
 from absl.testing import absltest, parameterized
 
@@ -17,6 +18,7 @@ from robustjax import results
 _FOLDER = pathlib.Path(certify.__file__).parent / "flags"
 _FILES = sorted(path.name for path in _FOLDER.glob("*.flags"))
 _SCRIPTS = {  # by the first word of the file
+    "semantic": ("verify_semantic", verify_semantic.SemanticConfig),
     "shrinkage": ("shrinkage", shrinkage.ShrinkageConfig),
     "verify": ("verify_linf", verify_linf.VerifyConfig),
 }
@@ -28,13 +30,20 @@ def _script(name: str) -> tuple[str, type]:
     return _SCRIPTS.get(word, ("certify", certify.CertifyConfig))
 
 
+def _command(name: str) -> str:
+    """The command in the comment of a flag file, with the name of the file in it."""
+    text = (_FOLDER / name).read_text().replace("$flags", f"experiments/flags/{name}")
+    return next(line for line in text.splitlines() if "python experiments/" in line)
+
+
 def _config(name: str, **changes: str):
     script, config_class = _script(name)
     values = flags.FlagValues()
     command_line.define_flags(config_class, flag_values=values)
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
     overrides = [f"--{flag}={value}" for flag, value in changes.items()]
-    values([f"{script}.py", f"--flagfile={_FOLDER / name}", *overrides])
+    given = _command(name).split("--flagfile=")[1].split()[1:]  # behind the file
+    values([f"{script}.py", f"--flagfile={_FOLDER / name}", *given, *overrides])
     return command_line.config_from_flags(config_class, flag_values=values)
 
 
@@ -42,10 +51,9 @@ class FlagFilesTest(parameterized.TestCase):
     @parameterized.parameters(*_FILES)
     def test_parses_and_states_its_command(self, name):
         config = _config(name)
-        text = (_FOLDER / name).read_text()
         script, _ = _script(name)
         command = f"python experiments/{script}.py --flagfile=experiments/flags/{name}"
-        self.assertIn(command, text)
+        self.assertIn(command, _command(name))
         self.assertTrue(config.workdir.startswith("runs/"))
 
     @parameterized.parameters(

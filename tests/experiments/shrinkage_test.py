@@ -160,6 +160,7 @@ class RunTest(_InFolder):
                     getattr(again.rays[sigma], name), getattr(good.rays[sigma], name)
                 )
 
+    @pytest.mark.slow
     def test_rays_of_a_linear_classifier_end_where_they_did(self):
         """Between two classes it is a plane, which smoothing does not move."""
         shrinkage.run(self.replace(sigmas=("0.1",), num_ray_samples=500, num_rays=30))

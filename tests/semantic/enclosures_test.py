@@ -60,8 +60,17 @@ def _image(attribute):
 def _enclosed(name, low, high):
     with jax.enable_x64(True):
         attribute = semantic.attribute(name)
-        cell = np.array([low, high])
-        return jax.device_get(semantic.enclosure(attribute, _image(attribute), cell))
+        widths = tuple(float(w) for w in np.ptp(_corners(attribute, low, high), axis=0))
+        enclosed = jax.jit(
+            functools.partial(
+                semantic.enclosure, attribute, _image(attribute), max_widths=widths
+            )
+        )
+        return jax.device_get(enclosed(np.array([low, high])))
+
+
+def _corners(attribute, low, high):
+    return _straight(attribute.names, np.array([low, high]))
 
 
 class SoundnessTest(parameterized.TestCase):
@@ -88,7 +97,8 @@ class SoundnessTest(parameterized.TestCase):
         if len(low) == 1:
             moves[2:] = np.linspace(low, high, count)[2:]
         image = jnp.asarray(_image(attribute))
-        pixels = np.asarray(jax.vmap(lambda m: attribute(image, m))(jnp.asarray(moves)))
+        moved = jax.jit(jax.vmap(functools.partial(attribute, image)))
+        pixels = np.asarray(moved(jnp.asarray(moves)))
         at = _straight(attribute.names, moves)
         above = np.tensordot(at, planes.upper_slope, axes=1) + planes.upper_offset
         below = np.tensordot(at, planes.lower_slope, axes=1) + planes.lower_offset
@@ -108,7 +118,8 @@ class SoundnessTest(parameterized.TestCase):
                  for a, b in zip(low, high, strict=True)]  # fmt: skip
         moves = np.stack(np.meshgrid(*along), -1).reshape(-1, len(low))
         image = jnp.asarray(_image(attribute))
-        pixels = np.asarray(jax.vmap(lambda m: attribute(image, m))(jnp.asarray(moves)))
+        moved = jax.jit(jax.vmap(functools.partial(attribute, image)))
+        pixels = np.asarray(moved(jnp.asarray(moves)))
         excess = (upper - lower) - (pixels.max(axis=0) - pixels.min(axis=0))
         allowed = {"rotation": 0.02, "scale": 0.02}.get(name, 2e-3)
         self.assertLess(excess.max(), allowed)

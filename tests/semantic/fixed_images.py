@@ -37,7 +37,8 @@ def tiny_net(num_inputs=60, dtype=np.float64):
     def apply(x):
         x = x.reshape(len(x), -1)
         for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            x = jnp.matmul(x, weight, precision="highest") + bias[None]
+            own = weight.astype(x.dtype), bias[None].astype(x.dtype)
+            x = jnp.matmul(x, own[0], precision="highest") + own[1]
             x = jax.nn.relu(x) if layer < 2 else x
         return x
 

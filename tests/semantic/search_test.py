@@ -5,6 +5,7 @@ from unittest import mock
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from fixed_images import fixed_image, tiny_net
 
@@ -58,6 +59,7 @@ class OneParameterTest(parameterized.TestCase):
         self.assertGreater(found.left, 0.99 * min(found.attack_left, left))
         self.assertGreater(found.right, 0.99 * min(found.attack_right, right))
 
+    @pytest.mark.slow
     def test_relaxations(self):
         ranges = {
             relaxation: _certify("lightness", relaxation=relaxation, min_share=1 / 64)
@@ -75,6 +77,7 @@ class OneParameterTest(parameterized.TestCase):
             _certify("lightness").left,
         )
 
+    @pytest.mark.slow
     def test_proven_cells_touch_without_gaps(self):
         found = _certify("rotation", 1)
         cells = found.cells[found.states == 1]
@@ -214,6 +217,7 @@ class SplittingTest(parameterized.TestCase):
         settings = {"attribute": "hue", "width": 0.05, "limit": 0.3} | options
         return semantic.certify_split(fn, image, 2, **settings)
 
+    @pytest.mark.slow
     def test_implicit_lies_between_hull_and_exact(self):
         hull, implicit = self._split(), self._split(subdivisions=8)
         self.assertGreaterEqual(implicit.left, hull.left)

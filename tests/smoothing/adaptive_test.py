@@ -53,6 +53,7 @@ class OrderZeroTest(parameterized.TestCase):
             )  # fmt: skip
             np.testing.assert_array_equal(fixed.counts[0], c.counts[i])
 
+    @pytest.mark.slow
     def test_bound_covers_at_the_size_it_stops_at(self):
         """That a bound for a fixed size would fail is shown in sequences_test."""
         num, alpha, p = 1500, 0.1, 0.85

@@ -131,7 +131,7 @@ class HostTest(parameterized.TestCase):
             self.assertTrue(np.all(np.isfinite(radius)))
 
     def test_never_below_zeroth_order(self):
-        self._never_below(4000)
+        self._never_below(1000)
 
     @pytest.mark.slow
     def test_never_below_zeroth_order_in_100_000_cases(self):

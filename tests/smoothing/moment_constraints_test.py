@@ -57,6 +57,7 @@ class RadiusTest(parameterized.TestCase):
         expected = smoothing.first_order_radius(*known, form=form)
         self.assertBetween(float(radius), expected - 1e-4, expected + 1e-9)
 
+    @pytest.mark.slow
     def test_second_order_beats_the_first(self):
         """What misses lies in a thin band: the curvature tells that it ends."""
         (p, slope, curvature), _ = _band(0.8, 2.0)
