@@ -5,6 +5,23 @@ import jax
 import jax.numpy as jnp
 
 
+def standardize(
+    x: jax.Array, mean: tuple[float, ...], std: tuple[float, ...]
+) -> jax.Array:
+    """(x - mean) / std in float32, one value for all channels or one each. [device]."""
+    channels = x.shape[-1]
+    if not {len(mean), len(std)} <= {1, channels}:
+        raise ValueError(
+            f"Expected mean and std of length 1 or {channels}, the channels of the "
+            f"input, got mean={mean} and std={std}."
+        )
+    center, scale = (
+        jnp.asarray(values, jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
+        for values in (mean, std)
+    )
+    return (x.astype(jnp.float32) - center) / scale
+
+
 class NormalizedClassifier(nn.Module):
     """Fields and first and last operation of every classifier of this package.
 
@@ -25,19 +42,10 @@ class NormalizedClassifier(nn.Module):
 
     def standardize(self, x: jax.Array) -> jax.Array:
         """(x - mean) / std in float32, then cast to the compute dtype. [device]."""
-        channels = x.shape[-1]
-        if not {len(self.mean), len(self.std)} <= {1, channels}:
-            raise ValueError(
-                f"Expected mean and std of length 1 or {channels}, the channels of the "
-                f"input, got mean={self.mean} and std={self.std}."
-            )
-        mean, std = (
-            jnp.asarray(values, jnp.float32).reshape((1,) * (x.ndim - 1) + (-1,))
-            for values in (self.mean, self.std)
-        )
-        return ((x.astype(jnp.float32) - mean) / std).astype(self.dtype)
+        return standardize(x, self.mean, self.std).astype(self.dtype)
 
     def logits(self, features: jax.Array) -> jax.Array:
         """The last layer, in float32 so that bfloat16 does not tie the votes."""
+        self.sow("intermediates", "features", features)  # for `features_of`
         head = nn.Dense(self.num_classes, precision=self.precision, name="head")
         return head(features.astype(jnp.float32))

@@ -139,6 +139,42 @@ def classifier(
     return jax.tree_util.Partial(_Inference(module), variables)
 
 
+def features_of(
+    module: nn.Module, variables: Mapping[str, Any]
+) -> jax.tree_util.Partial:
+    """The representation inside of a classifier: what its last layer takes.
+
+    [device] As `classifier`, whose logits are an affine function of these features.
+
+    Args:
+        module: a module from `create`.
+        variables: its collections, `{"params": ..., "batch_stats": ...}`.
+
+    Returns:
+        A function from `[n, ...]` in [0, 1] to float32 features `[n, p]`.
+
+    Example:
+        >>> module = create("mlp", num_classes=3, features=(16,))
+        >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 4)))
+        >>> features_of(module, variables)(jnp.zeros((2, 4))).shape
+        (2, 16)
+    """
+    return jax.tree_util.Partial(_Representation(module), variables)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Representation:
+    """Static part of `features_of`."""
+
+    module: nn.Module
+
+    def __call__(self, variables: Mapping[str, Any], x: jax.Array) -> jax.Array:
+        _, found = self.module.apply(
+            variables, x, train=False, mutable=["intermediates"]
+        )
+        return jnp.asarray(found["intermediates"]["features"][0], jnp.float32)
+
+
 @dataclasses.dataclass(frozen=True)
 class _Inference:
     """Static part of a classifier: equal modules are equal to the jit cache."""
