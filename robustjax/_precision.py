@@ -20,7 +20,7 @@ def float64_for_numbers(function: _Function) -> _Function:
 
     @functools.wraps(function)
     def compute(*args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(v, jax.Array) for v in (*args, *kwargs.values())):
+        if any(isinstance(v, jax.Array) for v in jax.tree.leaves((args, kwargs))):
             return function(*args, **kwargs)
         with (
             jax.ensure_compile_time_eval(),  # numbers are numbers also inside of jit

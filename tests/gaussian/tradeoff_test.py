@@ -1,0 +1,169 @@
+"""Areas, scores and the finite-sample ceiling."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+from scipy import integrate, stats
+
+from robustjax import gaussian
+from robustjax.gaussian import tradeoff
+
+_SCALES = np.array(gaussian.SCALES)
+
+
+def _kept(share):
+    return gaussian.reference_curve(share * _SCALES)
+
+
+class AreaTest(parameterized.TestCase):
+    def test_noted_raw_areas(self):
+        areas = gaussian.curve_area(
+            *gaussian.reference_curve(_SCALES), thresholds=[0.6, 0.9, 0.95, 0.99]
+        )
+        expected = [0.345175566492, 0.065763568147, 0.029589411869, 0.004667163989]
+        np.testing.assert_allclose(areas, expected, rtol=1e-10)
+
+    def test_noted_grid_sums(self):
+        sums = gaussian.curve_area(
+            *gaussian.reference_curve(_SCALES),
+            thresholds=[0.6, 0.7, 0.9, 0.99],
+            mode="grid",
+        )
+        expected = [85.830414091907, 59.621057882178, 15.913199934353, 0.980401400634]
+        np.testing.assert_allclose(sums, expected, rtol=1e-12)
+
+    def test_grid_points_of_every_threshold(self):
+        constant = np.ones((1,)), np.ones((1,))  # counts all points but the last
+        counts = gaussian.curve_area(*constant, mode="grid")
+        noted = np.array([100, 87, 75, 62, 50, 38, 25, 13, 3])
+        np.testing.assert_array_equal(counts, noted - 1)
+
+    def test_area_is_the_integral_of_the_curve(self):
+        rng = np.random.default_rng(0)
+        accuracy, bound = rng.uniform(0.5, 1, 6), rng.uniform(1, 3, 6)
+        for threshold in (0.6, 0.8):
+            found = gaussian.curve_area(accuracy, bound, thresholds=[threshold])
+            points = np.sort(accuracy[accuracy > threshold])
+            expected = integrate.quad(
+                lambda t: gaussian.bound_curve(accuracy, bound, thresholds=[t])[0],
+                threshold, 1, points=points, limit=200,
+            )  # fmt: skip
+            np.testing.assert_allclose(found[0], expected[0], rtol=1e-9)
+
+    def test_nan_bounds_below_the_threshold_do_not_count(self):
+        area = gaussian.curve_area([0.0, 0.9], [np.nan, 1.0], thresholds=[0.6])
+        np.testing.assert_allclose(area, [0.15])
+
+    def test_refuses_an_unknown_mode(self):
+        with self.assertRaisesRegex(ValueError, "mode"):
+            gaussian.curve_area([0.7], [1.0], mode="sum")
+
+
+class ScoreTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (1.0, [1, 1, 1, 1, 1, 1]),
+        (0.9, [0.980649, 0.971020, 0.959200, 0.940516, 0.921214, 0.870310]),
+        (0.5, [0.829891, 0.742475, 0.637748, 0.476055, 0.320511, 0.023262]),
+        (0.25, [0.553149, 0.338938, 0.132611, 0, 0, 0]),
+    )
+    def test_noted_scores_of_a_kept_share(self, share, expected):
+        thresholds = [0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
+        found = gaussian.score_of_curves(*_kept(share), thresholds=thresholds)
+        np.testing.assert_allclose(found, expected, atol=6e-7)
+        single = gaussian.score_of_curves(
+            *(jnp.asarray(v, jnp.float32) for v in _kept(share)),
+            thresholds=jnp.asarray(thresholds, jnp.float32),
+        )
+        np.testing.assert_allclose(single, found, atol=5e-5)
+
+    def test_grid_tends_to_exact(self):
+        exact = gaussian.score_of_curves(*_kept(0.9), thresholds=[0.6, 0.9])
+        grid = gaussian.score_of_curves(*_kept(0.9), thresholds=[0.6, 0.9], mode="grid")
+        np.testing.assert_array_less(abs(grid - exact), 0.008)
+        self.assertGreater(abs(grid - exact).max(), 1e-6)
+
+    def test_grows_with_the_share_and_has_a_derivative(self):
+        def score(share):
+            curve = gaussian.reference_curve(share * jnp.asarray(_SCALES, jnp.float32))
+            return gaussian.score_of_curves(*curve, thresholds=[0.7])[0]
+
+        shares = jnp.linspace(0.2, 1, 9)
+        values = jax.vmap(score)(shares)
+        self.assertTrue(np.all(np.diff(values) > 0))
+        slopes = jax.vmap(jax.grad(score))(shares)
+        self.assertTrue(np.all(np.isfinite(slopes) & (slopes > 0)))
+
+
+class CeilingTest(parameterized.TestCase):
+    @parameterized.parameters(
+        (192, [0.950, 0.957, 0.958, 0.955, 0.948]),
+        (384, [0.912, 0.919, 0.918, 0.908, 0.893]),
+        (768, [0.850, 0.849, 0.836, 0.804, 0.766]),
+        (1024, [0.810, 0.798, 0.772, 0.718, 0.656]),
+        (1536, [0.702, 0.648, 0.566, 0.424, 0.282]),
+    )
+    def test_noted_table(self, num_features, expected):
+        found = gaussian.finite_sample_ceiling(
+            num_features, 2048, thresholds=[0.6, 0.7, 0.8, 0.9, 0.95]
+        )
+        np.testing.assert_allclose(found, expected, atol=5.1e-4)
+
+    def test_no_ceiling_without_enough_samples(self):
+        found = gaussian.finite_sample_ceiling(2046, 2048, thresholds=[0.6])
+        self.assertEqual(found, 0)
+        self.assertGreater(
+            gaussian.finite_sample_ceiling(2, 10**7, thresholds=[0.6]), 0.9999
+        )
+
+    def test_of_a_share_of_the_signal(self):
+        found = [
+            gaussian.finite_sample_ceiling(p, 2048, thresholds=[0.7], kept_signal=0.9)[
+                0
+            ]
+            for p in (0, 16, 64)
+        ]
+        np.testing.assert_allclose(found, [0.971, 0.966, 0.954], atol=5.1e-4)
+
+    def test_is_what_an_estimated_rule_reaches(self):
+        """Training redrawn, test noise integrated out: p = 64, n = 512."""
+        p, n, rng = 64, 512, np.random.default_rng(0)
+        scales = np.arange(0.4, 4.9, 0.4)
+        accuracy, bound = np.zeros((2, 40, len(scales)))
+        for repeat in range(40):
+            for i, s in enumerate(scales):
+                mean = np.zeros(p)
+                mean[0] = s
+                noise = rng.normal(size=(n, p))
+                half = noise[: n // 2].mean(0) - noise[n // 2 :].mean(0)
+                own_mean = mean + half / 2
+                noise[: n // 2] -= noise[: n // 2].mean(0)
+                noise[n // 2 :] -= noise[n // 2 :].mean(0)
+                weight = np.linalg.solve(noise.T @ noise / (n - 2), own_mean)
+                r = weight @ mean / np.linalg.norm(weight)
+                accuracy[repeat, i] = stats.norm.cdf(r)
+                margin = r + stats.norm.pdf(r) / stats.norm.cdf(r)
+                bound[repeat, i] = (
+                    margin * np.linalg.norm(weight) / abs(weight @ own_mean)
+                )
+        scores = gaussian.score_of_curves(
+            accuracy, bound, scales=scales, thresholds=[0.7, 0.9]
+        )
+        ceiling = gaussian.finite_sample_ceiling(
+            p, n, scales=scales, thresholds=[0.7, 0.9]
+        )
+        error = scores.std(axis=0) / np.sqrt(len(scores))
+        np.testing.assert_array_less(
+            abs(scores.mean(axis=0) - ceiling), 3 * error + 0.003
+        )
+        self.assertLess(ceiling.max(), 0.95)
+
+
+class ConstantsTest(absltest.TestCase):
+    def test_scales_are_those_of_the_script(self):
+        np.testing.assert_allclose(gaussian.SCALES, np.arange(0.1, 5.0, 0.1))
+        np.testing.assert_array_equal(tradeoff.GRID, np.linspace(0.6, 1, 100))
+
+
+if __name__ == "__main__":
+    absltest.main()
