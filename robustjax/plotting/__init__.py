@@ -17,6 +17,7 @@ from robustjax.plotting.disparity import (
 )
 from robustjax.plotting.semantic import image_grid, radius_histograms
 from robustjax.plotting.style import save
+from robustjax.plotting.synbench import synbench_scores
 
 __all__ = [
     "accuracy_by_class",
@@ -29,4 +30,5 @@ __all__ = [
     "region_slice",
     "save",
     "shrinkage_along_rays",
+    "synbench_scores",
 ]
