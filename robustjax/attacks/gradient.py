@@ -1,0 +1,197 @@
+"""Attacks of fixed steps along the gradient: FGSM, PGD, and ascent of any loss."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from robustjax import _validate
+from robustjax.attacks.ball import ball
+from robustjax.attacks.results import (
+    ApplyFn,
+    AttackResult,
+    AttackSettings,
+    stronger,
+    target,
+)
+
+
+class AscentResult(NamedTuple):
+    """Where an ascent ended."""
+
+    x: jax.Array  # [n, ...], inside the ball and the valid range
+    loss: jax.Array  # what the loss function gives there
+
+
+def fgsm(
+    apply_fn: ApplyFn,
+    x: ArrayLike,
+    labels: ArrayLike,
+    *,
+    epsilon: ArrayLike,
+    loss: str = "cross_entropy",
+    valid_range: tuple[float, float] = (0.0, 1.0),
+) -> AttackResult:
+    """The fast gradient sign method: one step to a corner of the linf ball.
+
+    [device] Pure, jittable.
+
+    Args:
+        apply_fn: maps `[n, ...]` inputs to `[n, k]` logits, row by row.
+        x: `[n, ...]` inputs.
+        labels: `[n]` classes to be lost.
+        epsilon: radius of the ball, >= 0, a number or `[n]`.
+        loss: "margin", "cross_entropy" or "dlr".
+        valid_range: least and largest value of an input.
+
+    Returns:
+        An `AttackResult`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> linear = lambda x: jnp.stack([x[:, 0], -x[:, 0] + 0.4], axis=-1)
+        >>> found = fgsm(linear, jnp.array([[0.3]]), jnp.array([0]), epsilon=0.2)
+        >>> print(found.x.round(3), found.is_adversarial)
+        [[0.1]] [ True]
+
+    Reference: Goodfellow, Shlens and Szegedy (2015), arXiv 1412.6572.
+    """
+    around = ball(x, epsilon, valid_range=valid_range)
+    settings = AttackSettings("fgsm", loss, "linf", 1, 1, valid_range, 1.0)
+    aim = target(apply_fn, labels, epsilon=around.radius, settings=settings)
+    gradient = jax.grad(aim.total_loss)(around.centre)
+    return aim.evaluated(around.step(around.centre, gradient, 1.0))
+
+
+def pgd(
+    key: jax.Array,
+    apply_fn: ApplyFn,
+    x: ArrayLike,
+    *,
+    labels: ArrayLike,
+    epsilon: ArrayLike,
+    norm: str = "linf",
+    num_steps: int = 20,
+    step_size: float | None = None,
+    num_restarts: int = 1,
+    loss: str = "margin",
+    valid_range: tuple[float, float] = (0.0, 1.0),
+) -> AttackResult:
+    """Projected gradient descent from random starts; the best iterate is kept.
+
+    [device] Pure, jittable. All examples, starts one after another.
+
+    Args:
+        key: random key of the starts.
+        apply_fn: maps `[n, ...]` inputs to `[n, k]` logits, row by row.
+        x: `[n, ...]` inputs.
+        labels: `[n]` classes to be lost.
+        epsilon: radius of the ball, >= 0, a number or `[n]`.
+        norm: of the ball, "linf" or "l2".
+        num_steps: gradient steps of each start, >= 1.
+        step_size: of a step, in units of epsilon; default 2.5 / num_steps.
+        num_restarts: random starts, >= 1.
+        loss: "margin" (the logit of the label against the largest other),
+            "cross_entropy" or "dlr".
+        valid_range: least and largest value of an input.
+
+    Returns:
+        An `AttackResult`: of all iterates the one with the least margin.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> linear = lambda x: jnp.stack([x[:, 0], -x[:, 0] + 0.4], axis=-1)
+        >>> found = pgd(jax.random.key(0), linear, jnp.array([[0.3]]),
+        ...             labels=jnp.array([0]), epsilon=0.2)
+        >>> print(found.x.round(3), found.is_adversarial)
+        [[0.1]] [ True]
+
+    Reference: Madry, Makelov, Schmidt, Tsipras and Vladu (2018), arXiv 1706.06083.
+    """
+    _validate.integer(1, num_steps=num_steps, num_restarts=num_restarts)
+    share = 2.5 / num_steps if step_size is None else step_size
+    _validate.positive(step_size=share)
+    around = ball(x, epsilon, norm=norm, valid_range=valid_range)
+    settings = AttackSettings(
+        "pgd", loss, norm, num_steps, num_restarts, valid_range, share
+    )
+    aim = target(apply_fn, labels, epsilon=around.radius, settings=settings)
+
+    def step(best: AttackResult, now: jax.Array) -> tuple[jax.Array, AttackResult]:
+        now = around.step(now, jax.grad(aim.total_loss)(now), share)
+        return now, stronger(best, aim.evaluated(now))
+
+    def restart(best: AttackResult, key: jax.Array) -> tuple[AttackResult, None]:
+        first = around.random_point(key)
+        best = stronger(best, aim.evaluated(first))
+        _, best = jax.lax.fori_loop(
+            0, num_steps, lambda _, state: step(state[1], state[0]), (first, best)
+        )
+        return best, None
+
+    clean = aim.evaluated(around.centre)
+    return jax.lax.scan(restart, clean, jax.random.split(key, num_restarts))[0]
+
+
+def ascend(
+    key: jax.Array,
+    loss_fn: Callable[[jax.Array], jax.Array],
+    x: ArrayLike,
+    *,
+    epsilon: ArrayLike,
+    norm: str = "linf",
+    num_steps: int = 1,
+    step_size: float | None = None,
+    random_start: bool = True,
+    valid_range: tuple[float, float] = (0.0, 1.0),
+) -> AscentResult:
+    """Projected gradient ascent of any loss, inside of a training step or alone.
+
+    [device] Pure, jittable. Rows of x may depend on each other in the loss, as they do
+    in contrastive ones: the last iterate of all rows is returned, whatever its loss is.
+
+    Args:
+        key: random key of the start.
+        loss_fn: maps `[n, ...]` inputs to a number or to numbers, whose sum is raised.
+        x: `[n, ...]` inputs.
+        epsilon: radius of the ball, >= 0, a number or `[n]`.
+        norm: of the ball, "linf" or "l2".
+        num_steps: gradient steps, >= 1.
+        step_size: of a step, in units of epsilon; default 1.25 for one step, else
+            2.5 / num_steps.
+        random_start: start from a random point of the ball; else from x, where the
+            gradient of many losses is zero.
+        valid_range: least and largest value of an input.
+
+    Returns:
+        An `AscentResult` without gradient.
+
+    Raises:
+        ValueError: if an argument is out of range.
+
+    Example:
+        >>> found = ascend(jax.random.key(0), lambda x: x[:, 0], jnp.array([[0.3]]),
+        ...                epsilon=0.2, num_steps=10)
+        >>> print(found.x.round(3), found.loss.round(3))
+        [[0.5]] [0.5]
+
+    Reference: Madry, Makelov, Schmidt, Tsipras and Vladu (2018), arXiv 1706.06083; one
+        step of 1.25 is Wong, Rice and Kolter (2020), arXiv 2001.03994.
+    """
+    _validate.integer(1, num_steps=num_steps)
+    default = 1.25 if num_steps == 1 else 2.5 / num_steps
+    share = default if step_size is None else step_size
+    _validate.positive(step_size=share)
+    around = ball(x, epsilon, norm=norm, valid_range=valid_range)
+    start = around.random_point(key) if random_start else around.centre
+    gradient = jax.grad(lambda now: jnp.sum(loss_fn(now)))
+    end = jax.lax.fori_loop(
+        0, num_steps, lambda _, now: around.step(now, gradient(now), share), start
+    )
+    return jax.lax.stop_gradient(AscentResult(end, loss_fn(end)))

@@ -1,0 +1,116 @@
+"""What attacks on classifiers find: always evaluated at the input that is returned."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from robustjax import _validate
+
+LOSSES = ("margin", "cross_entropy", "dlr")
+ApplyFn = Callable[[jax.Array], jax.Array]
+
+
+class AttackSettings(NamedTuple):
+    """How an attack was made; static under jit."""
+
+    attack: str
+    loss: str
+    norm: str
+    num_steps: int
+    num_restarts: int
+    valid_range: tuple[float, float]
+    step_size: float | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class AttackResult:
+    """The strongest input found for each example."""
+
+    x: jax.Array  # [n, ...], inside the ball and the valid range
+    margin: jax.Array  # [n], logit of the label minus the largest other one
+    loss: jax.Array  # [n], what was raised, at x
+    is_adversarial: (
+        jax.Array
+    )  # [n], whether another class wins, or logits are not finite
+    epsilon: jax.Array  # [n]
+    settings: AttackSettings = dataclasses.field(metadata={"static": True})
+
+
+class Target(NamedTuple):
+    """A classifier and the classes that it shall lose."""
+
+    apply_fn: ApplyFn
+    labels: jax.Array  # [n]
+    epsilon: jax.Array  # [n]
+    settings: AttackSettings
+
+    def losses(self, x: jax.Array) -> jax.Array:
+        """`[n]`, what the attack raises."""
+        return _losses(self.apply_fn(x), self.labels, self.settings.loss)
+
+    def total_loss(self, x: jax.Array) -> jax.Array:
+        """The gradient of a row is that of its own loss."""
+        return jnp.sum(self.losses(x))
+
+    def evaluated(self, x: jax.Array) -> AttackResult:
+        """What the classifier makes of x."""
+        logits = self.apply_fn(x)
+        is_finite = jnp.all(jnp.isfinite(logits), axis=-1)
+        margin = jnp.where(is_finite, _margin(logits, self.labels), -jnp.inf)
+        is_lost = (jnp.argmax(logits, axis=-1) != self.labels) | ~is_finite
+        loss = _losses(logits, self.labels, self.settings.loss)
+        return AttackResult(x, margin, loss, is_lost, self.epsilon, self.settings)
+
+
+def target(
+    apply_fn: ApplyFn,
+    labels: ArrayLike,
+    *,
+    epsilon: jax.Array,
+    settings: AttackSettings,
+) -> Target:
+    """Checks what depends on the loss and the labels."""
+    _validate.one_of(LOSSES, loss=settings.loss)
+    classes, num = jnp.asarray(labels), len(epsilon)
+    if classes.shape != (num,):
+        raise ValueError(f"Expected labels [{num}], as many as x, got {classes.shape}.")
+    return Target(apply_fn, classes, epsilon.reshape(-1), settings)
+
+
+def stronger(old: AttackResult, new: AttackResult) -> AttackResult:
+    """Of each example the one with the smaller margin."""
+    is_better = new.margin < old.margin
+    return jax.tree.map(lambda a, b: select(is_better, b, a), old, new)
+
+
+def select(is_first: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+    """Rows `[n, ...]` of the first where `is_first [n]`, else of the second."""
+    return jnp.where(is_first.reshape(-1, *(1,) * (first.ndim - 1)), first, second)
+
+
+def _margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    own = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    is_own = jnp.arange(logits.shape[-1])[None] == labels[:, None]
+    return own - jnp.max(jnp.where(is_own, -jnp.inf, logits), axis=-1)
+
+
+def _losses(logits: jax.Array, labels: jax.Array, loss: str) -> jax.Array:
+    if loss == "cross_entropy":
+        log_p = jax.nn.log_softmax(logits)
+        return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+    margin = _margin(logits, labels)
+    if loss == "margin":
+        return -margin
+    if logits.shape[-1] < 3:
+        raise ValueError(
+            f"The loss dlr needs three classes or more, got {logits.shape[-1]}; "
+            'choose loss="cross_entropy".'
+        )
+    highest = jax.lax.top_k(logits, 3)[0]
+    spread = highest[:, 0] - highest[:, 2]
+    return -margin / (spread + 1e-12)  # as the public code, for equal logits

@@ -1,0 +1,48 @@
+"""Attacks against those of foolbox, on one network."""
+
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl.testing import absltest, parameterized
+
+from robustjax import attacks
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # it imports names that SciPy will drop
+    import foolbox
+
+_RNG = np.random.default_rng(0)
+_FIRST, _SECOND = _RNG.normal(size=(12, 16)), _RNG.normal(size=(16, 5))
+
+
+def _network(x):
+    first, second = (jnp.asarray(w, x.dtype) for w in (_FIRST, _SECOND))
+    return jnp.tanh(x @ first) @ second
+
+
+class FoolboxTest(parameterized.TestCase):
+    @parameterized.parameters("linf", "l2")
+    def test_same_share_of_a_network_falls(self, norm):
+        x = np.random.default_rng(1).uniform(0.2, 0.8, (200, 12)).astype(np.float32)
+        labels = np.argmax(_network(x), axis=-1)
+        epsilon = 0.1 if norm == "linf" else 0.25
+        kind = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[norm]
+        attack = kind(steps=20, rel_stepsize=2.5 / 20, random_start=True)
+        theirs = attack(
+            foolbox.JAXModel(_network, bounds=(0, 1)), jnp.asarray(x),
+            jnp.asarray(labels), epsilons=[epsilon],
+        )[2][0]  # fmt: skip
+        how = dict(labels=labels, epsilon=epsilon, norm=norm)
+        key = jax.random.key(0)
+        ours = attacks.pgd(key, _network, x, loss="cross_entropy", **how)
+        automatic = attacks.apgd(key, _network, x, **how)
+        share = float(np.mean(np.asarray(theirs)))
+        self.assertBetween(share, 0.2, 0.95)
+        self.assertLess(abs(np.mean(ours.is_adversarial) - share), 0.025)
+        self.assertGreaterEqual(np.mean(automatic.is_adversarial), share - 0.01)
+
+
+if __name__ == "__main__":
+    absltest.main()
