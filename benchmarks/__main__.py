@@ -16,6 +16,7 @@ from benchmarks import (
     radii,
     regions,
     semantic,
+    synbench,
     torch_loop,
     vnncomp,
 )
@@ -61,6 +62,7 @@ def main() -> None:
         "bounds": bound_propagation.measure(options.rounds),
         "vnncomp": vnncomp.measure(),
         "semantic": semantic.measure(),
+        "synbench": synbench.measure(options.rounds),
         "memory": memory.measure(),
     }
     report = {

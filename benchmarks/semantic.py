@@ -1,21 +1,21 @@
-"""Semantic attributes: exact ranges on CIFAR-10 networks, rotation on MNIST."""
+"""Semantic attributes: exact ranges on CIFAR-10 networks, searches on MNIST."""
 
 import functools
 import os
 import pathlib
 import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from robustjax import data, models, semantic
+from robustjax.semantic import limits
 
 _COLOR = ("hue", "saturation", "lightness", "brightness", "contrast")
 _OVAL = (0.485, 0.456, 0.406), (0.225, 0.225, 0.225)
 _RESNET = (0.4914, 0.4822, 0.4465), (0.2471, 0.2435, 0.2616)
 _PLAIN = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-_LIMIT = 30.0  # degrees
-_NUM_ROTATED = 50
 
 
 class _Network(NamedTuple):
@@ -24,13 +24,32 @@ class _Network(NamedTuple):
     num_images: int
 
 
+class _Search(NamedTuple):
+    """A search over MNIST images, and what its result has to reach."""
+
+    attribute: str
+    options: dict[str, Any]
+    num_images: int
+    gap: float = 0.0  # to the attack; or
+    share: float = np.inf  # of the attack
+
+
 _NETWORKS = (
-    _Network("marabou-cifar10/nets/cifar10_small", _PLAIN, 20),
+    _Network("marabou-cifar10/nets/cifar10_small", _PLAIN, 100),
     _Network("oval21/nets/cifar_base_kw", _OVAL, 10),
     _Network("oval21/nets/cifar_wide_kw", _OVAL, 10),
     _Network("oval21/nets/cifar_deep_kw", _OVAL, 10),
     _Network("cifar10_resnet/onnx/resnet_2b", _RESNET, 10),
     _Network("cifar10_resnet/onnx/resnet_4b", _RESNET, 3),
+)
+
+_SEARCHES = (
+    _Search("rotation", {"limit": 30.0}, 50, gap=0.1),  # degrees
+    _Search("scale", {}, 20, share=0.98),
+    _Search("translation_rows", {}, 20, share=0.98),
+    _Search("translation_columns", {}, 20, share=0.98),
+    _Search("brightness_contrast", {"max_cells": 400}, 5, share=0.9),
+    _Search("rotation+brightness", {"max_cells": 400}, 5, share=0.9),
 )
 
 
@@ -39,7 +58,7 @@ def measure() -> list[dict[str, Any]]:
     if "ROBUSTJAX_DATA_DIR" not in os.environ:
         return []
     folder = pathlib.Path(os.environ["ROBUSTJAX_DATA_DIR"])
-    return [*_exact_rows(folder), *_rotation_rows(folder)]
+    return [*_exact_rows(folder), *_search_rows(folder)]
 
 
 def _exact_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -62,7 +81,8 @@ def _exact_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
                     "attribute": attribute,
                     "way": "exact",
                     "images": len(found),
-                    "mean_radius": float(np.mean([min(f[:2]) for f in found])),
+                    "certified": float(np.mean([min(f[:2]) for f in found])),
+                    "attack": float(np.mean([min(f[:2]) for f in found])),
                     "closed": 1.0,
                     "median_seconds": float(np.median([s for _, s in timed])),
                     "pieces_or_cells": float(np.median([f.num_pieces for f in found])),
@@ -71,39 +91,61 @@ def _exact_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _rotation_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
+def _search_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
     mnist = data.load("mnist", split="test", data_dir=folder)
     path = folder / "vnncomp2021" / "mnistfc" / "mnist-net_256x2.onnx"
     apply_fn = classifier(path)
-    images, labels = correct_images(apply_fn, mnist, _NUM_ROTATED)
-    adaptive = functools.partial(
-        semantic.certify, apply_fn, attribute="rotation", limit=_LIMIT
+    images, labels = correct_images(
+        apply_fn, mnist, max(s.num_images for s in _SEARCHES)
     )
-    boxes = functools.partial(
-        semantic.certify_split, apply_fn, attribute="rotation", limit=_LIMIT, width=0.5
-    )
-    rows: list[dict[str, Any]] = []
-    attacks: list[np.ndarray] = []
-    for way, search in (("search", adaptive), ("0.5-degree boxes", boxes)):
-        search(images[0], labels[0])  # compiles
-        timed = [_timed(search, x, y) for x, y in zip(images, labels, strict=True)]
-        found = [result for result, _ in timed]
-        if not attacks:
-            attacks = [np.minimum(f[2:4], _LIMIT) for f in found]
-        gaps = [np.max(a - f[:2]) for a, f in zip(attacks, found, strict=True)]
-        rows.append(
-            {
-                "network": path.stem,
-                "attribute": "rotation",
-                "way": way,
-                "images": len(found),
-                "mean_radius": float(np.mean([min(f[:2]) for f in found])),
-                "closed": float(np.mean(np.array(gaps) <= 0.1)),
-                "median_seconds": float(np.median([s for _, s in timed])),
-                "pieces_or_cells": float(np.median([f.num_bounded for f in found])),
-            }
-        )
+    rows = []
+    for case in _SEARCHES:
+        ways: dict[str, Callable[..., Any]] = {"search": semantic.certify}
+        if case.attribute == "rotation":
+            ways["0.5-degree boxes"] = functools.partial(
+                semantic.certify_split, width=0.5
+            )
+        for way, function in ways.items():
+            search = functools.partial(
+                function, apply_fn, attribute=case.attribute, **case.options
+            )
+            search(images[0], labels[0])  # compiles
+            chosen = slice(case.num_images)
+            timed = [
+                _timed(search, x, y)
+                for x, y in zip(images[chosen], labels[chosen], strict=True)
+            ]
+            found = [result for result, _ in timed]
+            rows.append(
+                {
+                    "network": path.stem,
+                    "attribute": case.attribute,
+                    "way": way,
+                    "images": len(found),
+                    **_reached(case, found),
+                    "median_seconds": float(np.median([s for _, s in timed])),
+                    "pieces_or_cells": float(np.median([f.num_bounded for f in found])),
+                }
+            )
     return rows
+
+
+def _reached(case: _Search, found: list[Any]) -> dict[str, float]:
+    """Mean radius or area, certified and of the attack; the share that is closed."""
+    if np.isnan(found[0].left):
+        certified, attack = (np.array([getattr(f, n) for f in found])[:, None]
+                             for n in ("area", "attack_area"))  # fmt: skip
+    else:
+        certified, attack = (np.array([f[i : i + 2] for f in found]) for i in (0, 2))
+        attribute = semantic.attribute(case.attribute)
+        (limit,) = limits.resolve(attribute, case.options.get("limit"))
+        attack = np.minimum(attack, limit)  # inf where none is known
+    enough = (attack - certified <= case.gap) | (certified >= case.share * attack)
+    return {
+        "certified": float(certified.min(axis=1).mean()),
+        "attack": float(attack.min(axis=1).mean()),
+        "closed": float(enough.all(axis=1).mean()),
+    }
 
 
 def classifier(

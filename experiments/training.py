@@ -67,6 +67,7 @@ class TrainConfig:
     data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
     max_images: int = setting(0, "train on the first so many images; 0: on all")
     model: str = setting("cnn", f"one of {', '.join(models.names())}")
+    hidden: int = setting(0, "width of the last hidden layer of mlp, cnn; 0: its own")
     dtype: str = setting("float32", "compute dtype: float32 or bfloat16")
     sigma: float = setting(0.25, "standard deviation of the noise, in input units")
     epsilon: float = setting(
@@ -98,7 +99,9 @@ class TrainConfig:
             batch_size=self.batch_size,
             save_every=self.save_every,
         )
-        _validate.integer(0, max_images=self.max_images)
+        _validate.integer(0, max_images=self.max_images, hidden=self.hidden)
+        if self.hidden and self.model not in ("mlp", "cnn"):
+            raise ValueError(f"Expected hidden=0 for model {self.model!r}.")
         _validate.seed(seed=self.seed)
         _validate.positive(learning_rate=self.learning_rate)
         _validate.one_of(_BOUNDS, bound=self.bound)
@@ -114,6 +117,15 @@ class TrainConfig:
                 raise ValueError(f"Expected {name} >= 0 and finite, got {value}.")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"Expected warmup in [0, 1), got {self.warmup}.")
+
+
+def model_options(config: TrainConfig) -> dict[str, Any]:
+    """Options of the architecture, for `robustjax.models.create`."""
+    if not config.hidden:
+        return {}
+    if config.model == "mlp":
+        return {"features": (256, config.hidden)}
+    return {"hidden": config.hidden}
 
 
 class _Task(NamedTuple):
@@ -195,6 +207,7 @@ def _prepare(config: TrainConfig) -> _Task:
         mean=mean,
         std=std,
         dtype=config.dtype,
+        **model_options(config),
     )
     total = config.epochs * (len(train.labels) // config.batch_size)
     return _Task(config, module, _optimizer(config, total), train, test)

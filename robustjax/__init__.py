@@ -11,11 +11,15 @@ __version__ = "0.1.0"
 __all__ = [
     "attacks",
     "bounds",
+    "contrastive",
     "data",
+    "gaussian",
     "models",
     "norms",
     "plotting",
+    "probes",
     "results",
+    "semantic",
     "smoothing",
     "special",
 ]

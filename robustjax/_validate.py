@@ -58,6 +58,26 @@ def open_interval(low: float, high: float, **named: Any) -> None:
             raise ValueError(f"Expected {name} in ({low}, {high}), got {value}.")
 
 
+def closed_interval(low: float, high: float, **named: Any) -> None:
+    """Raises ValueError unless all numbers lie between low and high, or are one."""
+    for name, value in named.items():
+        array = concrete(value)
+        if array is None:
+            continue
+        if not ((low <= array) & (array <= high)).all():
+            raise ValueError(f"Expected {name} in [{low}, {high}], got {value}.")
+
+
+def half_open(low: float, high: float, **named: Any) -> None:
+    """Raises ValueError unless all numbers are at least low and below high."""
+    for name, value in named.items():
+        array = concrete(value)
+        if array is None:
+            continue
+        if not ((low <= array) & (array < high)).all():
+            raise ValueError(f"Expected {name} in [{low}, {high}), got {value}.")
+
+
 def integer(minimum: int, **named: Any) -> None:
     """Raises TypeError for a non-integer, ValueError for one below the minimum."""
     for name, value in named.items():

@@ -46,7 +46,16 @@ def _parameters(function):
 
 def _face() -> set[str]:
     """Functions that a package offers in its `__all__`."""
-    packages = ("data", "models", "results", "smoothing")
+    packages = (
+        "attacks",
+        "contrastive",
+        "data",
+        "gaussian",
+        "models",
+        "probes",
+        "results",
+        "smoothing",
+    )
     names = set()
     for package in packages:
         module = importlib.import_module(f"robustjax.{package}")

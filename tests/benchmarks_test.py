@@ -15,6 +15,7 @@ from benchmarks import (
     moments,
     radii,
     regions,
+    synbench,
     timing,
     vnncomp,
 )
@@ -35,6 +36,11 @@ class BenchmarksTest(parameterized.TestCase):
         (row,) = moments.measure(2, cases=[case])
         for name in ("ratio_to_counts", "ratio_with_channels"):
             self.assertGreater(row[name], 0)
+
+    def test_scoring_costs_more_than_extraction(self):
+        row = synbench.scoring_row("mlp, 8 x 8", 2)
+        self.assertGreater(row["ratio"], 1)
+        self.assertGreater(row["seconds_beside"], 0)
 
     def test_random_certificates_are_possible(self):
         p, parallel, perpendicular = radii.random_certificates(100)

@@ -16,10 +16,13 @@ _PAGES = sorted(page.relative_to(_DOCS).as_posix() for page in _DOCS.rglob("*.md
 _PACKAGES = (
     "attacks",
     "bounds",
+    "contrastive",
     "smoothing",
     "data",
+    "gaussian",
     "models",
     "plotting",
+    "probes",
     "results",
     "semantic",
     "special",

@@ -7,6 +7,8 @@ import sys
 
 from absl.testing import absltest, parameterized
 
+import robustjax
+
 _ROOT = pathlib.Path(__file__).parent.parent / "robustjax"
 _FLOORS = (
     {"_callables", "_precision", "_validate"},
@@ -44,6 +46,13 @@ class ImportsTest(parameterized.TestCase):
     def test_every_topic_has_its_place(self):
         known = set.union(*_FLOORS, _BESIDE, {"__init__"})
         self.assertLessEqual({_topic(path) for path in _files()}, known)
+
+    def test_every_package_loads_from_the_top(self):
+        topics = {_topic(path) for path in _files()} - {"__init__"}
+        offered = {topic for topic in topics if not topic.startswith("_")}
+        self.assertEqual(set(robustjax.__all__), offered)
+        for name in robustjax.__all__:
+            self.assertEqual(getattr(robustjax, name).__name__, f"robustjax.{name}")
 
     def test_methods_import_only_lower_floors(self):
         offenders = []

@@ -10,7 +10,7 @@ from robustjax.results.comparison import (
     to_latex,
     to_markdown,
 )
-from robustjax.results.folder import RunFolder, check_run, open_run
+from robustjax.results.folder import RunFolder, check_run, open_run, start_run
 from robustjax.results.logs import Log, read_log
 from robustjax.results.merging import merge_runs
 from robustjax.results.statistics import (
@@ -36,6 +36,7 @@ __all__ = [
     "open_run",
     "radius_grid",
     "read_log",
+    "start_run",
     "summarise",
     "to_latex",
     "to_markdown",

@@ -144,6 +144,67 @@ def open_run(
         raise ValueError(f"Expected {process_index=} below {num_processes=}.")
     if tuple(columns[: len(rows.STANDARD_COLUMNS)]) != rows.STANDARD_COLUMNS:
         raise ValueError(f"Expected columns to begin {rows.STANDARD_COLUMNS}.")
+    messages = start_run(
+        workdir,
+        flags=flags,
+        flags_text=flags_text,
+        facts=facts,
+        operational=operational,
+        range_flags=range_flags,
+        expected_entries=expected_entries,
+        is_first=process_index == 0,
+    )
+    path = pathlib.Path(workdir)
+    own = path / rows.file_name(process_index, num_processes)
+    elsewhere = rows.collect(part for part in rows.part_files(path) if part != own)
+    return RunFolder(
+        path,
+        rows.RowsFile(own, columns),
+        finished_elsewhere=frozenset(elsewhere.indices()),
+        messages=messages,
+    )
+
+
+def start_run(
+    workdir: str | pathlib.Path,
+    *,
+    flags: Mapping[str, str],
+    flags_text: str,
+    facts: Mapping[str, str],
+    operational: Collection[str] = (),
+    range_flags: Collection[str] = (),
+    expected_entries: Collection[str] = (),
+    is_first: bool = True,
+) -> list[str]:
+    """Makes a folder a run, or checks that it is the same run, without rows.
+
+    [host] What `open_run` does first; alone for runs whose results are no rows of
+    examples.
+
+    Args:
+        workdir: the folder, created where needed.
+        flags: as for `open_run`.
+        flags_text: as for `open_run`.
+        facts: as for `open_run`.
+        operational: as for `open_run`.
+        range_flags: as for `open_run`.
+        expected_entries: as for `open_run`.
+        is_first: whether this process writes `versions.json` and `flags.txt`.
+
+    Returns:
+        What has changed since the last start and decides no result, one line each.
+
+    Raises:
+        ValueError: if the folder holds something else or another run.
+        OSError: if the folder cannot be written, or process 0 does not start the run.
+
+    Example:
+        >>> import tempfile
+        >>> how = {"flags": {"seed": "1"}, "flags_text": "--seed=1", "facts": {}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     start_run(folder, **how), start_run(folder, **how)
+        ([], [])
+    """
     here = identity.Identity(
         flags={name: str(value) for name, value in flags.items()},
         facts={name: str(value) for name, value in facts.items()},
@@ -153,18 +214,11 @@ def open_run(
     )
     path = pathlib.Path(workdir)
     path.mkdir(parents=True, exist_ok=True)
-    _start(path, here, expected_entries, is_first=process_index == 0)
+    _start(path, here, expected_entries, is_first=is_first)
     messages = _check(path, here)
-    if process_index == 0 and not (path / "flags.txt").exists():
+    if is_first and not (path / "flags.txt").exists():
         atomic.write_text(path / "flags.txt", flags_text.rstrip("\n") + "\n")
-    own = path / rows.file_name(process_index, num_processes)
-    elsewhere = rows.collect(part for part in rows.part_files(path) if part != own)
-    return RunFolder(
-        path,
-        rows.RowsFile(own, columns),
-        finished_elsewhere=frozenset(elsewhere.indices()),
-        messages=messages,
-    )
+    return messages
 
 
 def check_run(

@@ -69,9 +69,9 @@ def certify(
 ) -> Certification:
     """How far an attribute can move and the model provably keeps the label.
 
-    [host] Cells of the parameters are bounded, a batch at a time, the nearest first;
-    those that fail are halved. A search for counterexamples comes first, beyond which
-    nothing is tried.
+    [host] Cells of the parameters are bounded, a batch at a time: of one parameter the
+    nearest to zero first, of several the widest; those that fail are halved. A search
+    for counterexamples comes first, beyond which nothing is tried.
 
     Guarantee:
         In exact arithmetic the label has the largest logit for all moves in the cells
@@ -182,14 +182,18 @@ def margin_spec(
 
 
 class _Pool:
-    """Cells in the order of their distance from zero, and what became of them."""
+    """Cells that wait, and what became of the others.
+
+    Of one parameter the nearest to zero is next; of several the widest, which adds most
+    to the area, and of those the nearest.
+    """
 
     def __init__(
         self, ranges: list[tuple[float, float]], found: Attack, *, least: float
     ) -> None:
         self.ranges, self.found, self.least = ranges, found, least
         self.sizes = np.array([max(left + right, 1e-300) for left, right in ranges])
-        self.heap: list[tuple[float, int, np.ndarray]] = []
+        self.heap: list[tuple[float, float, int, np.ndarray]] = []
         self.order = itertools.count()  # of cells at one distance
         self.done: list[tuple[np.ndarray, int]] = []
         self.blocked = {-1: np.inf, 0: np.inf, 1: np.inf}  # by side, of one parameter
@@ -203,8 +207,9 @@ class _Pool:
     def put(self, cell: np.ndarray, state: int) -> None:
         """Adds a cell; open ones wait for their turn."""
         if state == OPEN:
-            distance = nearest_share(cell[None], self.ranges)[0]
-            heapq.heappush(self.heap, (float(distance), next(self.order), cell))
+            distance = float(nearest_share(cell[None], self.ranges)[0])
+            size = 0.0 if len(self.ranges) == 1 else -float(self._widths(cell).max())
+            heapq.heappush(self.heap, (size, distance, next(self.order), cell))
         else:
             self.done.append((cell, state))
 
@@ -212,7 +217,7 @@ class _Pool:
         """The next cells that may be proven; others are split on the way."""
         taken: list[np.ndarray] = []
         while self.heap and len(taken) < count:
-            distance, _, cell = heapq.heappop(self.heap)
+            _, distance, _, cell = heapq.heappop(self.heap)
             if distance >= self.blocked[self._side(cell)]:
                 self.done.append((cell, UNDECIDED))
             elif self._holds_witness(cell):
@@ -230,11 +235,11 @@ class _Pool:
 
     def everything(self) -> tuple[np.ndarray, np.ndarray]:
         """Cells and states."""
-        done = self.done + [(cell, OPEN) for _, _, cell in self.heap]
+        done = self.done + [(cell, OPEN) for *_, cell in self.heap]
         return np.array([cell for cell, _ in done]), np.array([s for _, s in done])
 
     def _split(self, cell: np.ndarray, state: int) -> None:
-        width = (cell[1] - cell[0]) / self.sizes
+        width = self._widths(cell)
         axis = int(np.argmax(width))
         if width[axis] <= self._least_width(cell):
             self.done.append((cell, state))
@@ -248,6 +253,10 @@ class _Pool:
             half = cell.copy()
             half[1 - end, axis] = middle
             self.put(half, OPEN)
+
+    def _widths(self, cell: np.ndarray) -> np.ndarray:
+        """Of each parameter, as a share of its limits."""
+        return (cell[1] - cell[0]) / self.sizes
 
     def _least_width(self, cell: np.ndarray) -> float:
         """Of one parameter the same anywhere; of several finer near zero."""

@@ -8,6 +8,7 @@ import certify
 import command_line
 import pytest
 import shrinkage
+import synbench
 import verify_linf
 import verify_semantic
 from absl import flags
@@ -20,6 +21,7 @@ _FILES = sorted(path.name for path in _FOLDER.glob("*.flags"))
 _SCRIPTS = {  # by the first word of the file
     "semantic": ("verify_semantic", verify_semantic.SemanticConfig),
     "shrinkage": ("shrinkage", shrinkage.ShrinkageConfig),
+    "synbench": ("synbench", synbench.SynBenchConfig),
     "verify": ("verify_linf", verify_linf.VerifyConfig),
 }
 

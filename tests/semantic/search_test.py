@@ -110,6 +110,12 @@ class SeveralParametersTest(parameterized.TestCase):
         others = np.delete(logits, _label(channels), axis=1)
         self.assertGreater((logits[:, _label(channels)] - others.max(axis=1)).min(), 0)
 
+    def test_few_cells_prove_half_of_the_area(self):
+        """The widest come first: finer ones only add what is near the boundary."""
+        found = _certify("hue+lightness", max_cells=400)
+        self.assertEqual((found.status, found.num_bounded), ("unknown", 400))
+        self.assertGreater(found.area, 0.5 * found.attack_area)
+
     def test_all_cells_cover_the_limits(self):
         found = _certify("brightness_contrast", max_cells=50)
         self.assertAlmostEqual(
