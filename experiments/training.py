@@ -29,16 +29,16 @@ from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
+import training_state
 import training_step
 from absl import logging
 from command_line import setting
 from training_step import TrainState
 
 from robustjax import _validate, data, models
-from robustjax.models import checkpoints
+from robustjax.results import atomic
 
 _OPTIMIZERS = ("adamw", "sgd")
 _BOUNDS = ("ibp", "crown-ibp")
@@ -168,7 +168,9 @@ def run(
     else:
         task = _prepare(config)
         workdir.mkdir(parents=True, exist_ok=True)
-        _replace(workdir / "train.json", json.dumps(_settings(config), indent=1))
+        atomic.write_text(
+            workdir / "train.json", json.dumps(_settings(config), indent=1)
+        )
         state, metrics = _train(task, workdir, on_epoch or (lambda row: None))
         models.save(
             checkpoint,
@@ -200,7 +202,7 @@ def _prepare(config: TrainConfig) -> _Task:
             "%s has no test images of its own: test accuracy is on those of training",
             config.dataset,
         )
-    mean, std = _channel_statistics(train.images)
+    mean, std = channel_statistics(train.images)
     module = models.create(
         config.model,
         num_classes=train.num_classes,
@@ -213,7 +215,7 @@ def _prepare(config: TrainConfig) -> _Task:
     return _Task(config, module, _optimizer(config, total), train, test)
 
 
-def _channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
+def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:
     """Mean and standard deviation of each channel, to four digits, without a copy."""
     pixels = images.shape[1] * images.shape[2]
     square = np.einsum("nhwc,nhwc->nc", images, images) / pixels  # of each image
@@ -245,7 +247,6 @@ def _train(
     task: _Task, workdir: pathlib.Path, on_epoch: Callable[[dict[str, Any]], None]
 ) -> tuple[TrainState, dict[str, Any]]:
     """Trains the epochs that are missing; returns the state and the last metrics."""
-    import orbax.checkpoint as ocp
     import tqdm
 
     config = task.config
@@ -253,17 +254,18 @@ def _train(
         task.module, task.optimizer, sigma=config.sigma, augment=config.augment,
         certified=_certified(config, config.epochs * task.num_steps),
     )  # fmt: skip
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=1,
-        create=False,
-        enable_async_checkpointing=False,
-        cleanup_tmp_directories=True,
-        multiprocessing_options=checkpoints.this_process_alone("train"),
+    initial_state = functools.partial(
+        training_step.initial_state,
+        training_step.root_key(config.seed),
+        task.module,
+        task.optimizer,
+        input_shape=task.train.images.shape[1:],
     )
-    (workdir / "state").mkdir(exist_ok=True)
-    with ocp.CheckpointManager(workdir / "state", options=options) as manager:
-        start, state = _restore(task, manager)
-        row = _trim_metrics(workdir / "metrics.tsv", num_epochs=start)
+    with training_state.open_manager(workdir / "state") as manager:
+        start, state = training_state.restore(manager, initial_state)
+        row = training_state.trim_metrics(
+            workdir / "metrics.tsv", _COLUMNS, num_epochs=start
+        )
         progress = tqdm.tqdm(
             total=config.epochs * task.num_steps,
             initial=start * task.num_steps,
@@ -277,8 +279,7 @@ def _train(
                 state, row = _train_epoch(task, train_step, state, epoch, progress)
                 print(*row.values(), sep="\t", file=log, flush=True)
                 if epoch % config.save_every == 0 or epoch == config.epochs:
-                    saved = ocp.args.StandardSave(jax.device_get(state))
-                    manager.save(epoch, args=saved)
+                    training_state.save(manager, epoch, state)
                 _report(row, config, progress)
                 on_epoch(row)
     return state, row
@@ -364,50 +365,6 @@ def _report(row: dict[str, Any], config: TrainConfig, progress: Any) -> None:
 # What a run leaves.
 
 
-def _restore(task: _Task, manager: Any) -> tuple[int, TrainState]:
-    """The number of finished epochs and the state after them."""
-    import orbax.checkpoint as ocp
-
-    initial_state = functools.partial(
-        training_step.initial_state,
-        training_step.root_key(task.config.seed),
-        task.module,
-        task.optimizer,
-        input_shape=task.train.images.shape[1:],
-    )
-    epoch = manager.latest_step()
-    if epoch is None:
-        return 0, initial_state()
-    logging.info("resuming after epoch %d", epoch)
-    shapes = jax.eval_shape(initial_state)
-    template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
-    try:
-        state = manager.restore(epoch, args=ocp.args.StandardRestore(template))
-    except (ValueError, OSError, KeyError) as error:
-        raise ValueError(
-            f"Cannot read the training state in {manager.directory} "
-            f"({type(error).__name__}); remove that folder to train from the start."
-        ) from error
-    return epoch, jax.tree.map(jnp.array, state)
-
-
-def _trim_metrics(path: pathlib.Path, *, num_epochs: int) -> dict[str, Any]:
-    """Keeps the lines of the epochs in the restored state; returns the last of them.
-
-    Later epochs are trained again and a line cut short by a kill is among those.
-    """
-    lines = path.read_text().splitlines()[1:] if path.exists() else []
-    if len(lines) < num_epochs:
-        raise ValueError(
-            f"{path} has {len(lines)} of the {num_epochs} epochs that state/ has seen; "
-            f"remove the folder state/ beside it to train from the start."
-        )
-    kept = ["\t".join(_COLUMNS), *lines[:num_epochs]]
-    _replace(path, "".join(f"{line}\n" for line in kept))
-    last = map(json.loads, kept[-1].split("\t")) if num_epochs else ()
-    return dict(zip(_COLUMNS, last, strict=False))
-
-
 def _settings(config: TrainConfig) -> dict[str, Any]:
     """The settings that determine the result."""
     fields = dataclasses.asdict(config)
@@ -434,10 +391,3 @@ def _check_same_settings(workdir: pathlib.Path, config: TrainConfig) -> None:
             f"workdir {workdir} holds a training run with other settings: "
             f"{', '.join(different)}; choose another workdir."
         )
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-    """Writes a file that is complete or absent whenever the writer is killed."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)

@@ -1,0 +1,96 @@
+"""What a training run leaves after every few epochs, and how it goes on from there."""
+
+import json
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from robustjax.models import checkpoints
+from robustjax.results import atomic
+
+State = TypeVar("State")
+
+
+def open_manager(folder: pathlib.Path, *, name: str = "train") -> Any:
+    """Orbax's manager of the last state, a context.
+
+    Args:
+        folder: of the states, created where needed.
+        name: of what trains, for its barriers.
+    """
+    import orbax.checkpoint as ocp
+
+    folder.mkdir(parents=True, exist_ok=True)
+    options = ocp.CheckpointManagerOptions(
+        max_to_keep=1,
+        create=False,
+        enable_async_checkpointing=False,
+        cleanup_tmp_directories=True,
+        multiprocessing_options=checkpoints.this_process_alone(name),
+    )
+    return ocp.CheckpointManager(folder, options=options)
+
+
+def save(manager: Any, epoch: int, state: Any) -> None:
+    """Writes the state after so many epochs, in place of the last one."""
+    import orbax.checkpoint as ocp
+
+    manager.save(epoch, args=ocp.args.StandardSave(jax.device_get(state)))
+
+
+def restore(manager: Any, initial_state: Callable[[], State]) -> tuple[int, State]:
+    """The number of finished epochs and the state after them.
+
+    Raises:
+        ValueError: if the folder cannot be read, or has a state of another form.
+    """
+    import orbax.checkpoint as ocp
+
+    epoch = manager.latest_step()
+    if epoch is None:
+        return 0, initial_state()
+    logging.info("resuming after epoch %d", epoch)
+    shapes = jax.eval_shape(initial_state)
+    template = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), shapes)
+    try:
+        state = manager.restore(epoch, args=ocp.args.StandardRestore(template))
+    except (ValueError, OSError, KeyError) as error:
+        raise ValueError(
+            f"Cannot read the training state in {manager.directory} "
+            f"({type(error).__name__}); remove that folder to train from the start."
+        ) from error
+    return epoch, jax.tree.map(jnp.array, state)
+
+
+def trim_metrics(
+    path: pathlib.Path, columns: Sequence[str], *, num_epochs: int, num_lines: int = 1
+) -> dict[str, Any]:
+    """Keeps the lines of the epochs in the restored state; returns the last of them.
+
+    Later epochs are trained again and a line cut short by a kill is among those.
+
+    Args:
+        path: metrics.tsv.
+        columns: its names.
+        num_epochs: how many are in the state.
+        num_lines: of an epoch.
+
+    Raises:
+        ValueError: if lines are missing.
+    """
+    lines = path.read_text().splitlines()[1:] if path.exists() else []
+    wanted = num_epochs * num_lines
+    if len(lines) < wanted:
+        raise ValueError(
+            f"{path} has {len(lines)} lines of the {num_epochs} epochs that state/ has "
+            f"seen; remove the folder state/ beside it to train from the start."
+        )
+    kept = ["\t".join(columns), *lines[:wanted]]
+    atomic.write_text(path, "".join(f"{line}\n" for line in kept))
+    last = map(json.loads, kept[-1].split("\t")) if wanted else ()
+    return dict(zip(columns, last, strict=False))
