@@ -17,6 +17,7 @@ import jax
 from absl import app, flags, logging
 
 Config = TypeVar("Config")
+Number = TypeVar("Number", int, float)
 
 _FOLDER = pathlib.Path(__file__).resolve().parent
 _DEFINE: dict[Any, Callable[..., Any]] = {
@@ -31,6 +32,24 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
 def setting(default: Any, help_text: str) -> Any:
     """A field of a configuration: its default and the text of `--help`."""
     return dataclasses.field(default=default, metadata={"help": help_text})
+
+
+def numbers(name: str, texts: Sequence[str]) -> tuple[float, ...]:
+    """What a list flag says, as numbers.
+
+    Raises:
+        ValueError: if one is none.
+    """
+    return tuple(_number(float, name, text) for text in texts)
+
+
+def integers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
+    """What a list flag says, as integers.
+
+    Raises:
+        ValueError: if one is none.
+    """
+    return tuple(_number(int, name, text) for text in texts)
 
 
 def launch(
@@ -110,6 +129,14 @@ def flags_of(config: Any) -> dict[str, str]:
 def flags_text(config: Any) -> str:
     """The settings as `--name=value` lines, which `--flagfile` reads back."""
     return "".join(f"--{name}={text}\n" for name, text in flags_of(config).items())
+
+
+def _number(kind: Callable[[str], Number], name: str, text: str) -> Number:
+    try:
+        return kind(text)
+    except ValueError:
+        what = "integers" if kind is int else "numbers"
+        raise ValueError(f"Expected --{name} as {what}, got {text!r}.") from None
 
 
 def _log_briefly() -> None:

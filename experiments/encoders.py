@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import command_line
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,8 +38,8 @@ def check_sources(config: Any) -> None:
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"Expected encoders of different names, got {twice[0]} twice.")
-    for text in config.train:
-        _validate.integer(0, train=_integer("train", text))
+    for epochs in command_line.integers("train", config.train):
+        _validate.integer(0, train=epochs)
     for text in config.feature_fn:
         if ":" not in text:
             raise ValueError(
@@ -74,15 +75,8 @@ def _trained_name(text: str) -> str:
     return "untrained" if text == "0" else f"epochs_{text}"
 
 
-def _integer(name: str, text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise ValueError(f"Expected --{name} as integers, got {text!r}.") from None
-
-
 def _input_shape(config: Any) -> tuple[int, ...]:
-    return tuple(_integer("input_shape", n) for n in config.input_shape)
+    return command_line.integers("input_shape", config.input_shape)
 
 
 def _pixels(x: jax.Array) -> jax.Array:

@@ -78,7 +78,7 @@ def joined(config: Any) -> Iterator[Process]:
 
 @contextlib.contextmanager
 def progress_bar(
-    total: int, *, initial: int, unit: str
+    total: int, *, initial: int, unit: str, title: str | None = None
 ) -> Iterator[Callable[[int], None]]:
     """Yields a function that adds to the bar; off a terminal, logs a line a minute."""
     import tqdm
@@ -87,7 +87,7 @@ def progress_bar(
         total=total,
         initial=initial,
         unit=unit,
-        desc="certify",
+        desc=title,
         disable=None,  # shown on a terminal only
         file=sys.stderr,
     ) as bar:

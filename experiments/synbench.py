@@ -125,7 +125,9 @@ class SynBenchConfig:
             for name in ("pixel_mean", "pixel_std")
             if (numbers := self._numbers(name))
         }  # fmt: skip
-        shrinkage = self.shrinkage
+        shrinkage: Any = self.shrinkage
+        if shrinkage != "oas":
+            (shrinkage,) = command_line.numbers("shrinkage", (shrinkage,))
         task = gaussian.Task(
             input_shape,
             scales=self._numbers("scales") or gaussian.SCALES,
@@ -134,7 +136,7 @@ class SynBenchConfig:
             num_test=self.num_test,
             prior=self.prior,
             is_stratified=self.stratified,
-            shrinkage=shrinkage if shrinkage == "oas" else self._number(shrinkage),
+            shrinkage=shrinkage,
             **normal,
         )
         return task.reference() if self.reference else task
@@ -149,14 +151,7 @@ class SynBenchConfig:
         return int(self.num_train)
 
     def _numbers(self, name: str) -> tuple[float, ...]:
-        return tuple(self._number(text, name) for text in getattr(self, name))
-
-    @staticmethod
-    def _number(text: str, name: str = "shrinkage") -> float:
-        try:
-            return float(text)
-        except ValueError:
-            raise ValueError(f"Expected --{name} as numbers, got {text!r}.") from None
+        return command_line.numbers(name, getattr(self, name))
 
 
 def run(config: SynBenchConfig) -> dict[str, Any]:

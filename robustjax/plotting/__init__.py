@@ -4,6 +4,7 @@ Needs matplotlib (`pip install robustjax[plot]`), which is imported on use. Figu
 made without pyplot, so nothing global changes and no display is needed.
 """
 
+from robustjax.plotting.attacked import accuracy_under_attack
 from robustjax.plotting.certification import (
     certified_accuracy_by_norm,
     certified_accuracy_curve,
@@ -21,6 +22,7 @@ from robustjax.plotting.synbench import synbench_scores
 
 __all__ = [
     "accuracy_by_class",
+    "accuracy_under_attack",
     "certified_accuracy_by_norm",
     "certified_accuracy_curve",
     "certified_region",
