@@ -60,7 +60,7 @@ def accuracy_under_attack(
         )  # fmt: skip
         dots[0].set_label(attack)
     axes.set_yticks(rows, list(accuracies))
-    axes.invert_yaxis()
+    axes.set_ylim(len(accuracies) - 0.5, -0.5)  # the first on top
     axes.set_xlim(0.0, 1.02)
     axes.set_xlabel("Accuracy", color=style.INK)
     if title:

@@ -61,11 +61,10 @@ def _function(layers):
 
 
 class RandomNetworksTest(parameterized.TestCase):
-    @parameterized.parameters(0, 1)
-    def test_bounds_hold(self, seed):
-        self._check_fifty(seed)
+    def test_bounds_hold(self):
+        self._check_fifty(0)
 
-    @parameterized.parameters(2, 3)
+    @parameterized.parameters(1, 2, 3)
     @pytest.mark.slow
     def test_bounds_of_more_networks_hold(self, seed):
         self._check_fifty(seed)

@@ -149,11 +149,13 @@ class DevicesTest(parameterized.TestCase):
                 in_specs=(PartitionSpec(), PartitionSpec(None, "images")),
             )
         )(weights, self.views)  # fmt: skip
-        expected = jax.grad(
-            lambda w: c.int_cl(
-                self.views @ w, 0.9 * self.views @ w, estimator=(c.hard(1.0),),
-                weights="loss_ratio",
-            )[0]
+        expected = jax.jit(
+            jax.grad(
+                lambda w: c.int_cl(
+                    self.views @ w, 0.9 * self.views @ w, estimator=(c.hard(1.0),),
+                    weights="loss_ratio",
+                )[0]
+            )
         )(weights)  # fmt: skip
         np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
 

@@ -1,5 +1,7 @@
 """What losses tell beside their value, and what they refuse."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,13 +33,14 @@ class AuxTest(parameterized.TestCase):
     def test_numbers_that_are_none_are_not_hidden(self, bad):
         views = jnp.asarray(_views(), jnp.float32)
         for block_size in (None, 5):
-            loss, aux = c.hard_negative(
-                views.at[1, 2, 0].set(bad), block_size=block_size
-            )
+            loss_fn = jax.jit(functools.partial(c.hard_negative, block_size=block_size))
+            loss, aux = loss_fn(views.at[1, 2, 0].set(bad))
             self.assertTrue(jnp.isnan(loss))
             self.assertEqual(aux.invalid_fraction, 1)
         x, y, z = views[0].at[4, 0].set(bad), views[1:], views[1]
-        loss, aux = c.nca(x, y, z, estimator=(c.debias(0.1),))
+        loss, aux = jax.jit(functools.partial(c.nca, estimator=(c.debias(0.1),)))(
+            x, y, z
+        )
         self.assertTrue(jnp.isnan(loss))
         np.testing.assert_allclose(aux.invalid_fraction, 1 / 6)
 

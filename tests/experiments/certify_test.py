@@ -15,6 +15,7 @@ import certify
 import command_line
 import image_batches
 import numpy as np
+import pytest
 import sample_classifiers
 from absl import flags
 from absl.testing import absltest, parameterized
@@ -96,6 +97,7 @@ class RunTest(_InFolder):
         )
         self.assertEqual(again, config)
 
+    @pytest.mark.slow
     def test_resumes_from_every_kind_of_end(self):
         certify.run(self.config)
         expected = _rows(self.config.workdir)
@@ -307,6 +309,7 @@ class RefusalTest(_InFolder):
             with self.assertRaisesRegex(ValueError, f"{value}"):
                 certify.run(self.replace(dataset=str(path)))
 
+    @pytest.mark.slow
     def test_disk_full_leaves_the_rows_so_far(self):
         certify.run(self.config)
         expected = _rows(self.config.workdir)

@@ -11,6 +11,7 @@ from unittest import mock
 import certify
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import norms, results
@@ -101,6 +102,7 @@ class FirstOrderRunTest(_InFolder):
         certify.run(self.config)
         self.assertEqual(_without_time(_rows(self.config.workdir)), expected)
 
+    @pytest.mark.slow
     def test_rows_hardly_depend_on_the_devices(self):
         """Counts not at all; sums, and so bounds, by rounding."""
         certify.run(self.config)

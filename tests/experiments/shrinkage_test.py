@@ -147,6 +147,7 @@ class RunTest(_InFolder):
         again = _rows(self.config.workdir)
         self.assertEqual(without_time(again), without_time(whole))
 
+    @pytest.mark.slow
     def test_damaged_regions_are_measured_again(self):
         shrinkage.run(self.config)
         path = pathlib.Path(self.config.workdir) / "regions.npz"

@@ -163,6 +163,7 @@ class TightnessTest(parameterized.TestCase):
             self.assertLess(abs(best.fun - above[k]), 1e-3)
             self.assertGreater(above[k], best.fun - 1e-9)
 
+    @pytest.mark.slow
     def test_a_knot_in_the_middle_that_ties(self):
         """A peak in the middle of a cell: all chords through it tie."""
         image = np.array([[[1.0, 0.0, 0.0]]])  # red falls on both sides of +-1 sextant
@@ -176,6 +177,7 @@ class TightnessTest(parameterized.TestCase):
 
 
 class DeepGTest(absltest.TestCase):
+    @pytest.mark.slow
     def test_rotation_is_near_the_published_lines(self):
         """First MNIST image, +-1 degree: mean gap 0.00547 and width 0.0138 there."""
         folder = real_data.folder("deepg_example1")

@@ -52,6 +52,7 @@ def _certify(apply_fn, x, **options):
 
 
 class HalfSpaceTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_radii_are_valid_and_gain_where_they_can(self):
         normal, apply_fn = _random_plane(40)
         x = _inputs(normal, np.linspace(0.02, 0.7, 30))

@@ -130,6 +130,7 @@ class HostTest(parameterized.TestCase):
             self.assertTrue(np.all(radius >= zeroth[of] / scale), norm)
             self.assertTrue(np.all(np.isfinite(radius)))
 
+    @pytest.mark.slow
     def test_never_below_zeroth_order(self):
         self._never_below(1000)
 

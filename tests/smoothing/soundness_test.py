@@ -99,8 +99,14 @@ def _space_classifiers(seed: int, count: int) -> list[CellClassifier]:
 
 
 class PlaneTest(parameterized.TestCase):
-    @parameterized.parameters("box", "exact")
-    def test_no_direction_breaks_a_radius(self, form):
+    def test_no_direction_breaks_a_radius(self):
+        self._attack("box")
+
+    @pytest.mark.slow
+    def test_no_direction_breaks_an_exact_radius(self):
+        self._attack("exact")
+
+    def _attack(self, form):
         angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         directions = np.stack([np.cos(angles), np.sin(angles)], -1)
         margins, gains = [], []
@@ -219,6 +225,7 @@ class BallTest(parameterized.TestCase):
 class FloatTest(parameterized.TestCase):
     """JAX arrays against the host, on the same numbers, also in the corners."""
 
+    @pytest.mark.slow
     def test_box(self):
         self._compare(3, 512, "box")
 
