@@ -21,8 +21,12 @@ _ESTIMATORS: dict[str, tuple[contrastive.Transform, ...]] = {
     "g2": (contrastive.hard(1.0), contrastive.debias(0.1)),
 }
 _MEMORY_ROWS = (8192, 65_536)  # embeddings, two of an image
-_TIMED_ROWS = {"cpu": (4096,), "gpu": (4096, 16_384, 65_536), "tpu": (4096, 16_384)}
-_LARGEST = 32 * 2**30  # temporary bytes beyond which a program is not run
+_TIMED_ROWS = {
+    "cpu": (1024, 4096),
+    "gpu": (1024, 4096, 16_384, 65_536),
+    "tpu": (1024, 4096, 16_384),
+}
+_LARGEST = 8 * 2**30  # temporary bytes beyond which a program is not run
 
 
 def measure(rounds: int) -> list[dict[str, Any]]:
