@@ -6,6 +6,7 @@ import tempfile
 
 import certify
 import command_line
+import contrastive
 import pytest
 import shrinkage
 import synbench
@@ -19,6 +20,7 @@ from robustjax import results
 _FOLDER = pathlib.Path(certify.__file__).parent / "flags"
 _FILES = sorted(path.name for path in _FOLDER.glob("*.flags"))
 _SCRIPTS = {  # by the first word of the file
+    "contrastive": ("contrastive", contrastive.ContrastiveConfig),
     "semantic": ("verify_semantic", verify_semantic.SemanticConfig),
     "shrinkage": ("shrinkage", shrinkage.ShrinkageConfig),
     "synbench": ("synbench", synbench.SynBenchConfig),
