@@ -153,7 +153,8 @@ class ContrastiveConfig:
         _validate.positive(epsilons=np.array(self.radii()))
         if self.channels and self.model != "cnn":
             raise ValueError(f"Expected no --channels for model {self.model!r}.")
-        self.model_options()
+        for channels in command_line.integers("channels", self.channels):
+            _validate.integer(1, channels=channels)
 
     def radii(self) -> tuple[float, ...]:
         """Radii of the attacks."""

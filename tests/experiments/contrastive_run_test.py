@@ -342,6 +342,7 @@ class ConfigTest(parameterized.TestCase):
         ({"dtype": "float16"}, "dtype"),
         ({"width": -1}, "width"),
         ({"channels": ("a",), "model": "cnn"}, "channels"),
+        ({"channels": ("0",), "model": "cnn"}, "channels"),
         ({"channels": ("4",)}, "channels"),
         ({"num_positives": 0}, "num_positives"),
     )
