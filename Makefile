@@ -17,7 +17,7 @@ test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q -rs -n $(WORKERS)
 
 test-slow: $(VENV)/installed-test
-	ROBUSTJAX_OPTIMIZE=1 $(BIN)/python -m pytest -q -rs -m slow --durations=10
+	ROBUSTJAX_OPTIMIZE=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m slow --durations=10
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
