@@ -8,7 +8,7 @@ frozen encoders are attacked end to end with FGSM, PGD and APGD; `full` fine-tun
 layers. Killed at any moment and started again with the same flags, it goes on with the
 last saved epoch. The run folder then holds flags.txt, versions.json, a folder a method
 (metrics.tsv, accuracies.json, classifiers that `certify.py --checkpoint` takes),
-accuracies.tsv, summary.json, accuracies.png and report.html.
+accuracies.tsv, summary.json, a plot a probe and report.html.
 
 Reference:
     Ko, Mohapatra, Liu, Chen, Daniel and Weng (2022), Revisiting Contrastive Learning
@@ -112,11 +112,14 @@ class ContrastiveConfig:
         """Raises ValueError or TypeError naming the first bad setting."""
         if not self.workdir:
             raise ValueError("Expected --workdir to name a folder, got ''.")
-        for known, names in ((METHODS, self.methods), (PROBES, self.probes)):
+        for known, flag in ((METHODS, "methods"), (PROBES, "probes")):
+            names = getattr(self, flag)
             if not names or len(set(names)) < len(names):
-                raise ValueError(f"Expected one or more of {', '.join(known)}, once.")
+                raise ValueError(
+                    f"Expected --{flag} as one or more of {', '.join(known)}, each once."
+                )
             for name in names:
-                _validate.one_of(known, name=name)
+                _validate.one_of(known, **{flag: name})
         _validate.one_of(models.names(), model=self.model)
         _validate.one_of(("float32", "bfloat16"), dtype=self.dtype)
         _validate.one_of(AUGMENTATIONS, augment=self.augment)
