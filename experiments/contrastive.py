@@ -116,7 +116,7 @@ class ContrastiveConfig:
             names = getattr(self, flag)
             if not names or len(set(names)) < len(names):
                 raise ValueError(
-                    f"Expected --{flag} as one or more of {', '.join(known)}, each once."
+                    f"Expected --{flag} as some of {', '.join(known)}, each once."
                 )
             for name in names:
                 _validate.one_of(known, **{flag: name})
