@@ -179,10 +179,17 @@ def _text(
     lines = []
     for group, table in tables.items():
         columns = list(next(iter(table.values())))
-        titles = "".join(f"  {column.title:>12}" for column in columns)
+        sizes = [max(12, len(column.title)) for column in columns]
+        titles = "".join(
+            f"  {column.title:>{size}}"
+            for column, size in zip(columns, sizes, strict=True)
+        )
         lines += ["", f"{_title(group)}", f"{'':{width}}{titles}"]
         for name, own in table.items():
-            values = "".join(f"  {_percent(own[column]):>12}" for column in columns)
+            values = "".join(
+                f"  {_percent(own[column]):>{size}}"
+                for column, size in zip(columns, sizes, strict=True)
+            )
             lines.append(f"{found[name]['title']:{width}}{values}")
     lines += ["", f"{'':{width}}  {'work':>6}  {'epochs':>6}  {'seconds':>7}"]
     lines += [
