@@ -230,6 +230,7 @@ def _load(config: ContrastiveConfig, name: str) -> tuple[data.Dataset, data.Data
         full = data.load(name, split=split, data_dir=config.data_dir or None)
         images, labels = (a[: limit or None] for a in (full.images, full.labels))
         splits.append(full._replace(images=images, labels=labels))
+    training.warn_without_test(name, *splits)
     return splits[0], splits[1]
 
 

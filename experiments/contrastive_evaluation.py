@@ -160,7 +160,8 @@ def accuracies(
 
 @jax.jit
 def _kept_clean(apply_fn: Any, x: jax.Array, labels: jax.Array) -> jax.Array:
-    return apply_fn(x).argmax(axis=-1) == labels
+    logits = apply_fn(x)
+    return jnp.isfinite(logits).all(axis=-1) & (logits.argmax(axis=-1) == labels)
 
 
 @jax.jit

@@ -49,6 +49,9 @@ class Group(NamedTuple):
     probe: str
 
 
+Table = dict[str, dict[Column, np.ndarray]]  # method -> column -> [seeds]
+
+
 def write_report(
     config: Any, found: Found, num_test: Mapping[str, int]
 ) -> dict[str, Any]:
@@ -63,7 +66,10 @@ def write_report(
     tables = _tables(found)
     rows = [_row(*key, values) for key, values in _cells(tables)]
     lines = ["\t".join(rows[0])]
-    lines += ["\t".join(str(value) for value in row.values()) for row in rows]
+    lines += [
+        "\t".join("" if value is None else str(value) for value in row.values())
+        for row in rows
+    ]
     atomic.write_text(folder / "accuracies.tsv", "\n".join(lines) + "\n")
     differences = _differences(tables, num_test)
     summary = {
@@ -80,9 +86,6 @@ def write_report(
     print(_text(config, found, tables, differences))
     _write_page(config, found, tables, differences)
     return summary
-
-
-Table = dict[str, dict[Column, np.ndarray]]  # method -> column -> [seeds]
 
 
 def _tables(found: Found) -> dict[Group, Table]:
@@ -157,8 +160,8 @@ def _difference(
     """With its standard error; test images as if each method had its own."""
     variance = 0.0
     for values in (one, other):
-        mean = float(values.mean())
-        variance += mean * (1 - mean) / num_test
+        mean = (values.mean() * num_test + 1) / (num_test + 2)  # never 0 or 1
+        variance += float(mean * (1 - mean)) / num_test
         variance += float(values.var(ddof=1)) / len(values) if len(values) > 1 else 0
     difference, error = float(one.mean() - other.mean()), math.sqrt(variance)
     return {

@@ -197,11 +197,7 @@ def _prepare(config: TrainConfig) -> _Task:
             f"Expected batch_size <= {len(train.labels)}, the number of training "
             f"images of {config.dataset}, got {config.batch_size}."
         )
-    if np.array_equal(train.images, test.images):
-        logging.warning(
-            "%s has no test images of its own: test accuracy is on those of training",
-            config.dataset,
-        )
+    warn_without_test(config.dataset, train, test)
     mean, std = channel_statistics(train.images)
     module = models.create(
         config.model,
@@ -213,6 +209,15 @@ def _prepare(config: TrainConfig) -> _Task:
     )
     total = config.epochs * (len(train.labels) // config.batch_size)
     return _Task(config, module, _optimizer(config, total), train, test)
+
+
+def warn_without_test(name: str, train: data.Dataset, test: data.Dataset) -> None:
+    """Says so where a data set gives the same images for training and test."""
+    if np.array_equal(train.images, test.images):
+        logging.warning(
+            "%s has no test images of its own: test accuracy is on those of training",
+            name,
+        )
 
 
 def channel_statistics(images: np.ndarray) -> tuple[list[float], list[float]]:

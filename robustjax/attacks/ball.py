@@ -40,9 +40,16 @@ class Ball(NamedTuple):
         return self.project(self.centre + self.radius * noise)
 
     def _direction(self, gradient: jax.Array) -> jax.Array:
-        """The step of length one that a linear loss likes best."""
+        """The step of length one that a linear loss likes best.
+
+        A derivative that is not finite moves nothing, lest the input be lost as well.
+        """
+        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
         if self.norm == "linf":
             return jnp.sign(gradient)
+        axes = tuple(range(1, gradient.ndim))
+        largest = jnp.abs(gradient).max(axis=axes, keepdims=True)
+        gradient /= jnp.where(largest > 0, largest, 1.0)  # else squares underflow
         length = _length(gradient)
         return gradient / jnp.where(length > 0, length, 1.0)
 

@@ -83,8 +83,9 @@ def target(
 
 
 def stronger(old: AttackResult, new: AttackResult) -> AttackResult:
-    """Of each example the one with the smaller margin."""
-    is_better = new.margin < old.margin
+    """Of each example the one with the smaller margin; a tie may lose the label."""
+    is_lost = new.is_adversarial & ~old.is_adversarial
+    is_better = is_lost | (new.margin < old.margin)
     return jax.tree.map(lambda a, b: select(is_better, b, a), old, new)
 
 

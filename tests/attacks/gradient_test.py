@@ -21,6 +21,46 @@ def _inputs(count=20):
 
 
 class AttackTest(parameterized.TestCase):
+    @parameterized.parameters("linf", "l2")
+    def test_derivatives_that_are_no_numbers_lose_no_input(self, norm):
+        def kinked(x):  # 0 times infinity at 0.5
+            return _linear(jnp.where(x > 0.5, jnp.sqrt(x - 0.5), 0))
+
+        x = np.full((4, 3, 4), 0.5, np.float32)
+        self.assertTrue(np.isnan(jax.grad(lambda v: kinked(v).sum())(x)).any())
+        labels = np.argmax(kinked(x), axis=-1)
+        found = [
+            attacks.pgd(jax.random.key(0), kinked, x, labels=labels, epsilon=0.1,
+                        norm=norm),
+            attacks.fgsm(kinked, x, labels, epsilon=0.1),
+        ]  # fmt: skip
+        for own in found:
+            self.assertTrue(np.isfinite(own.x).all())
+            self.assertLessEqual(np.abs(own.x - x).max(), 0.1 + 1e-6)
+
+    def test_tiny_derivatives_have_a_direction(self):
+        x, labels = _inputs()
+        how = {"labels": labels, "epsilon": 0.3, "norm": "l2"}
+        found = [
+            attacks.pgd(jax.random.key(0), lambda x, s=s: s * _linear(x), x, **how)
+            for s in (1.0, 1e-25)
+        ]
+        np.testing.assert_allclose(found[0].x, found[1].x, atol=1e-5)
+        self.assertTrue(np.any(found[1].is_adversarial))
+
+    def test_a_tie_that_loses_the_label_is_stronger_than_one_that_does_not(self):
+        def tied(x):
+            first, last = jnp.array([[1.0, 1.0, 0.0]]), jnp.array([[0.0, 1.0, 1.0]])
+            return jnp.where(x[:, :1] > 0.5, first, last)
+
+        x, labels = jnp.array([[0.5]]), jnp.array([1])
+        self.assertFalse(attacks.fgsm(tied, x, labels, epsilon=0.0).is_adversarial[0])
+        found = attacks.pgd(
+            jax.random.key(0), tied, x, labels=labels, epsilon=0.1, num_restarts=10
+        )
+        self.assertTrue(found.is_adversarial[0])
+        self.assertEqual(tied(found.x).argmax(), 0)
+
     @parameterized.parameters(("linf", 1), ("l2", 2))
     def test_linear_classifiers_fall_exactly_at_their_margin(self, norm, dual):
         """The margin falls by epsilon times the dual norm of a difference of rows."""

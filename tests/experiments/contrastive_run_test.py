@@ -8,6 +8,7 @@ import tempfile
 from unittest import mock
 
 import contrastive
+import contrastive_evaluation
 import contrastive_methods
 import contrastive_report
 import contrastive_training
@@ -311,7 +312,8 @@ class DifferencesTest(parameterized.TestCase):
     def test_noise_of_seeds_and_of_images(self):
         one, other = np.array([0.6, 0.7, 0.8]), np.array([0.5, 0.5, 0.5])
         found = contrastive_report._difference(one, other, 100)
-        error = math.sqrt(0.7 * 0.3 / 100 + 0.5 * 0.5 / 100 + 0.01 / 3)
+        share = 71 / 102  # one more image right and one more wrong
+        error = math.sqrt((share * (1 - share) + 0.25) / 100 + 0.01 / 3)
         self.assertAlmostEqual(found["standard_error"], error, places=6)
         self.assertAlmostEqual(found["difference"], 0.2, places=6)
         self.assertFalse(found["is_within_noise"])
@@ -319,7 +321,20 @@ class DifferencesTest(parameterized.TestCase):
             contrastive_report._difference(one, other, 30)["is_within_noise"]
         )
         alone = contrastive_report._difference(one[:1], other[:1], 100)
-        self.assertAlmostEqual(alone["standard_error"], 0.07, places=6)
+        share = 61 / 102
+        error = math.sqrt((share * (1 - share) + 0.25) / 100)
+        self.assertAlmostEqual(alone["standard_error"], error, places=6)
+        none = contrastive_report._difference(np.zeros(1), np.zeros(1), 100)
+        self.assertGreater(none["standard_error"], 0.01)
+
+    def test_logits_that_are_no_numbers_are_no_hits(self):
+        def apply_fn(x):
+            return jnp.where(x[:, :1] > 0, jnp.array([[1.0, 0.0]]), jnp.nan)
+
+        found = contrastive_evaluation._kept_clean(
+            jax.tree_util.Partial(apply_fn), jnp.array([[1.0], [-1.0]]), jnp.zeros(2)
+        )
+        np.testing.assert_array_equal(found, [True, False])
 
 
 class ConfigTest(parameterized.TestCase):
