@@ -27,7 +27,7 @@ _ROUNDING = 64 * np.finfo(np.float64).eps  # of the terms that the dual value su
 _DEVICE_MARGIN = {4: 1e-4, 8: 1e-8}  # by bytes of a number; float32 errs by 2e-5
 _ATTEMPTS = 8
 _BATCHES = (64, 2048)  # sizes that are compiled
-_STARTS = (0.0, 0.3, 2.0)  # least radius of a start; a free a needs all of them
+_STARTS = (0.0, 0.05, 0.3, 2.0)  # least radius of a start; a free a needs all of them
 _SMALL = 1e-9  # perpendicular parts below it count as zero
 
 
