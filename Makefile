@@ -17,7 +17,9 @@ test: $(VENV)/installed-test
 	$(BIN)/python -m pytest -q -rs -n $(WORKERS)
 
 test-slow: $(VENV)/installed-test
-	ROBUSTJAX_OPTIMIZE=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m slow --durations=10
+	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m slow --durations=10 tests/bounds
+	ROBUSTJAX_OPTIMIZE=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m slow \
+	  --durations=20 --ignore=tests/bounds
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

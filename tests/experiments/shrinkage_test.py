@@ -5,10 +5,10 @@ import dataclasses
 import json
 import pathlib
 import re
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from unittest import mock
 
 import jax
@@ -30,6 +30,12 @@ _LOG = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 def _rows(workdir) -> list[dict[str, str]]:
     with open(pathlib.Path(workdir) / "rows.tsv", newline="") as file:
         return list(csv.DictReader(file, delimiter="\t"))
+
+
+def _seconds_of_children() -> float:
+    """CPU time of processes that ended; other work on the machine adds little to it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class _InFolder(parameterized.TestCase):
@@ -192,16 +198,16 @@ class TrainTest(_InFolder):
 
     @pytest.mark.slow
     def test_the_flag_file_shows_the_cost(self):
-        """Under five minutes; a class is lost where training had less noise."""
+        """Five minutes of two cores; a class is lost that was trained on less noise."""
         flags = _SCRIPT.parent / "flags" / "shrinkage_digits.flags"
         command = [sys.executable, str(_SCRIPT), f"--flagfile={flags}"]
-        started = time.monotonic()
+        started = _seconds_of_children()
         done = subprocess.run(
             [*command, f"--workdir={self.folder / 'run'}"],
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         self.assertEqual(done.returncode, 0, done.stderr)
-        self.assertLess(time.monotonic() - started, 300)
+        self.assertLess(_seconds_of_children() - started, 2 * 300)
         summary = json.loads((self.folder / "run" / "summary.json").read_text())
         runs = {run["name"]: run["predicted"] for run in summary["runs"]}
         lost, kept = runs["train 0, test 1.5"], runs["train 0.5, test 0.5"]
