@@ -42,9 +42,10 @@ class Ball(NamedTuple):
     def _direction(self, gradient: jax.Array) -> jax.Array:
         """The step of length one that a linear loss likes best.
 
-        A derivative that is not finite moves nothing, lest the input be lost as well.
+        A derivative that is NaN moves nothing, lest the input be lost as well; an
+        infinite one counts as the largest number.
         """
-        gradient = jnp.where(jnp.isfinite(gradient), gradient, 0.0)
+        gradient = jnp.nan_to_num(gradient, nan=0.0)
         if self.norm == "linf":
             return jnp.sign(gradient)
         axes = tuple(range(1, gradient.ndim))
@@ -61,7 +62,7 @@ def ball(
     norm: str = "linf",
     valid_range: tuple[float, float] = (0.0, 1.0),
 ) -> Ball:
-    """Checks the arguments that all attacks have."""
+    """Checks the arguments that all attacks have; numbers are float32 at least."""
     _validate.one_of(NORMS, norm=norm)
     _validate.at_least(0, epsilon=epsilon)
     if not valid_range[0] < valid_range[1]:
@@ -69,8 +70,17 @@ def ball(
             f"Expected a valid_range that is not empty, got {valid_range}."
         )
     centre = jnp.asarray(x)
+    centre = centre.astype(jnp.promote_types(centre.dtype, jnp.float32))
     if centre.ndim < 2:
         raise ValueError(f"Expected x [n, ...], got shape {centre.shape}.")
+    known = _validate.concrete(centre)
+    if known is not None:
+        is_inside = (known >= valid_range[0]) & (known <= valid_range[1])
+        if not is_inside.all():
+            raise ValueError(
+                f"Expected x inside of valid_range {valid_range}, got {known.min()} "
+                f"to {known.max()}."
+            )
     radius = jnp.broadcast_to(jnp.asarray(epsilon, centre.dtype), centre.shape[:1])
     radius = radius.reshape(-1, *(1,) * (centre.ndim - 1))
     return Ball(centre, radius, norm, valid_range)

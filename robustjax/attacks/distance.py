@@ -1,6 +1,7 @@
 """Distances of the nearest adversarial inputs, to stand beside certified radii."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate
+from robustjax.attacks.ball import ball
 from robustjax.attacks.gradient import pgd
 from robustjax.attacks.results import ApplyFn, AttackResult
 
@@ -70,14 +72,20 @@ def smallest_epsilon(
     """
     _validate.positive(limit=limit)
     _validate.integer(1, num_halvings=num_halvings)
-    start, classes = jnp.asarray(x), jnp.asarray(labels)
+    start = ball(x, limit, norm=norm, valid_range=valid_range).centre
+    classes = jnp.asarray(labels)
     how = _Pgd(norm, num_steps, num_restarts, valid_range)
     partial = _callables.as_partial(apply_fn)
     nearest = np.array(start)
     epsilon = np.full(len(nearest), np.inf)
     good, bad = np.zeros(len(nearest)), np.full(len(nearest), float(limit))
     for step in range(num_halvings + 2):
-        tried = (good, bad)[step] if step < 2 else 0.5 * (good + bad)
+        if step < 2:
+            tried = (good, bad)[step]
+        else:  # a step too long may miss what a shorter one finds
+            tried = np.where(
+                np.isinf(epsilon), limit / 2 ** (step - 1), (good + bad) / 2
+            )
         step_key = jax.random.fold_in(key, step)
         found = _attack(step_key, partial, start, classes, tried, how=how)
         is_hit = np.asarray(found.is_adversarial)
@@ -88,7 +96,7 @@ def smallest_epsilon(
         epsilon = np.where(is_nearer, distance, epsilon)
         nearest[is_nearer] = np.asarray(found.x)[is_nearer]
         bad = np.minimum(np.where(is_hit, tried, bad), epsilon)
-        good = np.where(is_hit, good, tried)
+        good = np.where(is_hit | np.isinf(epsilon), good, tried)
         good = np.minimum(good, bad)
     return SmallestEpsilon(epsilon, nearest)
 
@@ -116,7 +124,7 @@ def _attack(
 
 
 def _distance(delta: np.ndarray, norm: str) -> np.ndarray:
-    flat = delta.reshape(len(delta), -1)
+    flat = delta.reshape(len(delta), math.prod(delta.shape[1:]))
     if norm == "linf":
         return np.abs(flat).max(axis=1)
     return np.linalg.norm(flat, axis=1)

@@ -36,7 +36,7 @@ def fgsm(
 ) -> AttackResult:
     """The fast gradient sign method: one step to a corner of the linf ball.
 
-    [device] Pure, jittable.
+    [device] Pure, jittable. Where the input itself is stronger, it is returned.
 
     Args:
         apply_fn: maps `[n, ...]` inputs to `[n, k]` logits, row by row.
@@ -64,7 +64,8 @@ def fgsm(
     settings = AttackSettings("fgsm", loss, "linf", 1, 1, valid_range, 1.0)
     aim = target(apply_fn, labels, epsilon=around.radius, settings=settings)
     gradient = jax.grad(aim.total_loss)(around.centre)
-    return aim.evaluated(around.step(around.centre, gradient, 1.0))
+    stepped = around.step(around.centre, gradient, 1.0)
+    return stronger(aim.evaluated(around.centre), aim.evaluated(stepped))
 
 
 def pgd(

@@ -33,7 +33,7 @@ class AttackResult:
 
     x: jax.Array  # [n, ...], inside the ball and the valid range
     margin: jax.Array  # [n], logit of the label minus the largest other one
-    loss: jax.Array  # [n], what was raised, at x
+    loss: jax.Array  # [n], at x
     is_adversarial: (
         jax.Array
     )  # [n], whether another class wins, or logits are not finite
@@ -50,8 +50,8 @@ class Target(NamedTuple):
     settings: AttackSettings
 
     def losses(self, x: jax.Array) -> jax.Array:
-        """`[n]`, what the attack raises."""
-        return _losses(self.apply_fn(x), self.labels, self.settings.loss)
+        """`[n]`, what the attack raises, or what rises with it."""
+        return _raised(self.apply_fn(x), self.labels, self.settings.loss)
 
     def total_loss(self, x: jax.Array) -> jax.Array:
         """The gradient of a row is that of its own loss."""
@@ -63,7 +63,9 @@ class Target(NamedTuple):
         is_finite = jnp.all(jnp.isfinite(logits), axis=-1)
         margin = jnp.where(is_finite, _margin(logits, self.labels), -jnp.inf)
         is_lost = (jnp.argmax(logits, axis=-1) != self.labels) | ~is_finite
-        loss = _losses(logits, self.labels, self.settings.loss)
+        loss = _raised(logits, self.labels, self.settings.loss)
+        if self.settings.loss == "cross_entropy":
+            loss = jax.nn.softplus(loss)
         return AttackResult(x, margin, loss, is_lost, self.epsilon, self.settings)
 
 
@@ -94,16 +96,29 @@ def select(is_first: jax.Array, first: jax.Array, second: jax.Array) -> jax.Arra
     return jnp.where(is_first.reshape(-1, *(1,) * (first.ndim - 1)), first, second)
 
 
-def _margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
+def _own_and_others(
+    logits: jax.Array, labels: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """`[n]` and `[n, k]`, where the own logit is -inf."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
     is_own = jnp.arange(logits.shape[-1])[None] == labels[:, None]
-    return own - jnp.max(jnp.where(is_own, -jnp.inf, logits), axis=-1)
+    return own, jnp.where(is_own, -jnp.inf, logits)
 
 
-def _losses(logits: jax.Array, labels: jax.Array, loss: str) -> jax.Array:
+def _margin(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    own, others = _own_and_others(logits, labels)
+    return own - jnp.max(others, axis=-1)
+
+
+def _raised(logits: jax.Array, labels: jax.Array, loss: str) -> jax.Array:
+    """`[n]`, for the cross-entropy the log-odds z against the label.
+
+    The cross-entropy is softplus(z), whose derivative rounds to 0 where the classifier
+    is sure; z rises with it and has derivatives everywhere.
+    """
     if loss == "cross_entropy":
-        log_p = jax.nn.log_softmax(logits)
-        return -jnp.take_along_axis(log_p, labels[:, None], axis=-1)[:, 0]
+        own, others = _own_and_others(logits, labels)
+        return jax.nn.logsumexp(others, axis=-1) - own
     margin = _margin(logits, labels)
     if loss == "margin":
         return -margin

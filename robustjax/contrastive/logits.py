@@ -127,10 +127,11 @@ def from_arrays(
     """
     x, y, z = (jnp.asarray(v) for v in (anchors, positives, negatives))
     y = y[None] if y.ndim == 2 else y
-    is_paired = x.ndim == 2 and y.ndim == 3 and y.shape[1:] == x.shape and len(y)
+    is_paired = x.ndim == 2 and y.ndim == 3 and y.shape[1:] == x.shape
     is_shared = z.ndim == 2 and z.shape[-1:] == x.shape[-1:]
     is_own = z.ndim == 3 and (len(z), z.shape[-1]) == x.shape
-    if not is_paired or not (is_shared or is_own) or z.shape[-2] == 0:
+    is_empty = 0 in (len(x), len(y), z.shape[-2])
+    if not is_paired or not (is_shared or is_own) or is_empty:
         raise ValueError(
             "Expected anchors [n, d], positives [m, n, d] and negatives [n, k, d] or "
             f"[k, d], got {x.shape}, {y.shape} and {z.shape}."

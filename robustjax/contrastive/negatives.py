@@ -98,8 +98,8 @@ def debias(tau_plus: ArrayLike) -> Transform:
         tau, log_number = jnp.asarray(tau_plus), jnp.log(mass.sums.num_negatives)
         log_p = _log_mean_exp(pairs.positive_logits)
         x = log_number + jnp.log(tau) + log_p - mass.log_mass  # log(N tau p / R)
-        safe = jnp.where(x >= 0, -1.0, x)  # log1p has no derivative where it is unused
-        less = mass.log_mass + jnp.log1p(-jnp.exp(safe)) - jnp.log1p(-tau)
+        safe = jnp.where(x >= 0, -1.0, x)  # log has no derivative where it is unused
+        less = mass.log_mass + jnp.log(-jnp.expm1(safe)) - jnp.log1p(-tau)
         floor = log_number - 1 / pairs.temperature
         is_clamped = (x >= 0) | (less <= floor)
         return Mass(jnp.where(is_clamped, floor, less), is_clamped, mass.sums)

@@ -81,8 +81,10 @@ def weighted(weights: Weights) -> Transform:
 
     def apply(losses: jax.Array, mean: _Mean) -> jax.Array:
         if isinstance(weights, str):
-            is_ratio = weights == "loss_ratio"
-            found = losses / mean(losses) if is_ratio else jnp.ones_like(losses)
+            found = jnp.ones_like(losses)
+            if weights == "loss_ratio":
+                middle = mean(losses)  # 0 where all pairs are solved
+                found = jnp.where(middle > 0, losses / middle, found)
         else:
             found = jnp.asarray(weights(losses) if callable(weights) else weights)
         if found.shape != losses.shape:

@@ -36,7 +36,8 @@ def make_views(
         `[v, n, h, w, c]`, clipped to [0, 1].
 
     Raises:
-        ValueError: if images have another rank, or num_views is below 1.
+        ValueError: if images have another rank or are no floats in [0, 1], or num_views
+            is below 1.
 
     Example:
         >>> augment = in_turn(random_flip(0.5), pixel_shift(1), cut_out(2))
@@ -46,6 +47,7 @@ def make_views(
     Reference: Chen et al. (2020), ICML, arXiv 2002.05709.
     """
     _validate.integer(1, num_views=num_views)
+    _validate.unit_interval(images=images)
     x = jnp.asarray(images)
     if x.ndim != 4:
         raise ValueError(f"Expected images [n, h, w, c], got shape {x.shape}.")

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from absl.testing import absltest, parameterized
 
 from robustjax import attacks
@@ -128,6 +129,68 @@ class AttackTest(parameterized.TestCase):
         clean = logits[np.arange(len(x)), labels]
         self.assertTrue(np.all(found.margin < clean - np.sort(logits)[:, -2]))
 
+    def test_a_step_that_helps_the_classifier_is_not_taken(self):
+        def wave(x):
+            return jnp.stack([jnp.cos(40 * x[:, 0]), 0 * x[:, 0]], axis=-1)
+
+        x, labels = np.linspace(0.3, 0.7, 1000)[:, None], np.zeros(1000, int)
+        found = attacks.fgsm(wave, x, labels, epsilon=0.1)
+        is_lost = np.asarray(wave(x)).argmax(axis=-1) != labels
+        self.assertTrue(np.any(is_lost))
+        self.assertTrue(np.all(found.is_adversarial[is_lost]))
+
+    @parameterized.product(
+        attack=("fgsm", "pgd", "apgd"), loss=("margin", "cross_entropy")
+    )
+    def test_confidence_saves_no_classifier(self, attack, loss):
+        """Scaled logits are the same classifier; softmax in float32 is 1 at 1,000."""
+        x = np.random.default_rng(2).uniform(0.3, 0.7, (300, 40)).astype(np.float32)
+        weight = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
+        labels = np.argmax((x - 0.5) @ weight, axis=-1)
+        shares = []
+        for scale in (1, 1000):
+
+            def classifier(x, scale=scale):
+                return scale * ((x - 0.5) @ weight)
+
+            how = dict(labels=labels, epsilon=0.03, loss=loss)
+            found = (
+                attacks.fgsm(classifier, x, **how)
+                if attack == "fgsm"
+                else getattr(attacks, attack)(
+                    jax.random.key(0), classifier, x, **how, num_steps=20
+                )
+            )
+            shares.append(float(np.mean(found.is_adversarial)))
+        self.assertBetween(shares[0], 0.1, 0.9)
+        self.assertGreaterEqual(shares[1], shares[0] - 0.02)
+
+    def test_loss_of_the_result_is_the_cross_entropy(self):
+        x, labels = _inputs()
+        found = attacks.fgsm(_linear, x, labels, epsilon=0.05)
+        expected = optax.softmax_cross_entropy_with_integer_labels(
+            jnp.asarray(_linear(found.x)), labels
+        )
+        np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+
+    @parameterized.parameters(attacks.pgd, attacks.apgd)
+    def test_narrow_floats_are_widened(self, attack):
+        x, labels = _inputs()
+        found = attack(
+            jax.random.key(0), _linear, jnp.asarray(x, jnp.bfloat16), labels=labels,
+            epsilon=1e-3,
+        )  # fmt: skip
+        self.assertEqual(found.x.dtype, jnp.float32)
+        self.assertGreater(np.abs(found.x - jnp.asarray(x, jnp.bfloat16)).max(), 5e-4)
+
+    def test_infinite_derivatives_have_a_sign(self):
+        def root(x):
+            return jnp.stack([0.3 - jnp.sqrt(x[:, 0]), 0 * x[:, 0]], axis=-1)
+
+        found = attacks.fgsm(root, np.zeros((1, 1)), np.zeros(1, int), epsilon=0.5)
+        self.assertEqual(found.x.item(), 0.5)
+        self.assertTrue(found.is_adversarial.item())
+
     def test_jit_and_not_finite_logits(self):
         x, labels = _inputs()
 
@@ -146,6 +209,7 @@ class AttackTest(parameterized.TestCase):
         (dict(loss="hinge"), "loss"),
         (dict(num_steps=0), "num_steps"),
         (dict(valid_range=(1.0, 0.0)), "valid_range"),
+        (dict(valid_range=(0.0, 0.5)), "x inside of valid_range"),
         (dict(labels=np.zeros(3, int)), "labels"),
     )
     def test_refuses(self, changes, text):

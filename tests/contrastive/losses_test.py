@@ -237,6 +237,17 @@ class WeightsTest(parameterized.TestCase):
                 np.testing.assert_allclose(found[0], expected[0], rtol=1e-13)
                 np.testing.assert_allclose(found[1], expected[1], atol=1e-14)
 
+    def test_loss_ratio_of_solved_pairs_is_finite(self):
+        """All losses underflow."""
+        apart = jnp.eye(4)[None].repeat(2, axis=0)
+
+        def value(views):
+            return c.int_cl(views, views, temperature=0.01, weights="loss_ratio")[0]
+
+        loss, gradient = jax.jit(jax.value_and_grad(value))(apart)
+        self.assertEqual(loss, 0)
+        self.assertTrue(np.all(np.isfinite(gradient)))
+
     def test_numbers_of_another_shape(self):
         chain = c.compose(c.similarity(0.5), c.weighted(jnp.ones((5,))))
         with self.assertRaisesRegex(ValueError, r"weights \(12,\)"):
@@ -300,6 +311,28 @@ class TransformationsTest(parameterized.TestCase):
         scale = np.abs(expected[1]).max()
         np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-6)
         np.testing.assert_allclose(found[1], expected[1], atol=2e-3 * scale)
+
+    def test_gradients_are_finite_an_ulp_from_the_clamp(self):
+        """One negative whose similarity makes N tau p = R up to rounding."""
+
+        def on_circle(angle):
+            return jnp.stack([jnp.cos(angle), jnp.sin(angle)])
+
+        def value(theirs, others):
+            return c.nca(
+                jnp.array([[1.0, 0.0]]), on_circle(theirs)[None, None],
+                on_circle(others)[None], temperature=0.5, estimator=(c.debias(0.5),),
+            )[0]  # fmt: skip
+
+        cosines = np.random.default_rng(0).uniform(0.02, 0.12, 400)
+        theirs = np.arccos(cosines - 0.5 * np.log(0.5))[:, None]
+        theirs = (theirs + 1.2e-7 * np.arange(-12, 13)).astype(np.float32).ravel()
+        others = np.repeat(np.arccos(cosines), 25).astype(np.float32)
+        derivative = jax.jit(jax.vmap(jax.value_and_grad(value, argnums=(0, 1))))
+        self.assertTrue(
+            all(np.all(np.isfinite(v)) for v in jax.tree.leaves(
+                derivative(theirs, others)))
+        )  # fmt: skip
 
     def test_all_clamped_has_finite_gradients_through_positives_alone(self):
         x, y = jnp.asarray(_views(), jnp.float32)

@@ -163,6 +163,10 @@ class ViewsTest(parameterized.TestCase):
                 lambda: c.make_views(_KEYS[0], self.images, None, num_views=0),
             ),
             ("images", lambda: c.make_views(_KEYS[0], self.images[0], self.augment)),
+            (
+                "divide by 255",
+                lambda: c.make_views(_KEYS[0], np.uint8(self.images), None),
+            ),
             ("probability", lambda: c.random_flip(1.5)),
             ("area", lambda: c.random_resized_crop(area=(0.5, 0.2))),
             ("area", lambda: c.random_resized_crop(area=(0.5, 1.2))),

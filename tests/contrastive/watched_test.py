@@ -101,6 +101,7 @@ class BadInputTest(parameterized.TestCase):
                 call()
 
     @parameterized.parameters(
+        ((0, 3), (1, 0, 3), (5, 3)),
         ((6, 4), (1, 6, 5), (6, 4)),
         ((6, 4), (1, 5, 4), (6, 4)),
         ((6, 4), (0, 6, 4), (6, 4)),
