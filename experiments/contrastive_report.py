@@ -21,7 +21,8 @@ _MEANING = (
     "at the last epoch. FGSM takes one step, APGD is the worst of cross-entropy and "
     "DLR. An attack that fails proves nothing: certified accuracy may be far lower.",
     "A difference counts as more than noise if it exceeds two standard errors, in "
-    "which both the seeds and the test images are drawn anew.",
+    "which both the seeds and the test images are drawn anew; with one seed the test "
+    "images alone, which is too little.",
     "work is the number of encoder passes of a step in units of SimCLR's: more views "
     "and attacks cost more. Compare methods at equal cost with --compute_matched.",
 )
