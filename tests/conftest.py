@@ -23,5 +23,5 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 def pytest_collection_modifyitems(items):
-    """With ROBUSTJAX_ONE_IN=3 every third test, some of all files among them."""
+    """With ROBUSTJAX_ONE_IN=5 every fifth test, some of all files among them."""
     items[:] = items[:: int(os.environ.get("ROBUSTJAX_ONE_IN", "1"))]
