@@ -1,25 +1,42 @@
 # Every target makes .venv and installs what it needs, once.
 #   make certify   certify 300 images of the embedded digits, end to end
 #   make test      the default test suite        make test-slow  the long tests
+#   make test FILE=tests/bounds                  make test-changed  what git says changed
+#   make mutants   small faults that tests must find
 #   make lint      ruff, flake8 and mypy         make docs       HTML documentation
 #   make bench     speed and memory against the bare forward pass
+#   make bench-device  what one accelerator gives, in at most 12 minutes
+SHELL = /bin/bash
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 WORKERS ?= 2
+FILE ?=
+PYTEST = $(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist loadfile
+TIMED = @TIMEFORMAT='%R s of wall time, %U user + %S system CPU s'; time
 
-.PHONY: certify test test-slow lint docs bench clean
+.PHONY: certify test test-changed test-slow test-newest mutants lint docs bench \
+  bench-device clean
 
 certify: $(VENV)/installed-experiments
 	$(BIN)/python experiments/certify.py --flagfile=experiments/flags/digits.flags
 
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -rs -n $(WORKERS)
+	$(TIMED) $(PYTEST) $(FILE)
+
+test-changed: $(VENV)/installed-test
+	@files=$$($(BIN)/python tests/changed.py) && \
+	  if [ -n "$$files" ]; then $(PYTEST) $$files; else echo "no test file is concerned"; fi
 
 test-slow: $(VENV)/installed-test
-	$(BIN)/python -m pytest -q -rs -n $(WORKERS) -m slow --durations=10 tests/bounds
-	ROBUSTJAX_OPTIMIZE=1 $(BIN)/python -m pytest -q -rs -n $(WORKERS) -m slow \
-	  --durations=20 --ignore=tests/bounds
+	$(TIMED) $(PYTEST) -m slow --durations=10 tests/bounds
+	$(TIMED) env ROBUSTJAX_OPTIMIZE=1 $(PYTEST) -m slow --durations=20 --ignore=tests/bounds
+
+test-newest: $(VENV)/installed-test
+	$(TIMED) $(PYTEST) -m newest tests
+
+mutants: $(VENV)/installed-test
+	$(BIN)/python tests/mutants.py --workers=$(WORKERS)
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
@@ -34,8 +51,11 @@ docs: $(VENV)/installed-docs
 bench: $(VENV)/installed-experiments
 	$(BIN)/python -m benchmarks
 
+bench-device: $(VENV)/installed-experiments
+	$(BIN)/python -m benchmarks.device
+
 clean:
-	rm -rf $(VENV) build dist docs/_build .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist docs/_build .pytest_cache .jax_cache .mypy_cache .ruff_cache
 
 EXTRAS_experiments = experiments,plot
 EXTRAS_test = test

@@ -1,8 +1,8 @@
 """Settings of the whole suite, which must be set before jax starts.
 
 Most of the time of the suite is XLA's, which compiles thousands of small programs that
-run once. So it optimises less; with ROBUSTJAX_OPTIMIZE=1, as in most of `make test-slow`,
-tests run the programs that users run. Compiled programs are kept in `.jax_cache`, one
+run once. So it optimises less; with ROBUSTJAX_OPTIMIZE=1, as in most long tests,
+they run the programs that users run. Compiled programs are kept in `.jax_cache`, one
 folder for each set of XLA flags, for other workers, child processes and later runs.
 """
 

@@ -1,0 +1,113 @@
+"""Prints the test files that a change concerns, by what they import.
+
+    python tests/changed.py [REVISION]
+
+The change is what differs from REVISION (default: HEAD, so all that is not committed),
+with files that git does not track yet. A test file is concerned if it has changed, or
+if anything that it imports from the checkout has, directly or not; all are concerned if
+a setting of the suite has changed. Pages and notebooks concern the tests that read
+them; modules of the package also concern their own doctests.
+"""
+
+import ast
+import functools
+import pathlib
+import subprocess
+import sys
+from collections.abc import Iterator
+
+ROOT = pathlib.Path(__file__).parent.parent
+_PLACES = ("", "experiments", "tests")  # where a module of the checkout is found
+_SETTINGS = ("pyproject.toml", "tests/conftest.py")  # of every test
+_READERS = {  # which tests read files that they do not import
+    "docs/": ("tests/docs_test.py",),
+    "README.md": ("tests/docs_test.py", "tests/experiments/readme_commands_test.py"),
+    "CONTRIBUTING.md": ("tests/docs_test.py",),
+    "colabs/": ("tests/colabs_test.py",),
+    "experiments/flags/": ("tests/experiments/flagfiles_test.py",),
+    "experiments/train.py": ("tests/experiments/training_test.py",),
+    "experiments/": ("tests/experiments/readme_commands_test.py",),
+    "robustjax/": ("tests/api_test.py", "tests/docs_test.py", "tests/imports_test.py"),
+}
+
+
+def concerned(changed: set[str], root: pathlib.Path = ROOT) -> list[str]:
+    """Test files that import or read one of the changed files.
+
+    Args:
+        changed: paths relative to the root.
+        root: of the checkout.
+    """
+    tests = {path.relative_to(root).as_posix(): path for path in _test_files(root)}
+    if changed & set(_SETTINGS):
+        return sorted(tests)
+    readers = {
+        reader
+        for path in changed
+        for start, names in _READERS.items()
+        if path.startswith(start)
+        for reader in names
+    }
+    importers = {name for name, path in tests.items() if _uses(path, changed, root)}
+    modules = {path for path in changed if path.startswith("robustjax/")}
+    doctests = {
+        path for path in modules if path.endswith(".py") and (root / path).exists()
+    }
+    return sorted(importers | readers & tests.keys() | doctests)
+
+
+def _test_files(root: pathlib.Path) -> Iterator[pathlib.Path]:
+    return root.glob("tests/**/*_test.py")
+
+
+def _uses(test: pathlib.Path, changed: set[str], root: pathlib.Path) -> bool:
+    """Whether a file of the closure of the imports of a test has changed."""
+    places = (*(root / place for place in _PLACES), test.parent)
+    waiting, seen = [test], {test}
+    while waiting:
+        path = waiting.pop()
+        if path.relative_to(root).as_posix() in changed:
+            return True
+        new = {file for name in _imports(path) for file in _files(name, places)} - seen
+        seen |= new
+        waiting.extend(new)
+    return False
+
+
+@functools.cache
+def _imports(path: pathlib.Path) -> frozenset[str]:
+    """Dotted names that a file imports anywhere, `from a import b` as `a.b`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return frozenset(names)
+
+
+@functools.cache
+def _files(name: str, places: tuple[pathlib.Path, ...]) -> frozenset[pathlib.Path]:
+    """Files below the places that importing a dotted name runs."""
+    found = set()
+    parts = name.split(".")
+    for place in places:
+        for length in range(1, len(parts) + 1):
+            module = place.joinpath(*parts[:length])
+            found |= {module.with_suffix(".py"), module / "__init__.py"}
+    return frozenset(path for path in found if path.exists())
+
+
+def _changed(revision: str) -> set[str]:
+    """Paths that differ from a revision, and those that git does not track."""
+
+    def lines(*arguments: str) -> Iterator[str]:
+        command = ["git", "-C", str(ROOT), *arguments]
+        yield from subprocess.check_output(command, text=True).splitlines()
+
+    tracked = lines("diff", "--name-only", revision)
+    return {*tracked, *lines("ls-files", "--others", "--exclude-standard")}
+
+
+if __name__ == "__main__":
+    print(*concerned(_changed(*sys.argv[1:2] or ["HEAD"])), sep="\n")
