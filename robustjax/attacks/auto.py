@@ -80,8 +80,10 @@ def apgd(
 
     Example:
         >>> linear = lambda x: jnp.stack([x[:, 0], -x[:, 0] + 0.4], axis=-1)
-        >>> found = apgd(jax.random.key(0), linear, jnp.array([[0.3]]),
-        ...              labels=jnp.array([0]), epsilon=0.2)
+        >>> @jax.jit
+        ... def attack(key, x, labels):
+        ...     return apgd(key, linear, x, labels=labels, epsilon=0.2)
+        >>> found = attack(jax.random.key(0), jnp.array([[0.3]]), jnp.array([0]))
         >>> print(found.x.round(3), found.is_adversarial)
         [[0.1]] [ True]
 
@@ -137,7 +139,8 @@ def _start(aim: Target, x: jax.Array) -> _State:
     return _State(
         x=x, last_x=x, gradient=gradient, loss=loss,
         top_x=x, top_gradient=gradient, top_loss=loss,
-        size=jnp.full_like(loss, 2.0), num_gains=jnp.zeros_like(loss, jnp.int32),
+        size=jnp.full_like(loss, 2.0, x.dtype),
+        num_gains=jnp.zeros_like(loss, jnp.int32),
         was_halved=jnp.ones_like(loss, bool), checked_loss=loss,
     )  # fmt: skip
 

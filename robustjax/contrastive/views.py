@@ -41,7 +41,8 @@ def make_views(
 
     Example:
         >>> augment = in_turn(random_flip(0.5), pixel_shift(1), cut_out(2))
-        >>> make_views(jax.random.key(0), jnp.ones((5, 8, 8, 1)), augment).shape
+        >>> view_fn = jax.jit(make_views, static_argnums=2)
+        >>> view_fn(jax.random.key(0), jnp.ones((5, 8, 8, 1)), augment).shape
         (2, 5, 8, 8, 1)
 
     Reference: Chen et al. (2020), ICML, arXiv 2002.05709.
@@ -124,12 +125,11 @@ def random_resized_crop(
 
     def crop(key: jax.Array, image: jax.Array) -> jax.Array:
         keys = jax.random.split(key, 3)
-        share = jax.random.uniform(keys[0], minval=area[0], maxval=area[1])
-        low, high = jnp.log(jnp.array(ratio))
-        shape = jnp.exp(0.5 * jax.random.uniform(keys[1], minval=low, maxval=high))
+        share = _uniform(keys[0], *area)
+        shape = jnp.exp(0.5 * _uniform(keys[1], *jnp.log(jnp.float32(ratio))))
         size = jnp.minimum(jnp.sqrt(share) * jnp.array([1 / shape, shape]), 1)
-        corner = jax.random.uniform(keys[2], (2,)) * (1 - size)  # in units of the image
-        sides = jnp.array(image.shape[:2], image.dtype)
+        corner = _uniform(keys[2], 0, 1, (2,)) * (1 - size)  # in units of the image
+        sides = jnp.array(image.shape[:2], jnp.float32)
         return jax.image.scale_and_translate(
             image, image.shape, (0, 1), 1 / size, -corner * sides / size, "linear"
         )
@@ -181,7 +181,7 @@ def random_brightness(low: float, high: float) -> Augmentation:
         ValueError: if the range is empty or not positive.
     """
     _ordered(factor=(low, high))
-    return lambda key, image: image * jax.random.uniform(key, minval=low, maxval=high)
+    return lambda key, image: image * _uniform(key, low, high).astype(image.dtype)
 
 
 def color_jitter(
@@ -219,12 +219,12 @@ def color_jitter(
         keys = jax.random.split(key, 4)
 
         def factor(own: jax.Array, strength: float) -> jax.Array:
-            return jax.random.uniform(own, minval=1 - strength, maxval=1 + strength)
+            return _uniform(own, 1 - strength, 1 + strength).astype(image.dtype)
 
         image = jnp.clip(factor(keys[0], brightness) * image, 0, 1)
         image = _blend(image, jnp.mean(_grey(image)), factor(keys[1], contrast))
         image = _blend(image, _grey(image), factor(keys[2], saturation))
-        turn = jax.random.uniform(keys[3], minval=-hue, maxval=hue)
+        turn = _uniform(keys[3], -hue, hue).astype(image.dtype)
         return jnp.clip(dm_pix.adjust_hue(image, turn), 0, 1)
 
     return jitter
@@ -251,7 +251,7 @@ def random_blur(
     dm_pix = _dm_pix()
 
     def blur(key: jax.Array, image: jax.Array) -> jax.Array:
-        width = jax.random.uniform(key, minval=sigma[0], maxval=sigma[1])
+        width = _uniform(key, *sigma).astype(image.dtype)
         return dm_pix.gaussian_blur(image, width, kernel_size)
 
     return blur
@@ -330,6 +330,13 @@ def _dm_pix() -> Any:
             "Colour jitter and blur need dm_pix: pip install 'robustjax[views]'."
         ) from error
     return dm_pix
+
+
+def _uniform(
+    key: jax.Array, low: ArrayLike, high: ArrayLike, shape: tuple[int, ...] = ()
+) -> jax.Array:
+    """Uniform numbers in float32, whatever the x64 flag."""
+    return jax.random.uniform(key, shape, jnp.float32, low, high)
 
 
 def _grey(image: jax.Array) -> jax.Array:

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import waves
 from absl.testing import absltest, parameterized
 
@@ -26,17 +27,14 @@ _PRESETS = {
 }
 
 
-def _optax(views, *, temperature):
-    labels = jnp.tile(jnp.arange(views.shape[1]), len(views))
-    rows = views.reshape(-1, views.shape[-1])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a mean in another dtype
-        losses = optax.losses.ntxent(rows, labels, temperature=temperature)
-    return np.asarray(losses)
+def _in_float64(function, *arrays):
+    """Results of one compiled program, as NumPy arrays."""
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, jax.jit(function)(*arrays))
 
 
 def _by_loops(batch, *, temperature, tau_plus, beta):
-    """Of every anchor, from numbers that fit into the linear domain."""
+    """Loss of every anchor, from numbers that fit into the linear domain."""
     unit = [x / np.linalg.norm(x, axis=-1, keepdims=True) for x in batch]
     losses = []
     for i, anchor in enumerate(unit[0]):
@@ -51,102 +49,135 @@ def _by_loops(batch, *, temperature, tau_plus, beta):
     return np.array(losses)
 
 
+def _paired_rows(views):
+    """Anchors, positives and negatives of two views, each negative in full."""
+    rows = views.reshape(-1, views.shape[-1])
+    num = len(rows) // 2
+    others = [[j for j in range(2 * num) if (j - i) % num] for i in range(2 * num)]
+    return rows, np.roll(rows, num, axis=0)[None], rows[np.array(others)]
+
+
 class ChainTest(parameterized.TestCase):
-    @parameterized.product(temperature=(0.2, 1.0), tau_plus=(0.0, 0.3), beta=(0.0, 2.0))
-    def test_every_anchor_by_loops(self, temperature, tau_plus, beta):
+    @pytest.mark.newest
+    def test_every_anchor_by_loops(self):
         rng = np.random.default_rng(1)
         batch = (
             rng.normal(size=(7, 5)),
             rng.normal(size=(2, 7, 5)),
             rng.normal(size=(7, 9, 5)),
         )
-        chain = c.compose(
-            c.similarity(temperature), c.hard(beta), c.debias(tau_plus), c.per_anchor()
-        )
-        with jax.enable_x64(True):
-            found, _ = jax.jit(chain)(c.from_arrays(*batch))
-        expected = _by_loops(
-            batch, temperature=temperature, tau_plus=tau_plus, beta=beta
-        )
-        np.testing.assert_allclose(found, expected, rtol=1e-11)
+        temperatures, betas = np.array([0.2, 0.2, 1.0, 1.0]), np.array([0.0, 2.0] * 2)
+
+        def found(temperatures, betas, *batch):
+            def losses(temperature, beta, tau_plus):
+                chain = c.compose(
+                    c.similarity(temperature), c.hard(beta), c.debias(tau_plus),
+                    c.per_anchor(),
+                )  # fmt: skip
+                return chain(c.from_arrays(*batch))[0]
+
+            each = jax.vmap(losses, (0, 0, None))  # the share 0 skips the step
+            return {tau: each(temperatures, betas, tau) for tau in (0.0, 0.3)}
+
+        for tau_plus, rows in _in_float64(found, temperatures, betas, *batch).items():
+            for row, temperature, beta in zip(rows, temperatures, betas, strict=True):
+                expected = _by_loops(
+                    batch, temperature=temperature, tau_plus=tau_plus, beta=beta
+                )
+                np.testing.assert_allclose(row, expected, rtol=1e-11)
 
     def test_two_views_are_a_keyed_loss(self):
-        with jax.enable_x64(True):
-            views = jnp.asarray(_views())
-            rows = views.reshape(12, 4)
-            others = np.array(
-                [[j for j in range(12) if j % 6 != i % 6] for i in range(12)]
-            )
-            keyed, _ = c.nca(rows, jnp.roll(rows, 6, axis=0)[None], rows[others])
+        def found(views, anchors, positives, negatives):
+            keyed, _ = c.nca(anchors, positives, negatives)
             masked, _ = c.nca(
-                rows, jnp.roll(rows, 6, axis=0), rows,
+                anchors, positives[0], anchors,
                 mask=np.arange(12)[:, None] % 6 != np.arange(12) % 6,
             )  # fmt: skip
-            found, _ = c.nt_xent(views)
-        np.testing.assert_allclose([keyed, masked], found, rtol=1e-14)
+            return keyed, masked, c.nt_xent(views)[0]
+
+        keyed, masked, plain = _in_float64(found, _views(), *_paired_rows(_views()))
+        np.testing.assert_allclose([keyed, masked], plain, rtol=1e-14)
 
     def test_equals_optax(self):
-        with jax.enable_x64(True):
-            views = jnp.asarray(_views())
-            expected = _optax(views, temperature=0.3)
-            found, _ = c.nt_xent(views, temperature=0.3)
-        np.testing.assert_allclose(found, np.mean(expected), rtol=1e-12)
+        """Of two views, and the mean over positives of three."""
 
-    def test_equals_optax_with_three_views(self):
-        with jax.enable_x64(True):
-            views = jnp.asarray(_views(3))
-            expected = _optax(views, temperature=0.5)
-            found, _ = c.compose(c.similarity(0.5), c.mean_of_logs())(views)
-        np.testing.assert_allclose(found, np.mean(expected), rtol=1e-12)
+        def found(*batches):
+            losses = []
+            for views in batches:
+                labels = jnp.tile(jnp.arange(views.shape[1]), len(views))
+                rows = views.reshape(-1, views.shape[-1])
+                losses.append(jnp.mean(optax.losses.ntxent(rows, labels, 0.3)))
+            ours, _ = c.nt_xent(batches[0], temperature=0.3)
+            several, _ = c.compose(c.similarity(0.3), c.mean_of_logs())(batches[1])
+            return losses, [ours, several]
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a mean in another dtype
+            expected, ours = _in_float64(found, _views(), _views(3))
+        np.testing.assert_allclose(ours, expected, rtol=1e-12)
 
     def test_views_that_are_positives_only(self):
         views = _views(4)
-        with jax.enable_x64(True):
+
+        def found(views):
             batch = c.from_views(views, num_anchor_views=2)
-            self.assertEqual(batch.positives.shape, (3, 12, 4))
-            np.testing.assert_array_equal(batch.positives[:, 1], views[[1, 2, 3], 1])
-            np.testing.assert_array_equal(batch.positives[:, 7], views[[2, 3, 0], 1])
-            np.testing.assert_array_equal(batch.negatives, views[:2].reshape(12, 4))
-            found, _ = c.compose(c.similarity(0.5), c.per_anchor())(batch)
-            others = [j for j in range(12) if j % 6 != 1]
-            alone = _by_loops(
-                (views[0, 1:2], views[1:, 1:2], views[:2].reshape(12, 4)[others][None]),
-                temperature=0.5, tau_plus=0, beta=0,
-            )  # fmt: skip
-        np.testing.assert_allclose(found[1], alone[0], rtol=1e-12)
+            return batch, c.compose(c.similarity(0.5), c.per_anchor())(batch)[0]
+
+        batch, losses = _in_float64(found, views)
+        self.assertEqual(batch.positives.shape, (3, 12, 4))
+        np.testing.assert_array_equal(batch.positives[:, 1], views[[1, 2, 3], 1])
+        np.testing.assert_array_equal(batch.positives[:, 7], views[[2, 3, 0], 1])
+        np.testing.assert_array_equal(batch.negatives, views[:2].reshape(12, 4))
+        others = [j for j in range(12) if j % 6 != 1]
+        alone = _by_loops(
+            (views[0, 1:2], views[1:, 1:2], views[:2].reshape(12, 4)[others][None]),
+            temperature=0.5, tau_plus=0, beta=0,
+        )  # fmt: skip
+        np.testing.assert_allclose(losses[1], alone[0], rtol=1e-12)
 
 
 class IdentitiesTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.enter_context(jax.enable_x64(True))
-        self.views = jnp.asarray(_views())
-        self.many = jnp.asarray(_views(4))
+        self.views, self.many = _views(), _views(4)
 
-    def _same(self, found, expected):
-        np.testing.assert_allclose(found[0], expected[0], rtol=1e-13)
+    def _same(self, pairs, *arrays):
+        """The losses of each pair are equal; all pairs are one program."""
+        found = _in_float64(
+            lambda *own: {k: (a[0], b[0]) for k, (a, b) in pairs(*own).items()},
+            *arrays,
+        )
+        for name, (first, second) in found.items():
+            np.testing.assert_allclose(first, second, rtol=1e-13, err_msg=name)
 
-    @parameterized.parameters(0.0, np.float32(0))
-    def test_nothing_debiased_is_plain(self, tau_plus):
-        self._same(c.debiased(self.views, tau_plus=tau_plus), c.nt_xent(self.views))
+    def test_nothing_debiased_is_plain_and_nothing_hard_debiased(self):
+        def pairs(views):
+            plain, debiased = c.nt_xent(views), c.debiased(views)
+            return {
+                "zero": (c.debiased(views, tau_plus=0.0), plain),
+                "numpy": (c.debiased(views, tau_plus=np.float32(0)), plain),
+                "hard": (c.hard_negative(views, beta=0.0), debiased),
+            }
 
-    def test_nothing_hard_is_debiased(self):
-        self._same(c.hard_negative(self.views, beta=0.0), c.debiased(self.views))
+        self._same(pairs, self.views)
 
     def test_hard_is_never_below_plain(self):
-        found = [
-            c.hard_negative(_views(seed=seed), tau_plus=0.0, beta=1.0)[0]
-            - c.nt_xent(_views(seed=seed))[0]
-            for seed in range(20)
-        ]
-        self.assertGreater(min(found), 0)
+        def gap(views):
+            hard, _ = c.hard_negative(views, tau_plus=0.0, beta=1.0)
+            return hard - c.nt_xent(views)[0]
+
+        stack = np.stack([_views(seed=seed) for seed in range(100)])
+        self.assertGreater(_in_float64(jax.vmap(gap), stack).min(), 0)
 
     def test_debiasing_helps_exactly_the_well_aligned(self):
-        batch = c.from_views(self.views)
-        shared = c.similarity(0.5), c.per_anchor()
-        plain, _ = c.compose(*shared)(batch)
-        less, _ = c.compose(shared[0], c.debias(0.1), shared[1])(batch)
-        unit = batch.anchors / np.linalg.norm(batch.anchors, axis=1, keepdims=True)
+        def losses(views):
+            first, last = c.similarity(0.5), c.per_anchor()
+            plain, _ = c.compose(first, last)(views)
+            return plain, c.compose(first, c.debias(0.1), last)(views)[0]
+
+        plain, less = _in_float64(losses, self.views)
+        rows = self.views.reshape(12, 4)
+        unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         logits = np.exp(unit @ unit.T / 0.5)
         is_other = np.arange(12)[:, None] % 6 != np.arange(12) % 6
         mean = np.where(is_other, logits, 0).sum(axis=1) / 10
@@ -155,124 +186,149 @@ class IdentitiesTest(parameterized.TestCase):
         self.assertBetween(np.sum(mean < p), 1, 12)
 
     def test_one_positive_of_any_kind_is_the_plain_loss(self):
-        expected = c.nt_xent(self.views)
-        for positives in (c.sum_inside(), c.mean_of_logs(), c.supcon()):
-            self._same(c.compose(c.similarity(0.5), positives)(self.views), expected)
+        def pairs(views):
+            plain = c.nt_xent(views)
+            return {
+                how.__name__: (c.compose(c.similarity(0.5), how())(views), plain)
+                for how in (c.sum_inside, c.mean_of_logs, c.supcon)
+            }
+
+        self._same(pairs, self.views)
 
     def test_soft_targets_at_the_ends(self):
-        x, y, z = self.many[0], self.many[1:], self.views[1]
-        whole = c.mix_nca(x, y, z, mixed=y, mixing=1.0)
-        mean = c.compose(c.similarity(0.5), c.mean_of_logs())(c.from_arrays(x, y, z))
-        self._same(whole, mean)
-        one = c.nca(x, y[:1], z)
-        self._same(c.mix_nca(x, y[:1], z, mixed=y[:1], mixing=1.0), one)
-        for mixing in (0.0, 0.4, 1.0):
-            self._same(
-                c.mix_nca(
-                    x, y[:1], z, mixed=y[1:2], mixing=mixing, form="clean_plus_soft"
+        def pairs(x, y, z):
+            mean = c.compose(c.similarity(0.5), c.mean_of_logs())
+            one = c.nca(x, y[:1], z)
+            return {
+                "whole": (
+                    c.mix_nca(x, y, z, mixed=y, mixing=1.0),
+                    mean(c.from_arrays(x, y, z)),
                 ),
-                one,
-            )
+                "one": (c.mix_nca(x, y[:1], z, mixed=y[:1], mixing=1.0), one),
+                "clean": (
+                    c.mix_nca(
+                        x, y[:1], z, mixed=y[1:2], mixing=0.4, form="clean_plus_soft"
+                    ),
+                    one,
+                ),
+            }
+
+        self._same(pairs, self.many[0], self.many[1:], self.views[1])
 
     def test_reductions_of_the_integrated_loss(self):
-        clean, attacked = self.views, self.views + 0.1 * self.many[:2]
-        hard = (c.hard(1.0), c.debias(0.1))
-        for estimator, expected in (
-            ((), c.nt_xent(clean)),
-            ((c.debias(0.1),), c.debiased(clean)),
-            (hard, c.hard_negative(clean)),
-        ):
-            found = c.int_nacl(
-                clean, attacked, estimator=estimator, adversarial_weight=0.0
-            )
-            self._same(found, expected)
-        self._same(
-            c.int_cl(clean, attacked, adversarial_weight=0.7),
-            c.adversarial(clean, attacked, adversarial_weight=0.7),
-        )
-        total = c.nt_xent(clean)[0] + 0.7 * c.nt_xent(attacked)[0]
-        self._same(c.adversarial(clean, attacked, adversarial_weight=0.7), (total,))
-        mixed_estimators = c.int_cl(clean, attacked, adversarial_estimator=hard)
-        self._same(
-            mixed_estimators,
-            (c.nt_xent(clean)[0] + c.hard_negative(attacked)[0],),
-        )
-        several = c.int_nacl(self.many, attacked, adversarial_weight=0.0)
-        self._same(several, c.compose(c.similarity(0.5))(self.many))
+        def pairs(clean, attacked, many):
+            hard = (c.hard(1.0), c.debias(0.1))
+            plain, hard_loss = c.nt_xent(clean), c.hard_negative(clean)
+            clae = c.adversarial(clean, attacked, adversarial_weight=0.7)
+
+            def clean_alone(views, **how):
+                return c.int_nacl(views, attacked, adversarial_weight=0.0, **how)
+
+            return {
+                "plain": (clean_alone(clean), plain),
+                "debiased": (
+                    clean_alone(clean, estimator=(c.debias(0.1),)),
+                    c.debiased(clean),
+                ),
+                "hard": (clean_alone(clean, estimator=hard), hard_loss),
+                "several": (clean_alone(many), c.compose(c.similarity(0.5))(many)),
+                "int_cl": (c.int_cl(clean, attacked, adversarial_weight=0.7), clae),
+                "sum": (clae, (plain[0] + 0.7 * c.nt_xent(attacked)[0],)),
+                "estimators": (
+                    c.int_cl(attacked, clean, adversarial_estimator=hard),
+                    (c.nt_xent(attacked)[0] + hard_loss[0],),
+                ),
+            }
+
+        attacked = self.views + 0.1 * self.many[:2]
+        self._same(pairs, self.views, attacked, self.many)
 
     def test_order_and_length_of_rows_change_nothing(self):
-        x, y, z = self.many[0], self.many[1:], self.views[1]
         lengths = 0.1 + np.arange(6)[:, None]
-        how = {"estimator": (c.hard(1.0), c.debias(0.1))}
-        expected = c.nca(x, y, z, **how)
-        self._same(c.nca(x, y[::-1], z, **how), expected)
-        self._same(c.nca(x * lengths, y * lengths[None], 1e-3 * z, **how), expected)
+
+        def pairs(x, y, z):
+            how = {"estimator": (c.hard(1.0), c.debias(0.1))}
+            expected = c.nca(x, y, z, **how)
+            scaled = c.nca(x * lengths, y * lengths[None], 1e-3 * z, **how)
+            return {
+                "order": (c.nca(x, y[::-1], z, **how), expected),
+                "length": (scaled, expected),
+            }
+
+        self._same(pairs, self.many[0], self.many[1:], self.views[1])
 
     def test_equal_positives_lower_the_sum_by_up_to_their_log(self):
         x, y, z = self.views[0], self.views[1:], self.many[2]
         unit = [v / np.linalg.norm(v, axis=-1, keepdims=True) for v in (x, y[0], z)]
         p = np.exp(np.sum(unit[0] * unit[1], axis=1) / 0.5)
         mass = np.exp(unit[0] @ unit[2].T / 0.5).sum(axis=1)
-        found, _ = c.nca(x, jnp.repeat(y, 3, axis=0), z)
+        found, _ = _in_float64(c.nca, x, np.repeat(y, 3, axis=0), z)
         np.testing.assert_allclose(found, np.mean(np.log1p(mass / (3 * p))), rtol=1e-12)
 
 
 class WeightsTest(parameterized.TestCase):
     def test_loss_ratio_is_a_weighted_mean_without_gradient_of_weights(self):
-        with jax.enable_x64(True):
-            views = jnp.asarray(_views())
-            each = c.compose(c.similarity(0.5), c.per_anchor())
-            ratio = c.compose(c.similarity(0.5), c.weighted("loss_ratio"))
-            losses, _ = each(views)
-            weights = losses / losses.mean()
-            numbers = c.compose(c.similarity(0.5), c.weighted(weights))
-            by_function = c.compose(
-                c.similarity(0.5), c.weighted(lambda x: x / jnp.mean(x))
-            )
-            mean = jax.value_and_grad(lambda v: jnp.mean(weights * each(v)[0]))
-            expected = jax.jit(mean)(views)
-            for chain in (ratio, numbers, by_function):
-                value = jax.value_and_grad(lambda v, chain=chain: chain(v)[0])
-                found = jax.jit(value)(views)
-                np.testing.assert_allclose(found[0], expected[0], rtol=1e-13)
-                np.testing.assert_allclose(found[1], expected[1], atol=1e-14)
+        losses = _by_loops(_paired_rows(_views()), temperature=0.5, tau_plus=0, beta=0)
+        weights = losses / losses.mean()
+
+        def value(views, how):
+            if how is None:
+                each, _ = c.compose(c.similarity(0.5), c.per_anchor())(views)
+                return jnp.mean(weights * each)
+            return c.compose(c.similarity(0.5), c.weighted(how))(views)[0]
+
+        ways = (None, "loss_ratio", weights, lambda x: x / jnp.mean(x))
+        expected, *others = _in_float64(
+            lambda views: [jax.value_and_grad(value)(views, how) for how in ways],
+            _views(),
+        )
+        for found in others:
+            np.testing.assert_allclose(found[0], expected[0], rtol=1e-13)
+            np.testing.assert_allclose(found[1], expected[1], atol=1e-14)
 
     def test_loss_ratio_of_solved_pairs_is_finite(self):
         """All losses underflow."""
-        apart = jnp.eye(4)[None].repeat(2, axis=0)
+        apart = np.eye(4, dtype=np.float32)[None].repeat(2, axis=0)
 
         def value(views):
             return c.int_cl(views, views, temperature=0.01, weights="loss_ratio")[0]
 
         loss, gradient = jax.jit(jax.value_and_grad(value))(apart)
-        self.assertEqual(loss, 0)
+        self.assertEqual(float(loss), 0)
         self.assertTrue(np.all(np.isfinite(gradient)))
 
     def test_numbers_of_another_shape(self):
-        chain = c.compose(c.similarity(0.5), c.weighted(jnp.ones((5,))))
+        chain = c.compose(c.similarity(0.5), c.weighted(np.ones((5,))))
         with self.assertRaisesRegex(ValueError, r"weights \(12,\)"):
-            chain(_views())
+            jax.eval_shape(chain, _views())
 
 
 class TransformationsTest(parameterized.TestCase):
-    @parameterized.named_parameters(*((name, name) for name in _PRESETS))
-    def test_jit_grad_vmap_with_one_trace(self, name):
+    def test_jit_grad_vmap_of_all_presets_with_one_trace(self):
+        """Gradients are those of a weighted sum of losses with all kinds of steps."""
         num_traces = 0
+        weights = {"hard_negative": 0.5, "mix_nca": 1.0, "int_cl": 1.5}
+        others = _PRESETS.keys() - weights.keys()
 
-        def value(views):
+        def total(views):
+            values = {name: _PRESETS[name](views)[0] for name in weights}
+            return sum(weights[name] * values[name] for name in weights), values
+
+        @jax.jit
+        def derivative(views):
             nonlocal num_traces
             num_traces += 1
-            return _PRESETS[name](views)[0]
+            (_, values), gradient = jax.value_and_grad(total, has_aux=True)(views)
+            values |= {name: _PRESETS[name](views)[0] for name in others}
+            return [values[name] for name in _PRESETS], gradient
 
-        stack = jnp.asarray([_views(seed=seed) for seed in range(3)], jnp.float32)
-        compiled = jax.jit(jax.value_and_grad(value))
-        one_by_one = [compiled(views) for views in stack]
+        stack = np.stack([_views(seed=seed) for seed in range(3)]).astype(np.float32)
+        one_by_one = [derivative(views) for views in stack]
+        values, gradients = jax.jit(jax.vmap(derivative))(stack)
+        singles, single_gradients = zip(*one_by_one, strict=True)
+        np.testing.assert_allclose(np.transpose(values), singles, rtol=1e-5)
+        np.testing.assert_allclose(gradients, single_gradients, atol=1e-6)
         self.assertEqual(num_traces, 1)
-        values, gradients = jax.jit(jax.vmap(jax.value_and_grad(value)))(stack)
-        np.testing.assert_allclose(values, [v for v, _ in one_by_one], rtol=1e-5)
-        np.testing.assert_allclose(gradients, [g for _, g in one_by_one], atol=1e-6)
-        eager = value(stack[0])
-        np.testing.assert_allclose(eager, values[0], rtol=1e-5)
 
     def test_annealed_numbers_need_no_new_trace(self):
         num_traces = 0
@@ -285,32 +341,41 @@ class TransformationsTest(parameterized.TestCase):
                 views, temperature=temperature, beta=beta, tau_plus=tau_plus
             )[0]
 
-        views = jnp.asarray(_views(), jnp.float32)
         for numbers in ((0.5, 1.0, 0.1), (0.3, 0.5, 0.0), (1.0, 0.0, 0.2)):
-            found = value(views, *map(jnp.float32, numbers))
+            found = value(_views().astype(np.float32), *map(np.float32, numbers))
             temperature, beta, tau_plus = numbers
-            expected, _ = c.hard_negative(
-                views, temperature=temperature, beta=beta, tau_plus=tau_plus
-            )
+            expected = _by_loops(
+                _paired_rows(_views()),
+                temperature=temperature, beta=beta, tau_plus=tau_plus,
+            ).mean()  # fmt: skip
             np.testing.assert_allclose(found, expected, rtol=1e-5)
         self.assertEqual(num_traces, 1)
 
-    @parameterized.product(temperature=(0.05, 0.011, 0.005), block_size=(None, 5))
-    def test_cold_float32_is_float64(self, temperature, block_size):
-        def value(views):
+    def test_cold_float32_is_float64(self):
+        """At once and in blocks, down to a temperature of .005."""
+
+        def value(views, temperature, block_size):
             return c.hard_negative(
                 views, temperature=temperature, block_size=block_size
             )[0]
 
-        views = _views(num=16)
-        derivative = jax.value_and_grad(value)
-        found = jax.jit(derivative)(jnp.asarray(views, jnp.float32))
+        @jax.jit
+        def derivatives(views, temperatures):
+            each = jax.vmap(jax.value_and_grad(value), (None, 0, None))
+            return [each(views, temperatures, size) for size in (None, 5)]
+
+        views, temperatures = _views(num=16), np.array([0.05, 0.011, 0.005])
+        narrow = derivatives(views.astype(np.float32), temperatures.astype(np.float32))
         with jax.enable_x64(True):
-            expected = jax.jit(derivative)(jnp.asarray(views))
-        self.assertTrue(np.all(np.isfinite(found[1])))
-        scale = np.abs(expected[1]).max()
-        np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-6)
-        np.testing.assert_allclose(found[1], expected[1], atol=2e-3 * scale)
+            wide = derivatives(views, temperatures)
+        narrow, wide = (jax.tree.map(np.asarray, own) for own in (narrow, wide))
+        for found, expected in zip(narrow, wide, strict=True):
+            self.assertEqual(found[1].dtype, np.float32)
+            self.assertTrue(np.all(np.isfinite(found[1])))
+            np.testing.assert_allclose(found[0], expected[0], rtol=1e-4, atol=1e-6)
+            for own, other in zip(found[1], expected[1], strict=True):
+                scale = np.abs(other).max()
+                np.testing.assert_allclose(own, other, atol=2e-3 * scale)
 
     def test_gradients_are_finite_an_ulp_from_the_clamp(self):
         """One negative whose similarity makes N tau p = R up to rounding."""
@@ -335,7 +400,7 @@ class TransformationsTest(parameterized.TestCase):
         )  # fmt: skip
 
     def test_all_clamped_has_finite_gradients_through_positives_alone(self):
-        x, y = jnp.asarray(_views(), jnp.float32)
+        x, y = _views().astype(np.float32)
 
         def value(x, y, z):
             loss, aux = c.nca(x, y[None], z, estimator=(c.debias(0.9),))
@@ -343,10 +408,10 @@ class TransformationsTest(parameterized.TestCase):
 
         derivative = jax.jit(jax.grad(value, argnums=(0, 1, 2), has_aux=True))
         gradients, clamped = derivative(x, y, -x)
-        self.assertEqual(clamped, 1)
+        self.assertEqual(float(clamped), 1)
         self.assertTrue(all(np.all(np.isfinite(g)) for g in gradients))
         np.testing.assert_array_equal(gradients[2], 0)
-        self.assertGreater(np.abs(gradients[1]).max(), 0)
+        self.assertGreater(np.abs(np.asarray(gradients[1])).max(), 0)
 
 
 if __name__ == "__main__":

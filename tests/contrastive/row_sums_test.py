@@ -5,16 +5,12 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec
-from jax.test_util import check_grads
 
 from robustjax import contrastive as c
 
-_LOSSES = (
-    ("plain", c.nt_xent),
-    ("hard", c.hard_negative),
-)
 _MIB = 2**20
 
 
@@ -22,30 +18,69 @@ def _views(num_views=2, num=16, width=5):
     return np.random.default_rng(0).normal(size=(num_views, num, width))
 
 
-def _temporary_memory(loss_fn, num, width):
+def _in_float64(function, *arrays):
+    """Results of one compiled program, as NumPy arrays."""
+    with jax.enable_x64(True):
+        return jax.tree.map(np.asarray, jax.jit(function)(*arrays))
+
+
+def _same(found, expected, **tolerances):
+    jax.tree.map(
+        functools.partial(np.testing.assert_allclose, **tolerances), found, expected
+    )
+
+
+def _temporary_memory(num, width, block_size):
+    def value(views):
+        return c.hard_negative(views, block_size=block_size)[0]
+
     shape = jax.ShapeDtypeStruct((2, num // 2, width), jnp.float32)
-    derivative = jax.jit(jax.value_and_grad(lambda views: loss_fn(views)[0]))
-    compiled = derivative.lower(shape).compile()
+    compiled = jax.jit(jax.value_and_grad(value)).lower(shape).compile()
     return compiled.memory_analysis().temp_size_in_bytes / _MIB
 
 
 class BlocksTest(parameterized.TestCase):
-    @parameterized.product(size=(1, 5, 8, 31, 32, 100), loss=_LOSSES)
-    def test_blocks_are_dense(self, size, loss):
-        def value(views, temperature, size):
-            return loss[1](views, temperature=temperature, block_size=size)[0]
+    @pytest.mark.newest
+    def test_blocks_are_dense(self):
+        """Blocks of one, and with little or much padding; and finite differences."""
+        cases = {
+            c.hard_negative: (None, 1, 5, 31),
+            c.nt_xent: (None, 5),
+        }
 
-        derivative = jax.value_and_grad(value, argnums=(0, 1))
-        with jax.enable_x64(True):
-            args = jnp.asarray(_views()), jnp.asarray(0.2)
-            dense, blocks = (
-                jax.jit(functools.partial(derivative, size=own))(*args)
-                for own in (None, size)
+        def value(views, temperature, loss, size):
+            return loss(views, temperature=temperature, block_size=size)[0]
+
+        def derivatives(views, temperature, moved_views):
+            derivative = jax.value_and_grad(value, argnums=(0, 1))
+            hard, plain = (
+                [derivative(views, temperature, loss, size) for size in sizes]
+                for loss, sizes in cases.items()
             )
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-11, atol=1e-14),
-            blocks, dense,
-        )  # fmt: skip
+            moved = jax.vmap(value, (0, None, None, None))
+            around = moved(moved_views, temperature, c.hard_negative, 5)
+            return hard, plain, around
+
+        step = 1e-5
+        directions = np.random.default_rng(4).normal(size=(8, 2, 16, 5))
+        moved = np.concatenate(
+            [_views() + step * directions, _views() - step * directions]
+        )
+        *losses, around = _in_float64(derivatives, _views(), np.array(0.2), moved)
+        for dense, *blocks in losses:
+            for found in blocks:
+                _same(found, dense, rtol=1e-11, atol=1e-14)
+        slopes = (around[:8] - around[8:]) / (2 * step)
+        expected = np.sum(losses[0][2][1][0] * directions, axis=(1, 2, 3))
+        np.testing.assert_allclose(slopes, expected, rtol=1e-6, atol=1e-8)
+
+    @parameterized.parameters(32, 100)
+    def test_one_block_is_the_dense_program(self, size):
+        programs = [
+            str(jax.make_jaxpr(functools.partial(c.nt_xent, block_size=own))(_views()))
+            for own in (None, size)
+        ]
+        self.assertEqual(*programs)
 
     def test_beta_mask_and_aux(self):
         rng = np.random.default_rng(1)
@@ -53,122 +88,116 @@ class BlocksTest(parameterized.TestCase):
         mask = rng.uniform(size=(7, 11)) < 0.5
 
         def value(x, y, z, beta, size):
-            estimator = (c.hard(beta), c.debias(0.05))
             return c.nca(
-                x,
-                y,
-                z,
-                mask=mask,
-                temperature=0.3,
-                estimator=estimator,
-                block_size=size,
-            )
+                x, y, z, mask=mask, temperature=0.3, block_size=size,
+                estimator=(c.hard(beta), c.debias(0.05)),
+            )  # fmt: skip
 
         derivative = jax.value_and_grad(value, argnums=(0, 1, 2, 3), has_aux=True)
-        with jax.enable_x64(True):
-            args = *map(jnp.asarray, (x, y, z)), jnp.asarray(0.7)
-            dense, blocks = (
-                jax.jit(functools.partial(derivative, size=own))(*args)
-                for own in (None, 3)
-            )
-        self.assertGreater(np.abs(dense[1][3]), 1e-3)
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-10, atol=1e-14),
-            blocks, dense,
+        dense, blocks = _in_float64(
+            lambda *args: [derivative(*args, size) for size in (None, 3)],
+            x, y, z, np.array(0.7),
         )  # fmt: skip
-
-    def test_gradient_of_blocks_by_finite_differences(self):
-        with jax.enable_x64(True):
-            views = jnp.asarray(_views(num=4, width=3))
-            value = jax.jit(lambda v: c.hard_negative(v, block_size=3)[0])
-            check_grads(value, (views,), 1, ("rev",), rtol=1e-6, atol=1e-8)
+        self.assertGreater(np.abs(dense[1][3]), 1e-3)
+        _same(blocks, dense, rtol=1e-10, atol=1e-14)
 
     def test_bfloat16_is_near_and_sums_in_float32(self):
-        views = jnp.asarray(_views(num=64, width=32), jnp.bfloat16)
-        for size in (None, 16):
-            derivative = jax.jit(
-                jax.value_and_grad(
-                    lambda v, size=size: c.hard_negative(v, block_size=size)[0]
-                )
-            )
-            value, gradient = derivative(views)
-            expected = derivative(views.astype(jnp.float32))
+        @jax.jit
+        def derivatives(views):
+            def value(views, size):
+                return c.hard_negative(views, block_size=size)[0]
+
+            derivative = jax.value_and_grad(value)
+            expected = derivative(views.astype(jnp.float32), None)
+            return expected, [derivative(views, size) for size in (None, 16)]
+
+        views = _views(num=64, width=32).astype(jnp.bfloat16)
+        expected, found = jax.tree.map(np.asarray, derivatives(views))
+        scale = np.abs(expected[1]).max()
+        for value, gradient in found:
             self.assertEqual((value.dtype, gradient.dtype), (jnp.float32, jnp.bfloat16))
             np.testing.assert_allclose(value, expected[0], rtol=3e-3)
-            scale = np.abs(expected[1]).max()
             np.testing.assert_allclose(
-                gradient.astype(jnp.float32), expected[1], atol=0.03 * scale
+                gradient.astype(np.float32), expected[1], atol=0.03 * scale
             )
 
-    @parameterized.named_parameters(*_LOSSES)
-    def test_memory_is_linear_in_the_number_of_rows(self, loss_fn):
-        blocked = functools.partial(loss_fn, block_size=256)
-        half, whole = (_temporary_memory(blocked, n, 128) for n in (4096, 8192))
+    def test_memory_is_linear_in_the_number_of_rows(self):
+        half, whole = (_temporary_memory(num, 128, 256) for num in (4096, 8192))
         self.assertLess(whole, 60)
         self.assertLess(whole, 2.2 * half)
-        dense = _temporary_memory(loss_fn, 8192, 128)
+        dense = _temporary_memory(8192, 128, None)
         self.assertGreater(dense, 5 * whole)  # so that what is measured is memory
 
 
 class DevicesTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.enter_context(jax.enable_x64(True))
-        self.mesh = Mesh(np.array(jax.devices()[:4]), ("images",))
-        self.views = jnp.asarray(_views())
+        mesh = Mesh(np.array(jax.devices()[:4]), ("images",))
+        self.spread = functools.partial(
+            jax.shard_map, mesh=mesh, out_specs=PartitionSpec()
+        )
 
-    @parameterized.product(size=(None, 3), loss=_LOSSES)
-    def test_four_devices_are_one(self, size, loss):
-        expected = jax.jit(jax.value_and_grad(loss[1], has_aux=True))(self.views)
-        how = {"block_size": size, "axis_name": "images"}
-        over_devices = jax.shard_map(
-            functools.partial(loss[1], **how), mesh=self.mesh,
-            in_specs=PartitionSpec(None, "images"), out_specs=PartitionSpec(),
-        )  # fmt: skip
-        found = jax.jit(jax.value_and_grad(over_devices, has_aux=True))(self.views)
-        jax.tree.map(
-            functools.partial(np.testing.assert_allclose, rtol=1e-12, atol=1e-15),
-            found, expected,
-        )  # fmt: skip
+    def test_four_devices_are_one(self):
+        """Values of presets at once, and a gradient in blocks; more are below."""
 
-    @parameterized.parameters(None, 3)
-    def test_gradients_inside_by_shared_parameters(self, size):
-        weights = jnp.asarray(np.random.default_rng(2).normal(size=(5, 6)))
+        def values(views, axis_name):
+            other = 0.9 * views
+            return {
+                "nt_xent": c.nt_xent(views, axis_name=axis_name),
+                "debiased": c.debiased(views, axis_name=axis_name),
+                "adversarial": c.adversarial(views, other, axis_name=axis_name),
+            }
+
+        def both(views):
+            def over_devices(function, **how):
+                return self.spread(
+                    functools.partial(function, axis_name="images", **how),
+                    in_specs=PartitionSpec(None, "images"),
+                )(views)
+
+            hard = self.spread(
+                functools.partial(c.hard_negative, axis_name="images", block_size=3),
+                in_specs=PartitionSpec(None, "images"),
+            )
+            derivative = jax.value_and_grad(hard, has_aux=True)
+
+            def alone(views, axis_name):
+                return jax.lax.pmean(c.nt_xent(views)[0], axis_name)
+
+            expected = jax.value_and_grad(c.hard_negative, has_aux=True)(views)
+            return (
+                (values(views, None), expected),
+                (over_devices(values), derivative(views)),
+                over_devices(alone),
+            )
+
+        expected, found, alone = _in_float64(both, _views())
+        _same(found, expected, rtol=1e-12, atol=1e-15)
+        # negatives of other devices matter
+        self.assertGreater(expected[0]["nt_xent"][0] - alone, 0.5)
+
+    def test_gradients_inside_by_shared_parameters(self):
+        weights = np.random.default_rng(2).normal(size=(5, 6))
+
+        def loss(weights, views, axis_name=None, size=None):
+            return c.int_cl(
+                views @ weights, 0.9 * views @ weights, estimator=(c.hard(1.0),),
+                weights="loss_ratio", block_size=size, axis_name=axis_name,
+            )[0]  # fmt: skip
 
         def inside(weights, views):
-            return jax.grad(
-                lambda w: c.int_cl(
-                    views @ w, 0.9 * views @ w, estimator=(c.hard(1.0),),
-                    weights="loss_ratio", block_size=size, axis_name="images",
-                )[0]
-            )(weights)  # fmt: skip
+            return [
+                jax.grad(loss)(weights, views, "images", size) for size in (None, 3)
+            ]
 
-        found = jax.jit(
-            jax.shard_map(
-                inside, mesh=self.mesh, out_specs=PartitionSpec(),
-                in_specs=(PartitionSpec(), PartitionSpec(None, "images")),
-            )
-        )(weights, self.views)  # fmt: skip
-        expected = jax.jit(
-            jax.grad(
-                lambda w: c.int_cl(
-                    self.views @ w, 0.9 * self.views @ w, estimator=(c.hard(1.0),),
-                    weights="loss_ratio",
-                )[0]
-            )
-        )(weights)  # fmt: skip
-        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-14)
+        def both(weights, views):
+            specs = (PartitionSpec(), PartitionSpec(None, "images"))
+            found = self.spread(inside, in_specs=specs)(weights, views)
+            return found, jax.grad(loss)(weights, views)
 
-    def test_negatives_of_other_devices_matter(self):
-        local = jax.jit(
-            jax.shard_map(
-                lambda views: jax.lax.pmean(c.nt_xent(views)[0], "images"),
-                mesh=self.mesh,
-                in_specs=PartitionSpec(None, "images"),
-                out_specs=PartitionSpec(),
-            )
-        )
-        self.assertGreater(c.nt_xent(self.views)[0] - local(self.views), 0.5)
+        found, expected = _in_float64(both, weights, _views())
+        for own in found:
+            np.testing.assert_allclose(own, expected, rtol=1e-9, atol=1e-14)
 
 
 if __name__ == "__main__":
