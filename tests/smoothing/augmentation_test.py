@@ -36,6 +36,15 @@ _POINTS = {
 }
 
 
+def _point_world_of(v):
+    """The world from its distance, sigma and prior, as one array."""
+    return jnp.stack(smoothing.point_world(v[0], sigma=v[1], prior=v[2]))
+
+
+_compiled_world = jax.jit(_point_world_of)
+_slopes = jax.jit(jax.jacobian(_point_world_of))
+
+
 def _gaussians(train_sigma, test_sigma, dim, variances=(0.25, 1.0)):
     return smoothing.gaussian_world(
         *variances, train_sigma=train_sigma, test_sigma=test_sigma, dim=dim
@@ -48,11 +57,18 @@ class GaussianWorldTest(parameterized.TestCase):
         dim, train, test = at
         world = _gaussians(train, test, dim)
         np.testing.assert_allclose(world, expected, rtol=0, atol=1e-10)
-        single = _gaussians(jnp.float32(train), test, dim)
-        self.assertEqual({leaf.dtype for leaf in single}, {np.dtype(np.float32)})
-        np.testing.assert_allclose(single, expected, rtol=1e-5, atol=1e-5)
 
-    @parameterized.product(dim=(2, 10), noise=((0.0, 0.5), (0.5, 0.5), (1.0, 0.3)))
+    @pytest.mark.slow
+    def test_float32(self):
+        for (dim, train, test), expected in _GAUSSIANS.items():
+            single = _gaussians(jnp.float32(train), test, dim)
+            self.assertEqual({leaf.dtype for leaf in single}, {np.dtype(np.float32)})
+            np.testing.assert_allclose(single, expected, rtol=1e-5, atol=1e-5)
+        single = _gaussians(jnp.float32(30.0), 0.5, 2)
+        exact = _gaussians(30.0, 0.5, 2)
+        self.assertAlmostEqual(single.radius / exact.radius, 1.0, delta=1e-6)
+
+    @parameterized.parameters((2, (0.0, 0.5)), (10, (0.5, 0.5)), (2, (1.0, 0.3)))
     def test_the_learned_rule_by_simulation(self, dim, noise):
         """The likelihood ratio of the noised data votes over noise on clean points."""
         rng = np.random.default_rng(dim)
@@ -68,7 +84,8 @@ class GaussianWorldTest(parameterized.TestCase):
             points = np.sqrt(variance) * rng.standard_normal((num_points, dim))
             votes = np.zeros(num_points)
             for _ in range(num_votes):
-                moved = points + test * rng.standard_normal(points.shape)
+                draws = rng.standard_normal(points.shape, dtype=np.float32)
+                moved = points + test * draws
                 squares = np.einsum("nd,nd->n", moved, moved)
                 votes += log_density(squares, noised[0]) > log_density(
                     squares, noised[1]
@@ -105,17 +122,14 @@ class GaussianWorldTest(parameterized.TestCase):
         world = _gaussians(2.0, 0.1, 3072)
         self.assertLess(world.outer_accuracy, 1e-6)  # too much noise in training
 
-    @pytest.mark.slow
     def test_close_variances(self):
         """R^2 / d tends to the variance of the two; its logarithm must not cancel."""
         for gap in (1e-3, 1e-6, 1e-9):
             world = _gaussians(0.0, 0.0, 4, (1.0, 1.0 + gap))
             expected = np.sqrt(4 * (1 + gap / 2))
             self.assertAlmostEqual(world.radius, expected, delta=gap**2 + 1e-14)
-        single = _gaussians(jnp.float32(30.0), 0.5, 2)
-        exact = _gaussians(30.0, 0.5, 2)
-        self.assertAlmostEqual(single.radius / exact.radius, 1.0, delta=1e-6)
 
+    @pytest.mark.newest
     def test_no_smoothing_is_the_bayes_rule(self):
         world = _gaussians(0.3, 0.0, 7)
         self.assertEqual(world.smoothed_radius, world.radius)
@@ -142,22 +156,25 @@ class GaussianWorldTest(parameterized.TestCase):
         self.assertAlmostEqual(scaled.radius / k, world.radius, delta=1e-12)
         np.testing.assert_allclose(scaled[2:], world[2:], rtol=1e-11)
 
-    def test_grid(self):
-        train, test = jnp.array([[0.0], [0.5], [1.0]]), np.array([0.0, 0.5])
-        out = jax.eval_shape(lambda v: _gaussians(v, test, 100), train)
-        self.assertEqual({leaf.shape for leaf in out}, {(3, 2)})
+    def test_traced_on_a_grid(self):
+        """Arrays keep float32 where float64 is enabled."""
+        train, test = jnp.ones((3, 1), jnp.float32), np.array([0.0, 0.5])
+        with jax.enable_x64(True):
+            out = jax.eval_shape(jax.jit(lambda v: _gaussians(v, test, 100)), train)
+        found = {(leaf.shape, leaf.dtype) for leaf in out}
+        self.assertEqual(found, {((3, 2), np.dtype(np.float32))})
 
-    def test_traced(self):
-        for x64 in (False, True):
-            with jax.enable_x64(x64):
-                out = jax.eval_shape(
-                    jax.jit(jax.vmap(lambda v: _gaussians(v, 0.5, 10))),
-                    jnp.ones((4, 2), jnp.float32),
-                )
-                shapes = {(leaf.shape, leaf.dtype) for leaf in out}
-                self.assertEqual(shapes, {((4, 2), np.dtype(np.float32))})
-                leaves = _gaussians(0.5, 0.5, 10)
-                self.assertEqual({type(leaf) for leaf in leaves}, {np.float64})
+    def test_mapped(self):
+        out = jax.eval_shape(
+            jax.jit(jax.vmap(lambda v: _gaussians(v, 0.5, 10))), jnp.ones((4, 2))
+        )
+        self.assertEqual({leaf.shape for leaf in out}, {(4, 2)})
+
+    @parameterized.parameters(False, True)
+    def test_numbers_are_float64(self, x64):
+        with jax.enable_x64(x64):
+            leaves = *_gaussians(0.5, 0.5, 10), *smoothing.point_world(1.0, sigma=0.5)
+        self.assertEqual({type(leaf) for leaf in leaves}, {np.float64})
 
     @parameterized.parameters(
         (dict(inner_variance=0.0), "inner_variance"),
@@ -248,43 +265,38 @@ class PointWorldTest(parameterized.TestCase):
     @parameterized.parameters((0.5, 0.5), (1.0, 0.4), (1.2, 0.8))
     def test_gradients(self, sigma, prior):
         at, step = np.array([1.1, sigma, prior]), 1e-6
-
-        def world(v):
-            return jnp.stack(smoothing.point_world(v[0], sigma=v[1], prior=v[2]))
-
         with jax.enable_x64(True):
-            own = jax.jit(jax.jacobian(world))(jnp.asarray(at))
+            own = np.asarray(_slopes(at))
             difference = [
-                (world(jnp.asarray(at + step * e)) - world(jnp.asarray(at - step * e)))
+                np.subtract(
+                    _compiled_world(at + step * e), _compiled_world(at - step * e)
+                )
                 / (2 * step)
                 for e in np.eye(3)
             ]
+            gone = np.asarray(_slopes(np.array([1.0, 4.0, 0.4])))
         np.testing.assert_allclose(own, np.transpose(difference), rtol=1e-7, atol=1e-8)
-        gone = jax.grad(lambda s: smoothing.point_world(1.0, sigma=s, prior=0.4)[1])
-        self.assertEqual(gone(4.0), 0.0)
+        self.assertEqual(gone[1, 1], 0.0)
 
-    def test_grid(self):
+    def test_grid_under_jit(self):
         """A distance for each row and a noise level for each column."""
-        world = smoothing.point_world(
-            np.array([[1.0], [2.0]]), sigma=np.array([0.5, 1.0, 2.0])
-        )
-        self.assertEqual({leaf.shape for leaf in world}, {(2, 3)})
-        for leaf, other in zip(
-            world, smoothing.point_world(1.0, sigma=0.5), strict=True
-        ):
-            self.assertAlmostEqual(leaf[0, 0], other, delta=1e-14)
+        distance = np.array([[1.0], [2.0]], np.float32)
+        sigma = np.array([0.5, 1.0, 2.0], np.float32)
+        world = jax.jit(lambda b, s: smoothing.point_world(b, sigma=s))(distance, sigma)
+        for i, j in np.ndindex(2, 3):
+            alone = smoothing.point_world(float(distance[i, 0]), sigma=float(sigma[j]))
+            own = [np.asarray(leaf)[i, j] for leaf in world]
+            np.testing.assert_allclose(own, alone, rtol=1e-5)
+        self.assertEqual({leaf.dtype for leaf in world}, {np.dtype(np.float32)})
 
-    @parameterized.parameters(False, True)
-    def test_traced(self, x64):
-        with jax.enable_x64(x64):
+    def test_mapped(self):
+        with jax.enable_x64(True):
             out = jax.eval_shape(
                 jax.jit(jax.vmap(lambda v: smoothing.point_world(1.0, sigma=v))),
                 jnp.ones((4, 2), jnp.float32),
             )
-            shapes = {(leaf.shape, leaf.dtype) for leaf in out}
-            self.assertEqual(shapes, {((4, 2), np.dtype(np.float32))})
-            leaves = smoothing.point_world(1.0, sigma=0.5)
-            self.assertEqual({type(leaf) for leaf in leaves}, {np.float64})
+        found = {(leaf.shape, leaf.dtype) for leaf in out}
+        self.assertEqual(found, {((4, 2), np.dtype(np.float32))})
 
     @parameterized.parameters(
         (dict(distance=0.0), "distance"), (dict(sigma=-1.0), "sigma"),

@@ -3,8 +3,10 @@
 import functools
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import integrate, optimize, stats
 
@@ -136,6 +138,15 @@ def _each(function):
 _PROBABILITY = _each(smoothing.ball_class_probability)
 _RADIUS = _each(smoothing.smoothed_ball_radius)
 _VANISHING = _each(smoothing.ball_vanishing_sigma)
+_QUANTILE = _each(smoothing.max_certified_quantile)
+_NEEDED = _each(smoothing.min_sigma_for_radius)
+_BOUNDS = np.vectorize(smoothing.ball_radius_bounds, otypes=[np.float64] * 2)
+
+
+@jax.jit
+@jax.vmap
+def _mapped_radius(sigma, dim):
+    return smoothing.smoothed_ball_radius(1.0, sigma=sigma, dim=dim)
 
 
 def _flat(table):
@@ -154,6 +165,10 @@ class TableTest(parameterized.TestCase):
         dim, threshold, expected = _flat(_VANISHING_SIGMA)
         actual = _VANISHING(1.0, dim=dim, threshold=threshold)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=2e-10)
+
+    @pytest.mark.slow
+    def test_vanishing_sigma_in_float32(self):
+        dim, threshold, _ = _flat(_VANISHING_SIGMA)
         level = threshold.astype(np.float32)
         double = _VANISHING(1.0, dim=dim, threshold=level.astype(np.float64))
         single = _VANISHING(1.0, dim=dim, threshold=[_single(v) for v in level])
@@ -164,26 +179,22 @@ class TableTest(parameterized.TestCase):
         actual = _RADIUS(1.0, sigma=sigma, dim=dim)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-10)
 
-    def test_smoothed_radius_in_float32(self):
+    def test_smoothed_radius_in_float32_under_jit_and_vmap(self):
+        """NaN where nothing is left, whatever the others do."""
         dim, sigma, _ = _flat(_SMOOTHED_RADIUS)
         noise = sigma.astype(np.float32)
         double = _RADIUS(1.0, sigma=noise.astype(np.float64), dim=dim)
-        single = _RADIUS(1.0, sigma=[_single(v) for v in noise], dim=dim)
+        single = _mapped_radius(_single(noise), _single(dim))
         np.testing.assert_allclose(single, double, rtol=0, atol=1e-5)
 
     def test_the_largest_certificate_of_the_samples(self):
         num_samples, alpha = np.array(list(_LARGEST_QUANTILE)).T
         expected = list(_LARGEST_QUANTILE.values())
-        largest = functools.partial(
-            smoothing.max_certified_quantile, num_samples=num_samples
-        )
+        largest = functools.partial(_QUANTILE, num_samples=num_samples)
         np.testing.assert_allclose(largest(alpha=alpha), expected, rtol=0, atol=1e-9)
-        np.testing.assert_allclose(largest(alpha=_single(alpha)), expected, rtol=1e-5)
         by_scipy = stats.norm.isf(-np.expm1(np.log(alpha) / num_samples))
         np.testing.assert_allclose(largest(alpha=alpha), by_scipy, rtol=1e-13)
-        least = smoothing.min_sigma_for_radius(
-            0.7, num_samples=num_samples, alpha=alpha
-        )
+        least = _NEEDED(0.7, num_samples=num_samples, alpha=alpha)
         np.testing.assert_allclose(least, 0.7 / np.array(expected), rtol=1e-9)
 
     def test_few_samples_certify_nothing(self):
@@ -197,13 +208,21 @@ class TableTest(parameterized.TestCase):
         enough = smoothing.max_certified_quantile(num_samples=10, alpha=0.001)
         self.assertGreater(enough, 0.0)
 
+    @pytest.mark.slow
+    def test_certificates_in_float32(self):
+        num_samples, alpha = np.array(list(_LARGEST_QUANTILE)).T
+        single = _QUANTILE(num_samples=num_samples, alpha=[_single(v) for v in alpha])
+        np.testing.assert_allclose(single, list(_LARGEST_QUANTILE.values()), rtol=1e-5)
+        samples = dict(num_samples=_MANY, alpha=1e-3)
+        for dim, expected in _BEST_CENTER.items():
+            own = smoothing.best_center_certificate(_single(1.0), dim=dim, **samples)
+            np.testing.assert_allclose(own, expected, rtol=1e-5)
+
     @parameterized.parameters(*_BEST_CENTER.items())
     def test_best_center_certificate(self, dim, expected):
         samples = dict(dim=dim, num_samples=_MANY, alpha=1e-3)
         best = smoothing.best_center_certificate(1.0, **samples)
         np.testing.assert_allclose(best, expected, rtol=0, atol=1e-9)
-        single = smoothing.best_center_certificate(_single(1.0), **samples)
-        np.testing.assert_allclose(single, expected, rtol=1e-5)
         # What n samples that all agree certify, over a fine grid of noise.
         sigma = best.sigma * np.exp(np.linspace(-1, 1, 4001))
         inside = stats.chi2.cdf(sigma**-2.0, dim)
@@ -217,9 +236,9 @@ class OracleTest(parameterized.TestCase):
     @parameterized.parameters(*_DIMENSIONS)
     def test_probability(self, dim):
         rng = np.random.default_rng(dim)
-        radius = rng.uniform(0.5, 2.0, 50)
-        distance = radius * rng.uniform(0, 1.3, 50)
-        sigma = radius * rng.uniform(0.1, 1.5, 50) / np.sqrt(dim)
+        radius = rng.uniform(0.5, 2.0, 25)
+        distance = radius * rng.uniform(0, 1.3, 25)
+        sigma = radius * rng.uniform(0.1, 1.5, 25) / np.sqrt(dim)
         actual = _PROBABILITY(distance, radius=radius, sigma=sigma, dim=dim)
         scaled = (radius / sigma) ** 2, (distance / sigma) ** 2
         expected = stats.ncx2.cdf(scaled[0], dim, scaled[1])
@@ -291,12 +310,12 @@ class OracleTest(parameterized.TestCase):
 class LawTest(parameterized.TestCase):
     def test_bounds_of_the_radius(self):
         dim, share = np.meshgrid(
-            [1, 1.5, 2, 3, 4, 7, 10, 100, 3072, 150528],
-            np.concatenate([np.linspace(0.01, 0.99, 30), 1 - 0.1 ** np.arange(3, 9)]),
+            [1, 1.5, 2, 3, 7, 100, 150528],
+            np.concatenate([np.linspace(0.01, 0.99, 12), 1 - 0.1 ** np.arange(3, 9)]),
         )
         sigma = share * _VANISHING(1.0, dim=dim)
         r = _RADIUS(1.0, sigma=sigma, dim=dim)
-        lower, upper = smoothing.ball_radius_bounds(1.0, sigma=sigma, dim=dim)
+        lower, upper = _BOUNDS(1.0, sigma=sigma, dim=dim)
         np.testing.assert_array_less(lower, r + 1e-15)
         np.testing.assert_array_less(r, upper + 1e-15)
         self.assertTrue((np.diff(r, axis=0) < 1e-15).all())  # noise shrinks it
@@ -304,12 +323,13 @@ class LawTest(parameterized.TestCase):
         rule = np.sqrt(1 - share**2)
         np.testing.assert_allclose(r[large], rule[large], atol=0.004)
 
+    @pytest.mark.newest
     def test_bounds_by_hand(self):
         bounds = smoothing.ball_radius_bounds(13.0, sigma=3.0, dim=17)
         np.testing.assert_allclose(bounds, (4.0, 5.0), rtol=1e-15)
 
     def test_bounds_beyond_the_vanishing_point_are_zero(self):
-        bounds = smoothing.ball_radius_bounds(1.0, sigma=[0.4, 2.0], dim=10)
+        bounds = _BOUNDS(1.0, sigma=[0.4, 2.0], dim=10)
         np.testing.assert_array_equal(bounds[0], 0.0)
         np.testing.assert_array_equal(bounds[1], 0.0)
 
@@ -325,7 +345,7 @@ class LawTest(parameterized.TestCase):
         falling = _VANISHING(1.0, dim=10, threshold=[0.1, 0.5, 0.9])
         self.assertTrue((np.diff(falling) < 0).all())
 
-    @parameterized.parameters(0.01, 3.0, 1000.0)
+    @parameterized.parameters(0.01, 1000.0)
     def test_scaling(self, k):
         dim = np.array([1, 2, 10, 784])
         sigma = 0.6 * _VANISHING(1.0, dim=dim)
@@ -347,7 +367,7 @@ class LawTest(parameterized.TestCase):
             smoothing.best_center_certificate, dim=10, num_samples=_MANY, alpha=0.01
         )
         same(best(k), k * np.array(best(1.0)))
-        bounds = functools.partial(smoothing.ball_radius_bounds, dim=dim)
+        bounds = functools.partial(_BOUNDS, dim=dim)
         same(bounds(k, sigma=k * sigma), k * np.array(bounds(1.0, sigma=sigma)))
         shift = smoothing.curvature_shift
         same(shift([1 / k, 2 / k], sigma=k * 0.1), k * shift([1.0, 2.0], sigma=0.1))
@@ -355,11 +375,11 @@ class LawTest(parameterized.TestCase):
     @parameterized.parameters(1, 2, 10, 784)
     def test_scores_are_1_lipschitz(self, dim):
         sigma = 0.8 * smoothing.ball_vanishing_sigma(1.0, dim=dim)
-        distance = np.linspace(0, 1.5, 101)
+        distance = np.linspace(0, 1.5, 51)
         p = _PROBABILITY(distance, radius=1.0, sigma=sigma, dim=dim)
         is_resolved = (p > 1e-300) & (p < 1 - 1e-8)
-        slope = np.diff(sigma * stats.norm.ppf(p[is_resolved])) / 0.015
-        self.assertGreater(len(slope), 30)
+        slope = np.diff(sigma * stats.norm.ppf(p[is_resolved])) / 0.03
+        self.assertGreater(len(slope), 15)
         self.assertBetween(np.abs(slope).max(), 0.3, 1 + 1e-6)
 
 

@@ -1,17 +1,39 @@
 """Balls under noise: derivatives, dtypes, transformations and bad input."""
 
-import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import smoothing
-from tests.smoothing.ball_regions_test import (
-    _RADIUS,
-    _single,
-)
+
+
+def _radius(v, dim):
+    return smoothing.smoothed_ball_radius(v[0], sigma=v[1], threshold=v[2], dim=dim)
+
+
+def _probability(v):
+    return smoothing.ball_class_probability(v[0], radius=v[1], sigma=v[2], dim=4)
+
+
+def _vanishing(v):
+    return smoothing.ball_vanishing_sigma(v[0], dim=4, threshold=v[3])
+
+
+def _needed(v):
+    return smoothing.min_sigma_for_radius(v[0], num_samples=500, alpha=v[3])
+
+
+def _best(v):
+    samples = dict(num_samples=500, alpha=v[3])
+    return smoothing.best_center_certificate(v[0], dim=4, **samples).radius
+
+
+def _curvature(v):
+    return smoothing.curvature_shift(v[:2], sigma=v[2])
 
 
 class DerivativeTest(parameterized.TestCase):
@@ -20,67 +42,50 @@ class DerivativeTest(parameterized.TestCase):
         self.enterContext(jax.enable_x64(True))
         self.enterContext(jax.default_device(jax.devices("cpu")[0]))
 
-    def test_printed_derivative(self):
+    def test_of_the_radius(self):
+        """Printed, against differences, and steeper towards the vanishing point."""
         at = smoothing.smoothed_ball_radius(1.0, sigma=0.02, dim=784)
         self.assertAlmostEqual(at, 0.8287190330741256, delta=1e-13)
-        slope = jax.grad(
-            lambda s: smoothing.smoothed_ball_radius(1.0, sigma=s, dim=784)
-        )(0.02)
-        self.assertAlmostEqual(slope, -18.8999, delta=5e-5)
-
-    @parameterized.product(dim=(1, 2, 10, 784, 150528), share=(0.3, 0.9, 0.99))
-    def test_against_differences(self, dim, share):
-        sigma = share * smoothing.ball_vanishing_sigma(1.0, dim=dim)
-        point = np.array([1.0, sigma, 0.5])
-
-        def radius(v):
-            return smoothing.smoothed_ball_radius(
-                v[0], sigma=v[1], dim=dim, threshold=v[2]
-            )
-
-        own = jax.grad(radius)(jnp.asarray(point))
-        for k, unit in enumerate(np.eye(3)):
-            step = 1e-6 * point * unit
-            difference = (radius(point + step) - radius(point - step)) / (
-                2e-6 * point[k]
-            )
-            np.testing.assert_allclose(own[k], difference, rtol=2e-5, atol=1e-7)
-
-    def test_the_others_against_differences(self):
-        point = np.array([0.8, 1.1, 0.3, 0.4])
-        functions = (
-            lambda v: smoothing.ball_class_probability(
-                v[0], radius=v[1], sigma=v[2], dim=4
-            ),
-            lambda v: smoothing.ball_vanishing_sigma(v[0], dim=4, threshold=v[3]),
-            lambda v: smoothing.min_sigma_for_radius(v[0], num_samples=500, alpha=v[3]),
-            lambda v: (
-                smoothing.best_center_certificate(
-                    v[0], dim=4, num_samples=500, alpha=v[3]
-                ).radius
-            ),
-            lambda v: smoothing.curvature_shift(v[:2], sigma=v[2]),
-        )
-        for function in functions:
-            own = jax.grad(function)(jnp.asarray(point))
-            step = 1e-6
-            difference = [
-                (function(point + step * e) - function(point - step * e)) / (2 * step)
-                for e in np.eye(4)
-            ]
-            np.testing.assert_allclose(own, difference, rtol=1e-7, atol=1e-8)
-
-    def test_at_the_center(self):
-        slope = jax.grad(
-            lambda r: smoothing.ball_class_probability(r, radius=1.0, sigma=0.5, dim=3)
-        )
-        self.assertEqual(slope(0.0), 0.0)
-
-    def test_steeper_towards_the_vanishing_point(self):
+        slopes = jax.jit(jax.grad(_radius))
+        printed = float(slopes(np.array([1.0, 0.02, 0.5]), 784.0)[1])
+        self.assertAlmostEqual(printed, -18.8999, delta=5e-5)
+        for dim, share in itertools.product((1, 2, 10, 150528), (0.3, 0.9, 0.99)):
+            sigma = share * smoothing.ball_vanishing_sigma(1.0, dim=dim)
+            point = np.array([1.0, sigma, 0.5])
+            own = np.asarray(slopes(point, float(dim)))
+            for k, unit in enumerate(np.eye(3)):
+                step = 1e-6 * point * unit
+                change = _radius(point + step, dim) - _radius(point - step, dim)
+                difference = change / (2e-6 * point[k])
+                np.testing.assert_allclose(own[k], difference, rtol=2e-5, atol=1e-7)
         vanishing = smoothing.ball_vanishing_sigma(1.0, dim=10)
-        slope = jax.grad(lambda s: smoothing.smoothed_ball_radius(1.0, sigma=s, dim=10))
-        near = [slope(vanishing * (1 - gap)) for gap in (1e-4, 1e-6, 1e-8)]
+        near = [
+            float(slopes(np.array([1.0, vanishing * (1 - gap), 0.5]), 10.0)[1])
+            for gap in (1e-4, 1e-6, 1e-8)
+        ]
         np.testing.assert_allclose(np.divide(near[1:], near[:-1]), 10.0, rtol=0.02)
+
+    @parameterized.parameters(_needed, _curvature)
+    def test_others_against_differences(self, function):
+        self._check(function)
+
+    @parameterized.parameters(_probability, _vanishing, _best)
+    @pytest.mark.slow
+    def test_distributions_against_differences(self, function):
+        """Compositions of rules that the tests of `special` hold to SciPy."""
+        slopes = self._check(function)
+        if function is _probability:
+            self.assertEqual(slopes(np.array([0.0, 1.0, 0.5, 0.0]))[0], 0.0)
+
+    def _check(self, function):
+        point, step = np.array([0.8, 1.1, 0.3, 0.4]), 1e-6
+        slopes = jax.jit(jax.grad(function))
+        difference = [
+            (function(point + step * e) - function(point - step * e)) / (2 * step)
+            for e in np.eye(4)
+        ]
+        np.testing.assert_allclose(slopes(point), difference, rtol=1e-7, atol=1e-8)
+        return slopes
 
 
 _OF_ONE_NUMBER = (
@@ -98,34 +103,29 @@ _OF_ONE_NUMBER = (
 
 
 class ContractTest(parameterized.TestCase):
-    @parameterized.product(function=_OF_ONE_NUMBER, x64=(False, True))
-    def test_numbers_are_float64_and_arrays_keep_their_dtype(self, function, x64):
-        with jax.enable_x64(x64):
-            self.assertIsInstance(function(0.5), np.float64)
-            self.assertEqual(function(np.float32(0.5)), function(0.5))
-            for dtype in (jnp.float32, jnp.float64) if x64 else (jnp.float32,):
-                kept = jax.eval_shape(function, jnp.asarray(0.5, dtype))
-                self.assertEqual(kept.dtype, dtype)
+    @parameterized.parameters(*_OF_ONE_NUMBER)
+    def test_numbers_are_float64_and_arrays_keep_their_dtype(self, function):
+        for x64 in (False, True):
+            with jax.enable_x64(x64):
+                self.assertIsInstance(function(0.5), np.float64)
+                self.assertEqual(function(np.float32(0.5)), function(0.5))
+        with jax.enable_x64(True):
+            kept = jax.eval_shape(function, jnp.asarray(0.5, jnp.float64))
+        self.assertEqual(kept.dtype, jnp.float64)
 
     @parameterized.parameters(*_OF_ONE_NUMBER)
     def test_shapes_under_jit_and_vmap(self, function):
-        at = jnp.ones((2, 3))
-        for transform in (jax.jit, jax.vmap, lambda f: jax.jit(jax.vmap(f))):
-            out = jax.eval_shape(transform(function), at)
-            self.assertEqual((out.shape, out.dtype), ((2, 3), jnp.float32))
+        with jax.enable_x64(True):
+            at = jnp.ones((2, 3), jnp.float32)
+            out = jax.eval_shape(jax.jit(jax.vmap(function)), at)
+        self.assertEqual((out.shape, out.dtype), ((2, 3), jnp.float32))
 
-    def test_values_under_jit_and_vmap(self):
-        noise = [0.2, 0.5, 0.64, 0.7]
-        smoothed = functools.partial(smoothing.smoothed_ball_radius, 1.0, dim=3)
-        mapped = jax.jit(jax.vmap(lambda v: smoothed(sigma=v)))(_single(noise))
-        np.testing.assert_allclose(mapped, _RADIUS(1.0, sigma=noise, dim=3), rtol=2e-5)
-
+    @pytest.mark.newest
     def test_nan_where_nothing_is_left(self):
         """The vanishing level is .6501."""
         for sigma, is_empty in ((0.3, False), (0.65, False), (0.651, True), (9, True)):
-            for noise in (sigma, _single(sigma)):
-                r = smoothing.smoothed_ball_radius(1.0, sigma=noise, dim=3)
-                self.assertEqual(bool(np.isnan(r)), is_empty)
+            r = smoothing.smoothed_ball_radius(1.0, sigma=sigma, dim=3)
+            self.assertEqual(bool(np.isnan(r)), is_empty)
         grown = smoothing.smoothed_ball_radius(1.0, sigma=0.1, dim=1, threshold=0.1)
         self.assertGreater(grown, 1.0)
 

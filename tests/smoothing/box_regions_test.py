@@ -6,6 +6,7 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import optimize, stats
 
@@ -26,7 +27,36 @@ _CUTS, _LABELS = (-1.0, 0.5, 2.0), (0, 1, 2, 0)
 _PLURALITY_HALF_WIDTH = {0.5: 0.999980, 1.0: 0.969343, 1.5: 0.777276, 2.3: 0.027788}
 
 
-_SHAPE = (500, 3)  # one shape, since every other one would be compiled
+_SHAPE = (500, 3)
+
+
+@jax.jit
+def _box_program(x, lower, upper, sigma):
+    return smoothing.box_class_probability(x, lower=lower, upper=upper, sigma=sigma)
+
+
+def _box(x, *, lower, upper, sigma):
+    """`box_class_probability` of float64 arrays, one program for all of `_SHAPE`."""
+    ends = (np.broadcast_to(v, _SHAPE).astype(np.float64) for v in (x, lower, upper))
+    with jax.enable_x64(True):
+        return np.asarray(_box_program(*ends, np.broadcast_to(sigma, _SHAPE[:1]) * 1.0))
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def _line_program(x, cuts, labels, sigma, *, num_classes):
+    return smoothing.line_class_probabilities(
+        x, cuts=cuts, labels=labels, num_classes=num_classes, sigma=sigma
+    )
+
+
+def _line(x, *, cuts, labels, num_classes, sigma):
+    """`line_class_probabilities` of float64 arrays."""
+    with jax.enable_x64(True):
+        arrays = (np.asarray(v, np.float64) for v in (x, cuts))
+        labels, sigma = np.asarray(labels), np.asarray(sigma, np.float64)
+        return np.asarray(
+            _line_program(*arrays, labels, sigma, num_classes=num_classes)
+        )
 
 
 def _random_boxes(rng):
@@ -42,15 +72,11 @@ class BoxTest(parameterized.TestCase):
         rng = np.random.default_rng(0)
         lower, upper = _random_boxes(rng)
         x, sigma = rng.normal(size=_SHAPE), rng.uniform(0.2, 3.0, _SHAPE[0])
-        actual = smoothing.box_class_probability(
-            x, lower=lower, upper=upper, sigma=sigma
-        )
+        actual = _box(x, lower=lower, upper=upper, sigma=sigma)
         normal = stats.norm(x, sigma[:, None])
         expected = np.prod(normal.cdf(upper) - normal.cdf(lower), axis=-1)
         np.testing.assert_allclose(actual, expected, rtol=1e-10, atol=1e-15)
-        single = smoothing.box_class_probability(
-            jnp.asarray(x, jnp.float32), lower=lower, upper=upper, sigma=sigma
-        )
+        single = _box_program(*(np.float32(v) for v in (x, lower, upper, sigma)))
         self.assertEqual(single.dtype, jnp.float32)
         np.testing.assert_allclose(single, expected, rtol=0, atol=1e-5)
 
@@ -62,6 +88,7 @@ class BoxTest(parameterized.TestCase):
         p = smoothing.box_class_probability(center, lower=lower, upper=upper, sigma=0.7)
         self.assertLess(abs(inside - p), 4 * np.sqrt(p * (1 - p) / len(draws)))
 
+    @pytest.mark.newest
     def test_small_probabilities_are_right_on_both_sides(self):
         rest = (-np.inf, -np.inf), (np.inf, np.inf)
         for ends in ((10.0, 11.0), (-11.0, -10.0)):
@@ -89,8 +116,10 @@ class BoxTest(parameterized.TestCase):
         """Points, boxes and noise levels broadcast, whatever JAX promotes."""
         x = np.random.default_rng(1).normal(size=_SHAPE)
         box = dict(lower=np.array([-1.0, -np.inf, 0]), upper=np.array([1, 0.3, np.inf]))
-        many = smoothing.box_class_probability(x, **box, sigma=0.7)
-        self.assertEqual(many.shape, _SHAPE[:1])
+        many = _box(x, **box, sigma=0.7)
+        with jax.enable_x64(True):
+            broadcast = _box_program(x, **box, sigma=0.7)
+        np.testing.assert_allclose(broadcast, many, rtol=1e-14)
         one = smoothing.box_class_probability(x[7], **box, sigma=0.7)
         self.assertAlmostEqual(many[7], one, delta=1e-15)
         for point, sigma in ((x[7], np.ones(4)), (x[:4], np.ones(4)), (x[:4], 1.0)):
@@ -140,7 +169,7 @@ class LawTest(parameterized.TestCase):
         share[:200] = 0.5  # midpoints
         between = share[:, None] * x + (1 - share[:, None]) * y
         p = np.array([
-            smoothing.box_class_probability(v, lower=lower, upper=upper, sigma=sigma)
+            _box(v, lower=lower, upper=upper, sigma=sigma)
             for v in (x, y, between)
         ])  # fmt: skip
         is_known = (p > 1e-280).all(axis=0)
@@ -156,7 +185,7 @@ class LawTest(parameterized.TestCase):
         width = np.where(np.isfinite(upper - lower), upper - lower, 1.0)
         share = rng.uniform(0, 0.5, size=(2, *_SHAPE))
         x, sigma = rng.normal(size=_SHAPE), rng.uniform(0.2, 3.0, _SHAPE[0])
-        inside = functools.partial(smoothing.box_class_probability, x, sigma=sigma)
+        inside = functools.partial(_box, x, sigma=sigma)
         p = inside(lower=lower, upper=upper)
         less = inside(lower=lower + share[0] * width, upper=upper - share[1] * width)
         self.assertTrue((less <= p + 1e-15).all())
@@ -167,10 +196,8 @@ class LawTest(parameterized.TestCase):
         rng = np.random.default_rng(0)
         lower, upper = _random_boxes(rng)
         x = rng.normal(size=_SHAPE)
-        p = smoothing.box_class_probability(x, lower=lower, upper=upper, sigma=0.5)
-        scaled = smoothing.box_class_probability(
-            k * x, lower=k * lower, upper=k * upper, sigma=k * 0.5
-        )
+        p = _box(x, lower=lower, upper=upper, sigma=0.5)
+        scaled = _box(k * x, lower=k * lower, upper=k * upper, sigma=k * 0.5)
         np.testing.assert_allclose(scaled, p, rtol=1e-11)
         for dim in (1, 100):
             self.assertAlmostEqual(
@@ -216,13 +243,12 @@ class LawTest(parameterized.TestCase):
         sigma, num_points = 0.4, 200
         points = rng.uniform(-3, 3, size=(num_points, 2))
         points[1::2] = points[::2] + 0.1 * rng.normal(size=(num_points // 2, 2))
-        columns = [
-            smoothing.box_class_probability(
-                points[:, None, k, None], lower=ends[:-1, None], upper=ends[1:, None],
-                sigma=sigma,
-            )
-            for k in range(2)
-        ]  # fmt: skip
+        with jax.enable_x64(True):
+            sides = ends[:-1, None], ends[1:, None]
+            columns = [
+                np.asarray(_box_program(points[:, None, k, None], *sides, sigma))
+                for k in range(2)
+            ]
         for column in columns:
             np.testing.assert_allclose(column.sum(axis=-1), 1.0, rtol=1e-13)
         p = np.einsum("ni,ij,nj->n", columns[0], is_class, columns[1])
@@ -247,16 +273,17 @@ class LineTest(parameterized.TestCase):
             sigma=sigma,
         )
         np.testing.assert_allclose(line(x), expected, rtol=0, atol=1e-10)
-        single = line(jnp.float32(x))
+        single = _line_program(
+            *(np.float32(v) for v in (x, _CUTS)), np.array(_LABELS), np.float32(sigma),
+            num_classes=3,
+        )  # fmt: skip
         self.assertEqual(single.dtype, jnp.float32)
         np.testing.assert_allclose(single, expected, rtol=0, atol=1e-6)
 
     def test_many_points(self):
         x = np.array(list(_LINE))[:, 0].reshape(5, 1)
         sigma = np.array(list(_LINE))[:, 1].reshape(5, 1)
-        p = smoothing.line_class_probabilities(
-            x, cuts=_CUTS, labels=_LABELS, num_classes=4, sigma=sigma
-        )
+        p = _line(x, cuts=_CUTS, labels=_LABELS, num_classes=4, sigma=sigma)
         self.assertEqual(p.shape, (5, 1, 4))
         np.testing.assert_allclose(p[:, 0, :3], list(_LINE.values()), atol=1e-10)
         np.testing.assert_array_equal(p[..., 3], 0.0)
@@ -267,17 +294,13 @@ class LineTest(parameterized.TestCase):
         cuts, labels = np.sort(rng.normal(size=6)), rng.integers(0, 4, size=7)
         draws = 0.3 + 0.9 * rng.standard_normal(400_000)
         shares = np.bincount(labels[np.searchsorted(cuts, draws)], minlength=4)
-        p = smoothing.line_class_probabilities(
-            0.3, cuts=cuts, labels=labels, num_classes=4, sigma=0.9
-        )
+        p = _line(0.3, cuts=cuts, labels=labels, num_classes=4, sigma=0.9)
         np.testing.assert_allclose(shares / len(draws), p, rtol=0, atol=4e-3)
         self.assertLess(np.abs(shares / len(draws) - p).max(), 4 * 0.5 / 632)
 
     def test_plurality_outlives_majority(self):
         def lead(x, sigma):
-            p = smoothing.line_class_probabilities(
-                x, cuts=[-1.0, 1.0], labels=[0, 1, 2], num_classes=3, sigma=sigma
-            )
+            p = _line(x, cuts=[-1.0, 1.0], labels=[0, 1, 2], num_classes=3, sigma=sigma)
             return p[1] - max(p[0], p[2])
 
         for sigma, expected in _PLURALITY_HALF_WIDTH.items():
@@ -292,9 +315,7 @@ class LineTest(parameterized.TestCase):
         self.assertAlmostEqual(1 / stats.norm.ppf(2 / 3), plurality, delta=1e-12)
 
     def test_an_interval_is_a_ball_and_a_box(self):
-        p = smoothing.line_class_probabilities(
-            0.4, cuts=[-1.0, 1.0], labels=[0, 1, 0], num_classes=2, sigma=0.8
-        )
+        p = _line(0.4, cuts=[-1.0, 1.0], labels=[0, 1, 0], num_classes=3, sigma=0.8)
         ball = stats.ncx2.cdf(0.8**-2, 1, (0.4 / 0.8) ** 2)
         box = smoothing.box_class_probability(
             [0.4, 0.0, 0.0],
@@ -302,8 +323,33 @@ class LineTest(parameterized.TestCase):
             upper=[1.0, np.inf, np.inf],
             sigma=0.8,
         )
-        np.testing.assert_allclose(p, [1 - ball, ball], atol=1e-12)
+        np.testing.assert_allclose(p, [1 - ball, ball, 0], atol=1e-12)
         self.assertAlmostEqual(p[1], box, delta=1e-15)
+
+
+def _of_four_numbers(v):
+    """A box, a line, a cube and a half-space, from x, a threshold and sigma."""
+    return (
+        smoothing.box_class_probability(
+            v[:3], lower=[-1.0, 0.5, -np.inf], upper=[0.7, np.inf, np.inf], sigma=v[3]
+        ),
+        smoothing.line_class_probabilities(
+            v[0], cuts=_CUTS, labels=_LABELS, num_classes=3, sigma=v[3]
+        )[1],
+        smoothing.cube_vanishing_sigma(v[0], dim=20, threshold=v[1]),
+        smoothing.half_space_class_probability(v[0], sigma=v[3]),
+    )
+
+
+_POINT = np.array([0.2, 0.3, 5.0, 0.6])
+
+
+def _difference(function, step=1e-5):
+    """Central differences in each of the four numbers."""
+    return [
+        (np.array(function(_POINT + e)) - np.array(function(_POINT - e))) / (2 * step)
+        for e in step * np.eye(4)
+    ]
 
 
 class DerivativeTest(parameterized.TestCase):
@@ -311,36 +357,24 @@ class DerivativeTest(parameterized.TestCase):
         super().setUp()
         self.enterContext(jax.enable_x64(True))
 
-    @parameterized.parameters(
-        lambda v: smoothing.box_class_probability(
-            v[:3], lower=[-1.0, 0.5, -np.inf], upper=[0.7, np.inf, np.inf], sigma=v[3]
-        ),
-        lambda v: smoothing.line_class_probabilities(
-            v[0], cuts=_CUTS, labels=_LABELS, num_classes=3, sigma=v[3]
-        )[1],
-        lambda v: smoothing.cube_vanishing_sigma(v[0], dim=20, threshold=v[1]),
-        lambda v: smoothing.half_space_class_probability(v[0], sigma=v[3]),
-    )
-    def test_against_differences(self, function):
-        """Once and twice, and in sigma where a side is open too."""
-        at, step = np.array([0.2, 0.3, 5.0, 0.6]), 1e-5
-        slope = jax.jit(jax.grad(function))
-
-        def difference(f):
-            return [
-                (f(at + step * e) - f(at - step * e)) / (2 * step) for e in np.eye(4)
-            ]
-
+    def test_against_differences(self):
+        """In sigma where a side is open too."""
+        slope = jax.jit(jax.jacrev(_of_four_numbers))(_POINT)
         np.testing.assert_allclose(
-            slope(at), difference(function), rtol=1e-7, atol=1e-9
+            np.transpose(slope), _difference(_of_four_numbers), rtol=1e-7, atol=1e-9
         )
-        curvature = jax.jit(jax.jacfwd(jax.jacfwd(function)))(at)
-        np.testing.assert_allclose(curvature, difference(slope), rtol=1e-7, atol=1e-8)
+
+    @pytest.mark.slow
+    def test_second_derivatives(self):
+        slope = jax.jit(jax.jacrev(_of_four_numbers))
+        curvature = jax.jit(jax.jacfwd(jax.jacfwd(_of_four_numbers)))(_POINT)
+        expected = np.moveaxis(_difference(slope), 0, -1)
+        np.testing.assert_allclose(curvature, expected, rtol=1e-7, atol=1e-8)
 
 
 _OF_ONE_NUMBER = (
     lambda v: smoothing.box_class_probability(
-        [0.1, 0.2], lower=[-1.0, -np.inf], upper=[1.0, 2.0], sigma=v
+        [0.1, 0.2, 0.3], lower=[-1.0, -np.inf, 0.0], upper=[1.0, 2.0, 1.0], sigma=v
     ),
     lambda v: smoothing.cube_vanishing_sigma(v, dim=10),
     lambda v: smoothing.half_space_class_probability(v, sigma=0.3),
@@ -351,13 +385,13 @@ _OF_ONE_NUMBER = (
 
 
 class ContractTest(parameterized.TestCase):
-    @parameterized.product(function=_OF_ONE_NUMBER, x64=(False, True))
-    def test_numbers_are_float64_and_arrays_keep_their_dtype(self, function, x64):
-        with jax.enable_x64(x64):
-            own = function(0.5)
-            self.assertIsInstance(own, np.float64 | np.ndarray)
-            self.assertEqual(own.dtype, np.float64)
-            for dtype in (jnp.float32, jnp.float64) if x64 else (jnp.float32,):
+    @parameterized.parameters(*_OF_ONE_NUMBER)
+    def test_numbers_are_float64_and_arrays_keep_their_dtype(self, function):
+        for x64, dtype in ((False, jnp.float32), (True, jnp.float32), (True, float)):
+            with jax.enable_x64(x64):
+                own = function(0.5)
+                self.assertIsInstance(own, np.float64 | np.ndarray)
+                self.assertEqual(own.dtype, np.float64)
                 kept = jax.eval_shape(function, jnp.asarray(0.5, dtype))
                 self.assertEqual((kept.shape, kept.dtype), (own.shape, dtype))
 

@@ -1,6 +1,7 @@
 """Cones under noise: tables, Owen's T, the noncentral t, quadrature and sampling."""
 
 import functools
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -63,6 +64,24 @@ def _shift_table():
     return np.radians(degrees), dim, expected
 
 
+def _shift_of(v, dim):
+    return smoothing.cone_apex_shift(v[0], sigma=v[1], threshold=v[2], dim=dim)
+
+
+def _probability_of(v, dim):
+    return smoothing.cone_class_probability(
+        v[0], offset=v[1], half_angle=v[2], sigma=v[3], dim=dim
+    )
+
+
+def _with_value(v, dim):
+    shift = _shift_of(v, dim)
+    return shift, shift
+
+
+_mapped_slopes = jax.jit(jax.vmap(jax.jacfwd(_with_value, has_aux=True)))
+
+
 class TableTest(parameterized.TestCase):
     def test_apex_shift(self):
         angle, dim, expected = _shift_table()
@@ -70,13 +89,24 @@ class TableTest(parameterized.TestCase):
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1.5e-9)
 
     def test_apex_shift_in_float32(self):
-        """In one call: a bad value does not stop the others before they converge."""
-        angle, dim, _ = _shift_table()
-        angle = angle.astype(np.float32)
+        """In one call: a bad value does not stop the others before they converge.
+
+        Derivatives come with it; the long tests hold those of float64 to 1e-6.
+        """
+        angle, dim = (v[::3].astype(np.float32) for v in _shift_table()[:2])
         expected = _SHIFT(angle.astype(np.float64), sigma=1.0, dim=dim)
         expected[0] = angle[0] = np.nan
-        together = jax.jit(lambda v: smoothing.cone_apex_shift(v, sigma=1.0, dim=dim))
-        np.testing.assert_allclose(together(jnp.asarray(angle)), expected, rtol=1e-5)
+        ones = np.ones_like(angle)
+        points = np.stack([angle, ones, 0.5 * ones], axis=1)
+        slopes, shifts = _mapped_slopes(points, dim)
+        self.assertEqual({shifts.dtype, slopes.dtype}, {np.dtype(np.float32)})
+        np.testing.assert_allclose(shifts, expected, rtol=1e-5)
+        for row in (2, -1):
+            at = points[row].astype(np.float64)
+            for k, unit in enumerate(1e-5 * at * np.eye(3)):
+                change = _shift_of(at + unit, dim[row]) - _shift_of(at - unit, dim[row])
+                difference = change / (2e-5 * at[k])
+                np.testing.assert_allclose(slopes[row, k], difference, rtol=1e-3)
 
     def test_class_probability(self):
         degrees, dim, depth, offset, expected = _columns(_CLASS_PROBABILITY)
@@ -89,18 +119,19 @@ class TableTest(parameterized.TestCase):
 
 
 class OracleTest(parameterized.TestCase):
+    @pytest.mark.newest
     def test_wedges_by_owens_t(self):
-        angle, depth = np.meshgrid(np.radians([1, 20, 44, 46, 89]), [-2, 0, 0.7, 5, 30])
+        angle, depth = np.meshgrid(np.radians([1, 44, 46, 89]), [-2, 0, 0.7, 30])
         h = depth * np.sin(angle)
         expected = stats.norm.cdf(h) - 2 * special.owens_t(h, 1 / np.tan(angle))
         actual = _PROBABILITY(depth, half_angle=angle, sigma=1.0, dim=2)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-12)
         np.testing.assert_allclose(actual[1], angle[1] / np.pi, rtol=1e-12)
 
-    @parameterized.parameters(2, 3, 10, 100)
-    def test_the_axis_by_the_noncentral_t(self, dim):
-        angle = np.radians([10, 30, 44, 46, 60, 85])
-        cotangent, deviation = 1 / np.tan(angle), np.array([-1.5, -0.5, 0, 0.4, 1, 2])
+    def test_the_axis_by_the_noncentral_t(self):
+        dim, degrees = np.meshgrid([2, 3, 100], [10, 30, 44, 46, 60, 85])
+        angle = np.radians(degrees)
+        cotangent, deviation = 1 / np.tan(angle), np.c_[[-1.5, -0.5, 0, 0.4, 1, 2]]
         depth = cotangent * np.sqrt(dim - 1) + deviation * np.hypot(1, 0.7 * cotangent)
         expected = stats.nct.sf(np.sqrt(dim - 1) * cotangent, dim - 1, depth)
         actual = _PROBABILITY(depth, half_angle=angle, sigma=1.0, dim=dim)
@@ -167,9 +198,7 @@ class OracleTest(parameterized.TestCase):
 
 class LawTest(parameterized.TestCase):
     def test_bounds_of_the_apex_shift(self):
-        dim, degrees = np.meshgrid(
-            [2, 3, 4, 10, 100, 784, 3072], [0.1, 1, 5, 15, 30, 45, 60, 80, 89.9]
-        )
+        dim, degrees = np.meshgrid([2, 3, 3072], [0.1, 5, 45, 60, 89.9])
         cotangent = 1 / np.tan(np.radians(degrees))
         shift = _SHIFT(np.radians(degrees), sigma=1.0, dim=dim)
         median = np.sqrt(stats.chi2.ppf(0.5, dim - 1))
@@ -179,21 +208,21 @@ class LawTest(parameterized.TestCase):
         self.assertTrue((np.diff(shift, axis=0) < 0).all())  # wider cones recede less
         self.assertTrue((np.diff(shift, axis=1) > 0).all())
 
-    @parameterized.parameters(1e-12, 1e-4, 0.1, 0.9, 1 - 7e-5)
-    def test_other_thresholds(self, threshold):
-        """From cones as thin as a hair to nearly a half-space."""
-        dim, degrees = np.meshgrid([2, 10, 784], [0.01, 1, 30, 45.1, 89.9])
+    def test_other_thresholds(self):
+        """From cones as thin as a hair to nearly a half-space, at every threshold."""
+        grid = np.meshgrid([1e-12, 1e-4, 0.1, 0.9, 1 - 7e-5], [0.01, 1, 30, 45.1, 89.9])
+        threshold, degrees = (v.ravel()[::2] for v in grid)  # as on a chessboard
+        dim = np.resize([2, 10, 784], threshold.shape)
         angle = np.radians(degrees)
         shift = _SHIFT(angle, sigma=1.0, dim=dim, threshold=threshold)
         p = _PROBABILITY(shift, half_angle=angle, sigma=1.0, dim=dim)
-        error = np.abs(p - threshold) / min(threshold, 1 - threshold)
+        error = np.abs(p - threshold) / np.minimum(threshold, 1 - threshold)
         self.assertLess(error.max(), 1e-8)
         self.assertTrue((shift >= stats.norm.ppf(threshold) - 1e-9).all())
 
-    @parameterized.parameters(0.05, 40.0)
-    def test_scaling(self, k):
-        dim, angle = np.meshgrid([2, 10, 784], [0.1, 0.7, 1.4])
-        shift = _SHIFT(angle, sigma=1.0, dim=dim)
+    def test_scaling(self):
+        dim, angle = np.array([2, 10, 784, 10]), np.array([0.1, 0.7, 1.4, 1.2])
+        shift, k = _SHIFT(angle, sigma=1.0, dim=dim), np.array([0.05, 40, 0.05, 40])
         np.testing.assert_allclose(
             _SHIFT(angle, sigma=k, dim=dim), k * shift, rtol=1e-14
         )
@@ -213,7 +242,7 @@ class LawTest(parameterized.TestCase):
 
     @parameterized.parameters(0.2, 0.8)
     def test_the_most_likely_point_at_a_depth_is_on_the_axis(self, threshold):
-        offset, angle = np.meshgrid([0, 0.03, 0.5, 1, 2, 5], [0.2, 0.7, 0.9, 1.4])
+        offset, angle = np.meshgrid([0, 0.03, 0.5, 2, 5], [0.2, 0.7, 1.4])
         shift = _SHIFT(angle[:, :1], sigma=1.0, dim=4, threshold=threshold)
         p = _PROBABILITY(shift, offset=offset, half_angle=angle, sigma=1.0, dim=4)
         self.assertTrue((np.diff(p, axis=1) < 0).all())
@@ -223,7 +252,7 @@ class LawTest(parameterized.TestCase):
         """At threshold 1/2; the score is concave and 1-Lipschitz."""
         rng = np.random.default_rng(0)
         for angle in (0.4, 1.1):
-            points = rng.uniform([0, -2], [6, 4], size=(2, 60, 2))
+            points = rng.uniform([0, -2], [6, 4], size=(2, 12, 2))
             points = np.concatenate([points, points.mean(axis=0, keepdims=True)])
             p = _PROBABILITY(
                 points[..., 0], offset=np.abs(points[..., 1]), half_angle=angle,
@@ -234,7 +263,7 @@ class LawTest(parameterized.TestCase):
             self.assertLess(p[is_outside].max(), 0.5)
             score = stats.norm.ppf(p[:, (p > 1e-9).all(axis=0)])
             gap = score[2] - 0.5 * (score[0] + score[1])
-            self.assertGreater(len(gap), 30)
+            self.assertGreater(len(gap), 6)
             self.assertGreater(gap.min(), -1e-5)
             distance = np.linalg.norm(points[0] - points[1], axis=-1)
             change = np.abs(score[0] - score[1])
@@ -249,66 +278,77 @@ class LawTest(parameterized.TestCase):
         self.assertBetween(shift, 0.0, 1e-8)
 
 
+@pytest.mark.slow
 class DerivativeTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.enterContext(jax.enable_x64(True))
         self.enterContext(jax.default_device(jax.devices("cpu")[0]))
 
-    def _check(self, function, at):
-        own = jax.grad(function)(jnp.asarray(at))
-        for k, unit in enumerate(np.eye(len(at))):
-            step = 1e-5 * at[k] * unit
-            difference = function(at + step) - function(at - step)
-            expected = difference / (2e-5 * at[k])
-            np.testing.assert_allclose(own[k], expected, rtol=1e-6, atol=1e-9)
+    def _check(self, function, cases, slopes):
+        for point, dim in cases:
+            at = np.array(point)
+            own = np.asarray(slopes(jnp.asarray(at), dim))
+            for k, unit in enumerate(np.eye(len(at))):
+                step = 1e-5 * at[k] * unit
+                difference = function(at + step, dim) - function(at - step, dim)
+                expected = difference / (2e-5 * at[k])
+                np.testing.assert_allclose(own[k], expected, rtol=1e-6, atol=1e-9)
 
-    @parameterized.product(dim=(2, 10, 784), angle=(0.3, 1.2), threshold=(0.5, 0.2))
-    def test_apex_shift(self, dim, angle, threshold):
-        def shift(v):
-            return smoothing.cone_apex_shift(v[0], sigma=v[1], dim=dim, threshold=v[2])
+    def test_apex_shift(self):
+        cases = [
+            ((angle, 0.7, threshold), dim)
+            for angle in (0.3, 1.2)
+            for threshold, dim in ((0.5, 2.0), (0.2, 10.0), (0.5, 784.0))
+        ]
+        for transform in (jax.jacfwd, jax.grad):
+            self._check(_shift_of, cases, jax.jit(transform(_shift_of)))
 
-        self._check(shift, np.array([angle, 0.7, threshold]))
-
-    @parameterized.product(dim=(2, 10), angle=(0.3, 1.2))
-    @pytest.mark.slow
-    def test_class_probability(self, dim, angle):
-        def probability(v):
-            return smoothing.cone_class_probability(
-                v[0], offset=v[1], half_angle=v[2], sigma=v[3], dim=dim
-            )
-
-        self._check(probability, np.array([3.0, 0.6, angle, 0.8]))
-        for depth in (-8.5, -9.0, -50.0):  # no NaN far outside
-            slopes = jax.grad(probability)(jnp.array([depth, 0.0, angle, 1.0]))
-            np.testing.assert_allclose(slopes, 0.0, rtol=0, atol=1e-14)
+    def test_class_probability(self):
+        cases = list(itertools.product((0.3, 1.2), (2.0, 10.0)))
+        points = [((3.0, 0.6, angle, 0.8), dim) for angle, dim in cases]
+        slopes = jax.jit(jax.grad(_probability_of))
+        self._check(_probability_of, points, slopes)
+        for angle, dim in cases:
+            for depth in (-8.5, -9.0, -50.0):  # no NaN far outside
+                far = slopes(jnp.array([depth, 0.0, angle, 1.0]), dim)
+                np.testing.assert_allclose(far, 0.0, rtol=0, atol=1e-14)
 
 
-_OF_ONE_NUMBER = (
-    lambda v: smoothing.cone_class_probability(v, half_angle=0.5, sigma=1.0, dim=3),
-    lambda v: smoothing.cone_class_probability(
+def _by_depth(v):
+    return smoothing.cone_class_probability(v, half_angle=0.5, sigma=1.0, dim=3)
+
+
+def _by_angle(v):
+    return smoothing.cone_class_probability(
         1.0, offset=0.2, half_angle=v, sigma=1.0, dim=3
-    ),
-    lambda v: smoothing.cone_apex_shift(v, sigma=0.3, dim=3),
-    lambda v: smoothing.cone_apex_shift(0.5, sigma=1.0, dim=3, threshold=v),
-)
+    )
+
+
+def _shift_by_angle(v):
+    return smoothing.cone_apex_shift(v, sigma=0.3, dim=3)
+
+
+def _shift_by_threshold(v):
+    return smoothing.cone_apex_shift(0.5, sigma=1.0, dim=3, threshold=v)
 
 
 class ContractTest(parameterized.TestCase):
-    @parameterized.product(function=_OF_ONE_NUMBER, x64=(False, True))
-    def test_numbers_are_float64_and_arrays_keep_their_dtype(self, function, x64):
-        with jax.enable_x64(x64):
-            self.assertIsInstance(function(0.5), np.float64)
-            for dtype in (jnp.float32, jnp.float64) if x64 else (jnp.float32,):
-                kept = jax.eval_shape(function, jnp.asarray(0.5, dtype))
-                self.assertEqual(kept.dtype, dtype)
+    @parameterized.parameters(
+        _by_depth, _by_angle, _shift_by_angle, _shift_by_threshold
+    )
+    def test_numbers_are_float64_and_arrays_keep_their_dtype(self, function):
+        for x64 in (False, True):
+            with jax.enable_x64(x64):
+                self.assertIsInstance(function(0.5), np.float64)
+        with jax.enable_x64(True):
+            kept = jax.eval_shape(function, jnp.asarray(0.5, jnp.float64))
+            self.assertEqual(kept.dtype, jnp.float64)
 
-    @parameterized.parameters(*_OF_ONE_NUMBER)
+    @parameterized.parameters(_by_angle, _shift_by_threshold)
     def test_shapes_under_jit_and_vmap(self, function):
-        at = jnp.ones((2, 3))
-        for transform in (jax.jit, jax.vmap, lambda f: jax.jit(jax.vmap(f))):
-            out = jax.eval_shape(transform(function), at)
-            self.assertEqual((out.shape, out.dtype), ((2, 3), jnp.float32))
+        out = jax.eval_shape(jax.jit(jax.vmap(function)), jnp.ones((2, 3), jnp.float32))
+        self.assertEqual((out.shape, out.dtype), ((2, 3), jnp.float32))
 
     @parameterized.parameters(
         (dict(half_angle=0.0), "half_angle"),

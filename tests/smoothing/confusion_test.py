@@ -1,6 +1,7 @@
 """Predictions by plurality and confusion matrices against plain counting."""
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from sklearn import metrics
 
@@ -8,6 +9,7 @@ from robustjax.smoothing import confusion
 
 
 class ConfusionTest(parameterized.TestCase):
+    @pytest.mark.newest
     def test_rates_are_those_of_sklearn(self):
         rng = np.random.default_rng(0)
         labels, predictions = rng.integers(5, size=300), rng.integers(-1, 5, size=300)

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax.smoothing import disparity, disparity_tables
@@ -46,6 +47,7 @@ class OutputTest(parameterized.TestCase):
         self.assertEqual(rows[5]["note"], "no examples")
         self.assertIsNone(rows[5]["accuracy"])
 
+    @pytest.mark.newest
     def test_findings(self):
         labels = np.repeat([0, 1, 2], [100, 100, 0])
         report = _report(labels, np.zeros(200, int), num_classes=3)

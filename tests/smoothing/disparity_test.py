@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import stats
 
@@ -34,6 +35,7 @@ def _random_data(seed=0, num=400, num_classes=5):
 
 
 class ClassFiguresTest(parameterized.TestCase):
+    @pytest.mark.newest
     def test_figures_follow_from_their_definitions(self):
         labels, predictions, radii = _random_data()
         at = [0.0, 0.3, 0.9]

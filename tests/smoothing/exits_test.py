@@ -1,6 +1,7 @@
 """Levels of votes against binomial sums, and first exits of known functions."""
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import stats
 
@@ -39,6 +40,7 @@ class FirstExitTest(parameterized.TestCase):
         )
         return scanned, found
 
+    @pytest.mark.newest
     def test_brackets_the_first_of_several(self):
         ends = np.array([0.3, 1.0, 3.9])
         scanned, found = self._first_exit(lambda t: (t < ends) | (t > ends + 0.7))

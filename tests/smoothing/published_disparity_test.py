@@ -1,6 +1,7 @@
 """Class-wise figures of published logs, as they were counted from the files before."""
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import results
@@ -100,6 +101,7 @@ class PublishedDisparityTest(parameterized.TestCase):
             report.radii.accuracy.mean(axis=0), report.radii.overall_accuracy
         )
 
+    @pytest.mark.newest
     def test_collapse_where_training_noise_is_too_small(self):
         report = _report(_SUBSET.format("0.12", "0.50"))
         self.assertEqual(round(report.overall_accuracy, 3), 0.118)

@@ -46,9 +46,10 @@ def _shrinkage(apply_fn=_ball, x=None, *, key=_KEY, dim=2, num=1, **options):
         sigma=0.5,
         num_classes=2,
         max_distance=2.0,
-        num_samples=200,
+        num_samples=256,
         num_grid=16,
         num_bisections=8,
+        chunk_size=2048,
     )
     return rays.ray_shrinkage(key, apply_fn, x, **(defaults | options))
 
@@ -84,13 +85,13 @@ class RecoveryTest(parameterized.TestCase):
         error = np.abs(np.median(found.smoothed_exit) - truth)
         self.assertLess(error, 0.25 * np.median(width))
 
-    @parameterized.parameters(2, 10)
-    def test_ball(self, dim):
-        self._check_ball(dim)
+    def test_ball(self):
+        self._check_ball(5)
 
+    @parameterized.parameters(2, 100)
     @pytest.mark.slow
-    def test_ball_in_many_dimensions(self):
-        self._check_ball(100)
+    def test_ball_in_other_dimensions(self, dim):
+        self._check_ball(dim)
 
     def _check_ball(self, dim):
         sigma = float(np.float32(0.6 / np.sqrt(stats.chi2.ppf(0.5, dim))))
@@ -101,18 +102,19 @@ class RecoveryTest(parameterized.TestCase):
             directions=directions,
             sigma=sigma,
             max_distance=1.2,
+            num_samples=128,
             num_grid=8,
         )
         np.testing.assert_allclose(found.base_exit, 1, atol=1e-4)
         self._assert_covers(found, _ball_radius(sigma, dim))
 
-    @parameterized.parameters((2, 30), (10, 45))
-    def test_cone(self, dim, degrees):
-        self._check_cone(dim, degrees)
+    def test_cone(self):
+        self._check_cone(2, 30)
 
+    @parameterized.parameters((10, 45), (100, 60))
     @pytest.mark.slow
-    def test_cone_in_many_dimensions(self):
-        self._check_cone(100, 60)
+    def test_cone_in_other_dimensions(self, dim, degrees):
+        self._check_cone(dim, degrees)
 
     def _check_cone(self, dim, degrees):
         slope = 1 / np.tan(np.radians(degrees))
@@ -124,6 +126,7 @@ class RecoveryTest(parameterized.TestCase):
             directions=np.broadcast_to(-np.eye(dim)[0], (_REPEATS, dim)),
             sigma=sigma,
             max_distance=1.2 * start,
+            num_samples=128,
             num_grid=8,
         )
         np.testing.assert_allclose(found.base_exit, start, rtol=1e-3)
@@ -131,10 +134,12 @@ class RecoveryTest(parameterized.TestCase):
 
     def test_half_spaces_do_not_move(self):
         rng = np.random.default_rng(0)
-        x = rng.uniform(size=(_REPEATS, 5)) * 0.5
+        x = rng.uniform(size=(_REPEATS, 3)) * 0.5
         directions = rng.normal(size=x.shape)
         directions[:, 0] = np.abs(directions[:, 0]) + 0.5
-        found = _shrinkage(_left, x, directions=directions, max_distance=4.0)
+        found = _shrinkage(
+            _left, x, directions=directions, max_distance=4.0, num_samples=128
+        )
         unit = directions / np.linalg.norm(directions, axis=1, keepdims=True)
         np.testing.assert_allclose(
             found.base_exit, (0.7 - x[:, 0]) / unit[:, 0], atol=6e-4
@@ -148,9 +153,8 @@ class RecoveryTest(parameterized.TestCase):
         )
         np.testing.assert_allclose(found.ratio, found.smoothed_exit / found.base_exit)
 
-    @parameterized.parameters(0.3, 0.5)
-    def test_first_exit_of_a_region_that_is_entered_again(self, threshold):
-        sigma = 0.25
+    def test_first_exit_of_a_region_that_is_entered_again(self):
+        sigma, threshold = 0.25, 0.3
 
         def p(t):
             edges = special.ndtr((np.array([-1, 1, 1.8]) - t) / sigma)
@@ -158,8 +162,8 @@ class RecoveryTest(parameterized.TestCase):
 
         truth = optimize.brentq(lambda t: p(t) - threshold, 0.5, 1.3)
         found = _shrinkage(
-            _two_slabs, num=500, sigma=sigma, threshold=threshold, max_distance=3.0,
-            num_samples=500,
+            _two_slabs, num=500, dim=1, sigma=sigma, threshold=threshold,
+            max_distance=3.0, num_grid=12, num_bisections=7,
         )  # fmt: skip
         np.testing.assert_allclose(found.base_exit, 1, atol=1e-3)
         np.testing.assert_array_equal(found.base_crossings, 2)
@@ -169,9 +173,12 @@ class RecoveryTest(parameterized.TestCase):
         self.assertLess(found.upper.max(), 1.8)  # not widened by the second part
 
     def test_misses_are_rare_near_vanishing(self):
-        sigma, num = 0.8, 2000
-        truth = _ball_radius(sigma, 2)
-        found = _shrinkage(num=num, sigma=sigma, max_distance=1.5, num_samples=200)
+        sigma, num = 1.346, 2000
+        truth = _ball_radius(sigma, 1)
+        found = _shrinkage(
+            num=num, dim=1, sigma=sigma, max_distance=1.5, num_samples=128, num_grid=6,
+            num_bisections=5,
+        )  # fmt: skip
         self.assertGreater(found.is_empty.sum(), 0)  # p(x) = .542, so some look empty
         missed = (truth < found.lower) | (found.upper < truth)
         self.assertLess(missed.mean(), 0.05 + 3 * np.sqrt(0.05 * 0.95 / num))
@@ -213,29 +220,23 @@ class SearchTest(parameterized.TestCase):
 
     def test_result_depends_on_key_and_ids_alone(self):
         directions = np.random.default_rng(1).normal(size=(5, 2))
+        directions[3:] = directions[0]
         ids = np.array([4, 9, 0, 7, 4])
         options = dict(directions=directions, example_ids=ids, num_grid=4)
         found = _shrinkage(num=5, **options)
+        self.assertEqual(found.smoothed_exit[0], found.smoothed_exit[4])
+        self.assertNotEqual(found.smoothed_exit[0], found.smoothed_exit[3])
         mesh = jax.make_mesh(
             (4,), ("samples",), axis_types=(jax.sharding.AxisType.Auto,)
         )
-        for other in (
-            _shrinkage(jax.jit(_ball), num=5, chunk_size=1024, **options),
-            _shrinkage(num=5, mesh=mesh, **options),
-        ):
-            jax.tree.map(np.testing.assert_array_equal, other, found)
+        other = _shrinkage(num=5, mesh=mesh, **(options | dict(chunk_size=1024)))
+        jax.tree.map(np.testing.assert_array_equal, other, found)
         alone = _shrinkage(
             directions=3 * directions[1:2], example_ids=ids[1:2], num_grid=4
         )
         np.testing.assert_allclose(alone.smoothed_exit, found.smoothed_exit[1:2])
         fresh = _shrinkage(num=5, key=jax.random.key(4), **options)
         self.assertFalse(np.any(fresh.smoothed_exit == found.smoothed_exit))
-
-    def test_equal_ids_share_their_noise(self):
-        found = _shrinkage(num=2, example_ids=[6, 6])
-        self.assertEqual(found.smoothed_exit[0], found.smoothed_exit[1])
-        found = _shrinkage(num=2, example_ids=[6, 7])
-        self.assertNotEqual(found.smoothed_exit[0], found.smoothed_exit[1])
 
     def test_other_weights_sigmas_and_sample_numbers_do_not_compile_again(self):
         num_traces = 0
@@ -265,6 +266,7 @@ class SearchTest(parameterized.TestCase):
 
 
 class EdgeTest(parameterized.TestCase):
+    @pytest.mark.newest
     def test_censored(self):
         found = _shrinkage(_left, directions=[[-1, 0]])
         self.assertTrue(found.is_base_censored[0] and found.is_censored[0])

@@ -34,14 +34,38 @@ def _scipy(name, x, df, nc):
 
 
 def _mpmath_cdf(x, df, nc):
-    """The Poisson mixture of central distributions, with 60 digits."""
+    """The Poisson mixture of central distributions, with 60 digits.
+
+    P(a + 1, y) = P(a, y) - y^a exp(-y) / Gamma(a + 1) of the regularized incomplete
+    gamma function takes one central distribution to the next. It loses an absolute
+    1e-60, while the mixture is above exp(-nc / 2) P(df / 2, x / 2).
+    """
     with mpmath.workdps(60):
         x, df, nc = (mpmath.mpf(float(v)) for v in (x, df, nc))
-        weight, total = mpmath.exp(-nc / 2), mpmath.mpf(0)
+        weight, total, a, y = mpmath.exp(-nc / 2), mpmath.mpf(0), df / 2, x / 2
+        central = mpmath.gammainc(a, 0, y, regularized=True)
+        step = mpmath.exp(a * mpmath.log(y) - y - mpmath.loggamma(a + 1))
         for k in range(600):
-            total += weight * mpmath.gammainc(df / 2 + k, 0, x / 2, regularized=True)
+            total += weight * central
+            central -= step
+            step *= y / (a + k + 1)
             weight *= nc / 2 / (k + 1)
         return total
+
+
+# Element by element, since every new shape would be compiled.
+_cdf = np.vectorize(special.ncx2_cdf, otypes=[np.float64])
+
+
+_mapped_cdf = jax.jit(jax.vmap(special.ncx2_cdf))
+
+
+@jax.jit
+@jax.vmap
+def _slopes(x, df, nc):
+    """Derivatives of the lower tail in x and nc, and of the upper one in x."""
+    lower = jax.grad(special.ncx2_cdf, argnums=(0, 2))(x, df, nc)
+    return *lower, jax.grad(special.ncx2_sf)(x, df, nc)
 
 
 class AccuracyTest(parameterized.TestCase):
@@ -79,7 +103,7 @@ class AccuracyTest(parameterized.TestCase):
     @parameterized.parameters(*_DIMENSIONS)
     def test_float32(self, df):
         x, nc = (jnp.asarray(v, jnp.float32) for v in _grid(df))
-        own = special.ncx2_cdf(x, jnp.float32(df), nc)
+        own = _mapped_cdf(x, jnp.full_like(x, df), nc)
         self.assertEqual(own.dtype, jnp.float32)
         expected = _scipy("cdf", *(np.asarray(v, np.float64) for v in (x, df, nc)))
         tolerance = 5e-6 if df > 784 else 6e-7
@@ -88,8 +112,9 @@ class AccuracyTest(parameterized.TestCase):
     def test_between_integers(self):
         df, nc, x = 1 + np.linspace(0, 3, 31), 2.0, 1.7
         expected = stats.ncx2.cdf(x, df, nc)
-        np.testing.assert_allclose(special.ncx2_cdf(x, df, nc), expected, atol=1e-12)
+        np.testing.assert_allclose(_cdf(x, df, nc), expected, atol=1e-12)
 
+    @pytest.mark.newest
     def test_known_excess(self):
         """With x and nc near 1e12 only the given difference tells where x is."""
         df, nc = 100.0, 1e12
@@ -110,18 +135,14 @@ class DerivativeTest(parameterized.TestCase):
         x, nc = (jnp.asarray(v) for v in _grid(df))
         keep = (np.asarray(nc) > 0.005) & (np.asarray(nc) < 1e5)
         x, nc = x[keep], nc[keep]
-        by_x, by_nc = (
-            jax.vmap(jax.grad(special.ncx2_cdf, argnums=argnum))(
-                x, jnp.full_like(x, df), nc
-            )
-            for argnum in (0, 2)
-        )
-        np.testing.assert_allclose(by_x, stats.ncx2.pdf(x, df, nc), atol=1e-10)
+        by_x, by_nc, upper_by_x = _slopes(x, jnp.full_like(x, df), nc)
+        x, nc = np.asarray(x), np.asarray(nc)
+        density = stats.ncx2.pdf(x, df, nc)
+        np.testing.assert_allclose(by_x, density, atol=1e-10)
         np.testing.assert_allclose(by_nc, -stats.ncx2.pdf(x, df + 2, nc), atol=1e-10)
-        by_x = jax.vmap(jax.grad(special.ncx2_sf))(x, jnp.full_like(x, df), nc)
-        np.testing.assert_allclose(by_x, -stats.ncx2.pdf(x, df, nc), atol=1e-10)
+        np.testing.assert_allclose(upper_by_x, -density, atol=1e-10)
 
-    @parameterized.parameters(1.0, 2.0, 7.0, 300.0)
+    @parameterized.parameters(1.0, 300.0)
     def test_second_derivatives_and_those_of_the_log(self, df):
         x, nc, step = df + 3.3, 2.5, 1e-4
 
@@ -170,9 +191,20 @@ class QuantileTest(parameterized.TestCase):
 
     def test_float32(self):
         p, df = np.meshgrid([0.01, 0.5, 0.99], [1.0, 10.0, 3072.0], indexing="ij")
-        own = special.chi2_ppf(jnp.asarray(p, jnp.float32), jnp.asarray(df))
+        nc = np.full_like(p, 10.0)
+        nc[:, 0] = 0.0
+        nc[0, 1] = np.nan  # a bad value does not stop the others
+        own = jax.jit(special.ncx2_ppf)(*(jnp.asarray(v, jnp.float32) for v in
+                                          (p, df, nc)))  # fmt: skip
         self.assertEqual(own.dtype, jnp.float32)
-        np.testing.assert_allclose(own, stats.chi2.ppf(p, df), rtol=1e-5)
+        expected = _scipy("ppf", p, df, nc)
+        expected[0, 1] = np.nan
+        np.testing.assert_allclose(own, expected, rtol=1e-5)
+
+    def test_one_bad_quantile_does_not_stop_the_others(self):
+        p = [np.nan, 0.5, 1e-12, -1.0, 0.9, 2.0, 0.1]
+        own = special.ncx2_ppf(p, 3, 0.0)
+        np.testing.assert_allclose(own, stats.chi2.ppf(p, 3), rtol=1e-10)
 
 
 class NoncentralityTest(parameterized.TestCase):
@@ -207,7 +239,7 @@ class NoncentralityTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "Expected df "):
             special.ncx2_noncentrality(0.5, 10.0, 0.5)
 
-    @parameterized.product(df=(1.0, 2.0, 10.0, 784.0), p=(0.5, 0.1))
+    @parameterized.parameters((1.0, 0.1), (2.0, 0.5), (10.0, 0.1), (784.0, 0.5))
     def test_gradients(self, df, p):
         x = df + 4 * np.sqrt(2 * df)
         with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
@@ -219,14 +251,14 @@ class NoncentralityTest(parameterized.TestCase):
         self.assertAlmostEqual(by_x * raised / stats.ncx2.pdf(x, df, nc), 1, delta=1e-9)
 
     def test_float32_under_jit_and_vmap(self):
-        x = jnp.array([2.0, 12.0, 80.0, np.nan, 500.0])
-        df = jnp.array([1.0, 9.0, 100.0, 3.0, 300.0])
+        x = np.array([2.0, 12.0, 80.0, np.nan, 500.0])
+        df = np.array([1.0, 9.0, 100.0, 3.0, 300.0])
         function = jax.jit(
             jax.vmap(lambda x, df: special.ncx2_noncentrality(0.4, x, df))
         )
-        own = function(x, df)
+        own = function(jnp.asarray(x, jnp.float32), jnp.asarray(df, jnp.float32))
         self.assertEqual(own.dtype, jnp.float32)
-        expected = scipy.special.chndtrinc(x, df, 0.4).astype(np.float64)
+        expected = scipy.special.chndtrinc(x, df, 0.4)
         expected[[2, 3]] = np.nan  # P(X <= 80) is .07 at most
         np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5)
 
@@ -234,46 +266,40 @@ class NoncentralityTest(parameterized.TestCase):
 class ShapeTest(parameterized.TestCase):
     def test_edges(self):
         x = np.array([-1.0, 0.0, np.inf, np.nan])
-        np.testing.assert_array_equal(special.ncx2_cdf(x, 3, 1.0), [0, 0, 1, np.nan])
-        np.testing.assert_array_equal(special.ncx2_sf(x, 3, 1.0), [1, 1, 0, np.nan])
+        lower = [special.ncx2_cdf(v, 3, 1.0) for v in x]
+        np.testing.assert_array_equal(lower, [0, 0, 1, np.nan])
+        upper = [special.ncx2_sf(v, 3, 1.0) for v in x]
+        np.testing.assert_array_equal(upper, [1, 1, 0, np.nan])
         p = np.array([0.0, 1.0, -0.1, 1.1, np.nan])
         expected = [0, np.inf, np.nan, np.nan, np.nan]
-        np.testing.assert_array_equal(special.ncx2_ppf(p, 3, 1.0), expected)
-        at_zero = special.ncx2_pdf(0.0, np.array([1, 2, 3]), 1.0)
+        own = [special.ncx2_ppf(v, 3, 1.0) for v in p]
+        np.testing.assert_array_equal(own, expected)
+        at_zero = [special.ncx2_pdf(0.0, df, 1.0) for df in (1, 2, 3)]
         np.testing.assert_allclose(at_zero, [np.inf, 0.5 * np.exp(-0.5), 0.0])
 
     @parameterized.parameters(0.0, -1.0)
     def test_derivatives_at_and_below_zero_are_taken_as_zero(self, x):
-        for function in (special.ncx2_cdf, special.ncx2_sf):
-            for df in (1.0, 2.0, 3.0):
-                slopes = jax.grad(function, argnums=(0, 2))(x, df, 1.0)
-                self.assertEqual(slopes, (0.0, 0.0))
-
-    def test_one_bad_quantile_does_not_stop_the_others(self):
-        own = special.chi2_ppf([np.nan, 0.5, 1e-12], 3)
-        np.testing.assert_allclose(own[1:], stats.chi2.ppf([0.5, 1e-12], 3), rtol=1e-10)
-        together = jax.jit(lambda nc: special.ncx2_ppf(0.5, 3.0, nc))
-        own = together(jnp.array([np.nan, 10.0, 20.0]))
-        np.testing.assert_allclose(own[1:], stats.ncx2.ppf(0.5, 3, [10, 20]), rtol=1e-5)
+        with jax.enable_x64(True):
+            for function in (special.ncx2_cdf, special.ncx2_sf):
+                for df in (1.0, 2.0, 3.0):
+                    slopes = jax.grad(function, argnums=(0, 2))(x, df, 1.0)
+                    self.assertEqual(slopes, (0.0, 0.0))
 
     def test_numbers_are_float64_and_arrays_keep_their_dtype(self):
         self.assertIsInstance(special.ncx2_cdf(3.0, 3, 1.0), np.float64)
-        self.assertEqual(special.ncx2_cdf(np.float32(3), 3, [1, 2]).dtype, np.float64)
-        array = special.ncx2_cdf(jnp.float32(3), 3, 1.0)
-        self.assertIsInstance(array, jax.Array)
-        self.assertEqual(array.dtype, jnp.float32)
+        several = special.ncx2_cdf(np.float32(3), 3, _grid(3)[1].tolist())
+        self.assertEqual((several.shape, several.dtype), ((490,), np.float64))
+        with jax.enable_x64(True):
+            array = special.ncx2_cdf(jnp.asarray(3.0), 3, 1.0)
+            self.assertIsInstance(array, jax.Array)
+            single = jax.eval_shape(
+                lambda x: special.ncx2_cdf(x, 3, 1.0), jnp.asarray(3, jnp.float32)
+            )
+            self.assertEqual(single.dtype, jnp.float32)
 
     def test_numbers_inside_of_jit(self):
         inside = jax.jit(lambda x: x * special.chi2_ppf(0.5, 3))(jnp.float32(2))
         np.testing.assert_allclose(inside, 2 * stats.chi2.ppf(0.5, 3), rtol=1e-6)
-
-    def test_jit_and_vmap(self):
-        x = jnp.array([1.0, 5.0, 9.0])
-        expected = special.ncx2_cdf(x, 4.0, 2.0)
-        jitted = jax.jit(lambda v: special.ncx2_cdf(v, 4.0, 2.0))(x)
-        mapped = jax.vmap(lambda v: special.ncx2_cdf(v, 4.0, 2.0))(x)
-        np.testing.assert_allclose(jitted, expected, rtol=1e-6)
-        np.testing.assert_allclose(mapped, expected, rtol=1e-6)
 
     @parameterized.parameters(
         (dict(df=0.5, nc=1.0), "df"), (dict(df=3, nc=-1.0), "nc"),
