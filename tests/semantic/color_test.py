@@ -1,6 +1,7 @@
 """Colour attributes and their layers against colorsys and numbers worked out apart."""
 
 import colorsys
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -12,63 +13,87 @@ from fixed_images import fixed_image, random_image
 from robustjax import semantic
 from robustjax.semantic import layers
 
+_NAMES = ("hue", "saturation", "lightness", "brightness", "contrast")
+_SINGLE = {
+    "hue": (layers.Hue, 0.5),
+    "saturation": (layers.Saturation, 1.0),
+    "lightness": (layers.Lightness, 1.0),
+}
+_STEPS = np.linspace(-1, 1, 13)  # of layers, from limit to limit
+# Moves in hue, saturation and lightness: random ones, special ones, noted ones.
+_NOTED = ((0.3 / 6, 0, 0), (0, 0, -0.2), (0.7 / 6, -0.2, 0.15))
+_MOVES = np.array(
+    [
+        *np.random.default_rng(1).uniform(-1, 1, (12, 3)),
+        *((0, 0, 0), (0.5, 0, 0), (-1, 1, -1)),
+        *_NOTED,
+    ]
+)
 
-def _by_colorsys(image, hue, saturation, lightness):
-    """The image by colorsys, greys left as they are but for lightness."""
-    result = np.empty_like(image)
+
+def _image():
+    """Pixels of all kinds, and the fixed image in a corner."""
+    image = random_image(columns=12)
+    image[-4:, -5:] = fixed_image()
+    return image
+
+
+@jax.jit
+def _by_robustjax(image, moves):
+    def one(move):
+        return {
+            "hue": semantic.hue(image, move[0]),
+            "saturation": semantic.saturation(image, move[1]),
+            "lightness": semantic.lightness(image, move[2]),
+            "hsl": semantic.hsl(
+                image, hue=move[0], saturation=move[1], lightness=move[2]
+            ),
+        }
+
+    return jax.vmap(one)(moves)
+
+
+@functools.cache
+def _by_colorsys(kind):
+    """The image by colorsys and by move, greys left as they are but for lightness."""
+    is_moved = [kind in (name, "hsl") for name in _SINGLE]
+    image = _image()
+    result = np.empty((len(_MOVES), *image.shape))
     for place in np.ndindex(image.shape[:2]):
         pixel = image[place]
         h, light, full = colorsys.rgb_to_hls(*pixel)
-        light = np.clip(light + lightness, 0, 1)
-        if pixel.max() == pixel.min():
-            result[place] = light
-            continue
-        full = np.clip(full + saturation, 0, 1)
-        result[place] = colorsys.hls_to_rgb((h + hue) % 1, light, full)
+        for at, (hue, saturation, lightness) in enumerate(_MOVES * is_moved):
+            new = min(max(light + lightness, 0), 1)
+            if pixel.max() == pixel.min():
+                result[at, *place] = new
+                continue
+            more = min(max(full + saturation, 0), 1)
+            result[at, *place] = colorsys.hls_to_rgb((h + hue) % 1, new, more)
     return result
 
 
 class ColorsysTest(parameterized.TestCase):
-    @parameterized.parameters((jnp.float64, 1e-12), (jnp.float32, 1e-6))
+    @parameterized.parameters((np.float64, 1e-12), (np.float32, 1e-6))
     def test_hue_saturation_lightness(self, dtype, error):
-        self.enterContext(jax.enable_x64(True))
-        image = random_image()
-        moves = np.random.default_rng(1).uniform(-1, 1, (12, 3))
-        for hue, full, light in [*moves, (0, 0, 0), (0.5, 0, 0), (-1, 1, -1)]:
-            for own, wanted in (
-                (semantic.hue(image.astype(dtype), hue), (hue, 0, 0)),
-                (semantic.saturation(image.astype(dtype), full), (0, full, 0)),
-                (semantic.lightness(image.astype(dtype), light), (0, 0, light)),
-            ):
-                self.assertEqual(own.dtype, dtype)
-                self.assertLess(np.abs(own - _by_colorsys(image, *wanted)).max(), error)
-            if dtype == jnp.float64:
-                own = semantic.hsl(image, hue=hue, saturation=full, lightness=light)
-                wanted = _by_colorsys(image, hue, full, light)
-                self.assertLess(np.abs(own - wanted).max(), error)
+        with jax.enable_x64(True):
+            found = jax.device_get(_by_robustjax(_image().astype(dtype), _MOVES))
+        for kind in (*_SINGLE, *(("hsl",) if dtype == np.float64 else ())):
+            self.assertEqual(found[kind].dtype, dtype)
+            away = np.abs(found[kind] - _by_colorsys(kind)).max()
+            self.assertLess(away, error, kind)
 
-    def test_brightness_and_contrast(self):
-        image = random_image().astype(np.float32)
-        for b, c in ((0.2, 0.3), (-0.5, -1.0), (0.0, 2.0), (1.0, 0.0)):
-            wanted = np.clip((1 + c) * (image - 0.5) + 0.5 + b, 0, 1)
-            own = semantic.brightness_contrast(image, b, c)
-            self.assertLess(np.abs(own - wanted).max(), 1e-6)
-        self.assertLess(np.abs(semantic.brightness(image, 0.0) - image).max(), 1e-6)
-        self.assertLess(np.abs(semantic.contrast(image, -1.0) - 0.5).max(), 1e-6)
-
-
-class VectorsTest(absltest.TestCase):
     def test_noted_pixels_and_sums(self):
-        self.enterContext(jax.enable_x64(True))
-        image = fixed_image()
-        self.assertAlmostEqual(image.sum(), 28.3125)
-        hue = semantic.hue(image, 0.3 / 6)
+        with jax.enable_x64(True):
+            found = jax.device_get(_by_robustjax(_image(), _MOVES))
+        hue, dark, moved = (
+            found[kind][at - 3, -4:, -5:]
+            for at, kind in enumerate(("hue", "lightness", "hsl"))
+        )
+        self.assertAlmostEqual(fixed_image().sum(), 28.3125)
         np.testing.assert_allclose(hue[1, 0], (0.475, 0.25, 1), atol=1e-12)
         np.testing.assert_allclose(hue[2, 3], (0.1875, 1, 0.99375), atol=1e-12)
-        dark = semantic.lightness(image, -0.2)
         np.testing.assert_allclose(dark[1, 0], (0, 0, 0.85), atol=1e-12)
         np.testing.assert_allclose(dark[2, 3], (0, 0.7875, 0.545192308), atol=1e-9)
-        moved = semantic.hsl(image, hue=0.7 / 6, saturation=-0.2, lightness=0.15)
         np.testing.assert_allclose(moved[1, 0], (0.847, 0.595, 0.955), atol=1e-12)
         np.testing.assert_allclose(
             moved[2, 3], (0.53875, 0.787903846, 0.94875), atol=1e-9
@@ -76,74 +101,116 @@ class VectorsTest(absltest.TestCase):
         self.assertAlmostEqual(float(moved.sum()), 37.578043956, places=8)
 
 
-_SINGLE = {
-    "hue": (layers.Hue, semantic.hue, 0.5),
-    "saturation": (layers.Saturation, semantic.saturation, 1.0),
-    "lightness": (layers.Lightness, semantic.lightness, 1.0),
-}
+@jax.jit
+def _by_layers(image, steps):
+    """By attribute: its function; layers of a known and of a traced image, by side."""
+    found = {}
+    for name, (layer, limit) in _SINGLE.items():
+        deltas = limit * steps[:, None]
+        sides = ({},) if name == "hue" else ({}, {"side": "right"}, {"side": "left"})
+        found[name] = (
+            jax.vmap(functools.partial(semantic.attribute(name), image))(deltas),
+            [
+                jax.vmap(functools.partial(layer(source, **side).apply, {}))(deltas)
+                for source in (_image(), image)
+                for side in sides
+            ],
+        )
+    return found
+
+
+@jax.jit
+def _contrasts(image, moves):
+    """Brightness and contrast, and both; by functions and by layers."""
+
+    def one(move):
+        brightness, contrast = (
+            layers.BrightnessContrast(image, only=name).apply({}, move[at : at + 1])
+            for at, name in enumerate(("brightness", "contrast"))
+        )
+        return (
+            (semantic.brightness(image, move[0]), brightness),
+            (semantic.contrast(image, move[1]), contrast),
+            (
+                semantic.brightness_contrast(image, move[0], move[1]),
+                layers.BrightnessContrast(image).apply({}, move),
+            ),
+        )
+
+    return jax.vmap(one)(moves)
 
 
 class LayersTest(parameterized.TestCase):
-    @parameterized.parameters(*_SINGLE)
-    def test_layers_equal_the_functions(self, name):
-        self._compare(name, jnp.float64, 1e-12)
+    def test_layers_equal_the_functions(self):
+        with jax.enable_x64(True):
+            found = _by_layers(_image(), _STEPS)
+        holds = {0: _STEPS <= 1, 1: _STEPS >= 0, 2: _STEPS <= 0}
+        for name, (wanted, every) in jax.device_get(found).items():
+            for at, own in enumerate(every):
+                away = np.abs(own - wanted)[holds[at % (len(every) // 2)]]
+                self.assertLess(away.max(), 1e-12, name)
 
     @parameterized.parameters(*_SINGLE)
     @pytest.mark.slow
     def test_layers_equal_the_functions_in_float32(self, name):
         """As users run it: without fused products the error of hue is 1.15e-6."""
-        self._compare(name, jnp.float32, 1e-6)
+        image, (layer, limit) = random_image(), _SINGLE[name]
+        with jax.enable_x64(True):
+            for t in limit * _STEPS.astype(np.float32):
+                wanted = semantic.attribute(name)(image, [float(t)])
+                side = {"side": "right" if t >= 0 else "left"}
+                for options in ({},) if name == "hue" else ({}, side):
+                    own = layer(image, **options).apply({}, jnp.asarray([t]))
+                    self.assertEqual(own.dtype, np.float32)
+                    self.assertLess(np.abs(own - wanted).max(), 1e-6)
 
-    def _compare(self, name, dtype, error):
-        self.enterContext(jax.enable_x64(True))
-        image = random_image()
-        layer, function, limit = _SINGLE[name]
-        for t in np.linspace(-limit, limit, 13):
-            delta = jnp.asarray([t], dtype)
-            wanted = function(image, float(delta[0]))
-            sides = ("both", "right" if t >= 0 else "left")
-            for side in ("both",) if name == "hue" else sides:
-                module = layer(image) if name == "hue" else layer(image, side)
-                own = module.apply({}, delta)
-                self.assertEqual(own.dtype, dtype)
-                self.assertLess(np.abs(own - wanted).max(), error)
-
-    def test_brightness_contrast(self):
-        image = random_image().astype(np.float32)
-        delta = jnp.array([0.2, -0.4])
-        own = layers.BrightnessContrast(image).apply({}, delta)
-        wanted = semantic.brightness_contrast(image, *delta)
-        self.assertLess(np.abs(own - wanted).max(), 1e-6)
-        for index, name in enumerate(("brightness", "contrast")):
-            module = layers.BrightnessContrast(image, only=name)
-            own = module.apply({}, delta[index : index + 1])
-            wanted = semantic.attribute(name)(image, delta[index : index + 1])
-            self.assertLess(np.abs(own - wanted).max(), 1e-6)
+    def test_brightness_and_contrast(self):
+        image = _image().astype(np.float32)
+        moves = np.array(
+            [(0.2, 0.3), (-0.5, -1), (0, 2), (1, 0), (0.2, -0.4), (0, 0)], np.float32
+        )
+        for own, is_moved in zip(
+            _contrasts(image, moves), ((1, 0), (0, 1), (1, 1)), strict=True
+        ):
+            more, factor = (moves * is_moved).T[..., None, None, None]
+            wanted = np.clip((1 + factor) * (image - 0.5) + 0.5 + more, 0, 1)
+            for found in own:
+                self.assertLess(np.abs(found - wanted).max(), 1e-6)
 
     def test_hue_has_thirteen_units_a_pixel(self):
         layer = layers.Hue(random_image().astype(np.float32))
-        jaxpr = jax.make_jaxpr(lambda d: layer.apply({}, d))(jnp.zeros(1))
+        jaxpr = jax.make_jaxpr(lambda d: layer.apply({}, d))(jnp.zeros(1, jnp.float32))
         self.assertIn("f32[30,30,13]", str(jaxpr))
 
 
-class TransformsTest(parameterized.TestCase):
-    @parameterized.parameters(
-        "hue", "saturation", "lightness", "brightness", "contrast"
-    )
-    def test_jit_vmap_and_grad(self, name):
+@jax.jit
+def _derivatives(image, deltas):
+    """By attribute: values of all deltas at once, and alone; slopes; gradients."""
+    found = {}
+    for name in _NAMES:
         move = semantic.attribute(name)
-        image = random_image().astype(np.float32)
-        deltas = jnp.linspace(-0.4, 0.4, 5)[:, None]
-        stacked = jax.jit(jax.vmap(lambda d: move(image, d)))(deltas)
-        np.testing.assert_allclose(stacked[1], move(image, deltas[1]), atol=1e-6)
-        slope = jax.jacfwd(lambda d: move(image, d))(jnp.array([0.123]))
+        found[name] = (
+            jax.vmap(move, (None, 0))(image, deltas),
+            [move(image, delta) for delta in deltas],
+            jax.jacfwd(move, argnums=1)(image, deltas[1])[..., 0],
+            jax.grad(lambda x, move=move: jnp.sum(move(x, deltas[1])))(image),
+        )
+    return found
+
+
+class TransformsTest(absltest.TestCase):
+    @pytest.mark.newest
+    def test_jit_vmap_and_grad(self):
         step = 1e-3
-        change = (move(image, [0.123 + step]) - move(image, [0.123 - step])) / 2 / step
-        bent = np.abs(slope[..., 0] - change) > 0.02
-        self.assertTrue(np.all(np.isfinite(slope)))
-        self.assertLess(np.mean(bent), 0.02)
-        into_image = jax.grad(lambda x: jnp.sum(move(x, jnp.array([0.1]))))(image)
-        self.assertTrue(np.all(np.isfinite(into_image)))
+        deltas = np.array([[0.123 - step], [0.123], [0.123 + step]], np.float32)
+        found = jax.device_get(_derivatives(_image().astype(np.float32), deltas))
+        for name, (stacked, alone, slope, into_image) in found.items():
+            with self.subTest(name):
+                np.testing.assert_allclose(stacked, alone, atol=1e-6)
+                change = (stacked[2] - stacked[0]) / 2 / step
+                self.assertTrue(np.all(np.isfinite(slope)))
+                self.assertLess(np.mean(np.abs(slope - change) > 0.02), 0.02)
+                self.assertTrue(np.all(np.isfinite(into_image)))
 
 
 class RefusalTest(parameterized.TestCase):

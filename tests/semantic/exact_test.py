@@ -1,13 +1,23 @@
 """Exact radii against noted ones, dense evaluation and certificates."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
-from fixed_images import fixed_image, random_image, tiny_net
+from fixed_images import (
+    class_of,
+    fixed_image,
+    logits_at,
+    margins_at,
+    random_image,
+    tiny_net,
+)
 
 from robustjax import bounds, semantic
-from robustjax.semantic import walk
+from robustjax.semantic import limits, walk
 
 _LINEAR = (
     "hue", "saturation", "lightness", "brightness", "contrast", "shear",
@@ -36,12 +46,19 @@ def _conv_net(x):
     return y @ rng.normal(size=(y.shape[1], 4)).astype(y.dtype)
 
 
-def _margin(fn, attribute, image, label, moves):
-    with jax.enable_x64(True):
-        move = semantic.attribute(attribute)
-        images = jax.vmap(lambda t: move(image, t[None]))(jnp.asarray(moves))
-        logits = np.asarray(fn(images))
-    return (logits[:, [label]] - np.delete(logits, label, axis=1)).min(axis=1)
+_NETS = {"tiny": tiny_net(), "conv": _conv_net}
+
+
+@functools.cache
+def _label(net):
+    return class_of(_NETS[net], fixed_image())
+
+
+@functools.cache
+def _exact(attribute, net="tiny"):
+    return semantic.exact_radius(
+        _NETS[net], fixed_image(), _label(net), attribute=attribute
+    )
 
 
 class NotedTest(parameterized.TestCase):
@@ -50,7 +67,8 @@ class NotedTest(parameterized.TestCase):
         ("saturation", 1.0, 1.0), ("brightness", 1.0, 1.0),
     )  # fmt: skip
     def test_tiny_net(self, attribute, left, right):
-        found = semantic.exact_radius(tiny_net(), fixed_image(), 2, attribute=attribute)
+        self.assertEqual(_label("tiny"), 2)
+        found = _exact(attribute)
         self.assertAlmostEqual(found.right, right, delta=1e-9)
         self.assertEqual(found.flip_right == -1, right == 1.0)
         if left is not None:
@@ -58,27 +76,31 @@ class NotedTest(parameterized.TestCase):
 
 
 class DenseTest(parameterized.TestCase):
-    @parameterized.product(attribute=_LINEAR, net=("tiny", "conv"))
+    @parameterized.parameters(
+        *((attribute, "tiny") for attribute in _LINEAR), ("hue", "conv")
+    )
     def test_the_margin_is_positive_inside_and_zero_at_the_ends(self, attribute, net):
-        image = fixed_image()
-        fn = tiny_net() if net == "tiny" else _conv_net
-        with jax.enable_x64(True):
-            label = int(np.argmax(fn(jnp.asarray(image)[None])[0]))
-        found = semantic.exact_radius(fn, image, label, attribute=attribute)
+        self._check(attribute, net)
+
+    @parameterized.parameters(*_LINEAR)
+    @pytest.mark.slow
+    def test_the_margin_of_a_larger_net(self, attribute):
+        self._check(attribute, "conv")
+
+    def _check(self, attribute, net):
+        fn, label, found = _NETS[net], _label(net), _exact(attribute, net)
         self.assertGreater(min(found.left, found.right), 0)
-        moves = np.linspace(-found.left, found.right, 20_001)[1:-1]
-        self.assertGreater(_margin(fn, attribute, image, label, moves).min(), 0)
-        for end, flip in (
-            (-found.left, found.flip_left),
-            (found.right, found.flip_right),
-        ):
-            if flip < 0 or abs(end) == 1:  # or a tie at the limit
+        inside = np.linspace(-found.left, found.right, 20_001)[1:-1]
+        ends = np.array([-found.left, found.right])
+        moves = np.concatenate([inside, ends, ends * (1 + 1e-6)])[:, None]
+        moving = semantic.attribute(attribute)
+        margin = margins_at(fn, moving, fixed_image(), label, moves)
+        self.assertGreater(margin[: len(inside)].min(), 0)
+        for at, flip in ((0, found.flip_left), (1, found.flip_right)):
+            if flip < 0 or abs(ends[at]) == 1:  # or a tie at the limit
                 continue
-            at, beyond = _margin(
-                fn, attribute, image, label, np.array([end, end * (1 + 1e-6)])
-            )
-            self.assertLess(abs(at), 1e-9)
-            self.assertLess(beyond, 0)
+            self.assertLess(abs(margin[len(inside) + at]), 1e-9)
+            self.assertLess(margin[len(inside) + 2 + at], 0)
 
     def test_float32_weights(self):
         rng = np.random.default_rng(0)
@@ -111,10 +133,78 @@ class DenseTest(parameterized.TestCase):
         self.assertGreater(found.num_pieces, 3 * walk.CAPACITY)
         self.assertEqual(found[:4], (0.5, 0.5, -1, -1))
 
+    def test_knots_that_are_near_are_kept_apart(self):
+        """The margin is lost on a range of 5e-8 alone, between knots of one layer."""
+        start, width = 0.1, 5e-8
+
+        def fn(x):
+            way = x[:, 0, 0, :1] - 0.5 - start
+            hinges = jax.nn.relu(way - np.array([[0, width, 2 * width]]))
+            spike = hinges @ np.array([1.0, -2.0, 1.0])
+            return jnp.stack([0 * spike + width / 2, spike], axis=1)
+
+        found = semantic.exact_radius(
+            fn, np.full((1, 1, 1), 0.5), 0, attribute="brightness"
+        )
+        self.assertEqual(found.left, 1.0)
+        self.assertAlmostEqual(found.right, start + width / 2, delta=1e-12)
+
+
+class CertifiedTest(parameterized.TestCase):
+    def test_certified_is_below_exact_is_below_attack(self):
+        self._check("hue")
+
+    @parameterized.parameters(*_LINEAR)
+    @pytest.mark.slow
+    def test_of_every_attribute_certified_is_below_exact(self, attribute):
+        self._check(attribute)
+
+    def _check(self, attribute):
+        exact = _exact(attribute)
+        found = semantic.certify(_NETS["tiny"], fixed_image(), 2, attribute=attribute)
+        ((limit, _),) = limits.resolve(semantic.attribute(attribute), None)
+        for own, true, attack in (
+            (found.left, exact.left, found.attack_left),
+            (found.right, exact.right, found.attack_right),
+        ):
+            self.assertLessEqual(own, true + 1e-12)
+            self.assertGreaterEqual(attack, true - 1e-12)
+            self.assertGreater(own, true - limit / 1024)
+            if true < limit:
+                self.assertLess(attack, true + limit / 4096)
+
+    @pytest.mark.slow
+    def test_relaxations(self):
+        ranges = {
+            relaxation: semantic.certify(
+                _NETS["tiny"], fixed_image(), 2, attribute="lightness",
+                relaxation=relaxation, min_share=1 / 64,
+            )
+            for relaxation in ("planes", "layers", "both", "pixel_box", "scalar_box")
+        }  # fmt: skip
+        for found in ranges.values():
+            self.assertLessEqual(found.left, 0.503859153)
+        self.assertGreaterEqual(ranges["both"].num_bounded, 1)
+        for better, worse in (("both", "pixel_box"), ("planes", "scalar_box")):
+            self.assertLessEqual(ranges[better].num_bounded, ranges[worse].num_bounded)
+
+    def test_witnesses_are_lost_and_in_order(self):
+        fn, image = _NETS["tiny"], fixed_image()
+        found = semantic.attack(fn, image, 2, attribute="hue+lightness", limit=0.5)
+        self.assertGreater(len(found.witnesses), 3)
+        moving = semantic.attribute("hue+lightness")
+        logits = logits_at(fn, moving, image, found.witnesses)
+        np.testing.assert_array_equal(logits.argmax(axis=1), found.classes)
+        self.assertNotIn(2, found.classes)
+        share = np.abs(found.witnesses).max(axis=1) / 0.5
+        self.assertTrue(np.all(np.diff(share) >= -1e-12))
+        self.assertAlmostEqual(share[0], found.share)
+
 
 class EdgeTest(absltest.TestCase):
+    @pytest.mark.newest
     def test_a_misclassified_image_has_no_radius(self):
-        found = semantic.exact_radius(tiny_net(), fixed_image(), 0, attribute="hue")
+        found = semantic.exact_radius(_NETS["tiny"], fixed_image(), 0, attribute="hue")
         self.assertEqual((found.left, found.right), (0.0, 0.0))
 
     def test_a_net_that_gives_nan_has_no_radius(self):
@@ -127,14 +217,14 @@ class EdgeTest(absltest.TestCase):
 
     def test_limits(self):
         found = semantic.exact_radius(
-            tiny_net(), fixed_image(), 2, attribute="lightness", limit=(0.25, 0.0)
+            _NETS["tiny"], fixed_image(), 2, attribute="lightness", limit=(0.25, 0.0)
         )
         self.assertEqual(found[:4], (0.25, 0.0, -1, -1))
 
     def test_a_grey_image_does_not_move_in_hue(self):
         image = np.repeat(fixed_image()[..., :1], 3, axis=-1)
-        label = int(np.argmax(tiny_net()(jnp.asarray(image, jnp.float32)[None])))
-        found = semantic.exact_radius(tiny_net(), image, label, attribute="hue")
+        label = class_of(_NETS["tiny"], image)
+        found = semantic.exact_radius(_NETS["tiny"], image, label, attribute="hue")
         self.assertEqual((found.left, found.right), (0.5, 0.5))
 
 
@@ -157,7 +247,7 @@ class RefusalTest(parameterized.TestCase):
     )
     def test_options(self, options, text):
         with self.assertRaisesRegex(ValueError, text):
-            semantic.exact_radius(tiny_net(), fixed_image(), 2, **options)
+            semantic.exact_radius(_NETS["tiny"], fixed_image(), 2, **options)
 
     def test_labels_and_images(self):
         for image, label, text in (
@@ -165,7 +255,7 @@ class RefusalTest(parameterized.TestCase):
             (np.zeros((4, 5, 3), np.uint8), 0, "divide"),
         ):  # fmt: skip
             with self.assertRaisesRegex(ValueError, text):
-                semantic.exact_radius(tiny_net(), image, label, attribute="hue")
+                semantic.exact_radius(_NETS["tiny"], image, label, attribute="hue")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""Images and nets that tests of semantic attributes share."""
+"""Images and nets that tests of semantic attributes share, and margins of nets."""
+
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -43,6 +45,43 @@ def tiny_net(num_inputs=60, dtype=np.float64):
         return x
 
     return apply
+
+
+_CHUNK = 4096
+
+
+@functools.partial(jax.jit, static_argnames="attribute")
+def _moved(image, moves, *, attribute):
+    return jax.vmap(lambda move: attribute(image, move))(moves)
+
+
+@functools.partial(jax.jit, static_argnames="fn")
+def _logits(images, *, fn):
+    return fn(images)
+
+
+def logits_at(fn, attribute, image, moves):
+    """Logits of a net at moves `[n, d]` of an image, in float64, a chunk at a time."""
+    found = []
+    with jax.enable_x64(True):
+        for first in range(0, len(moves), _CHUNK):
+            own = moves[first : first + _CHUNK]
+            filled = np.resize(own, (_CHUNK, own.shape[1]))
+            images = _moved(np.float64(image), filled, attribute=attribute)
+            found.append(np.asarray(_logits(images, fn=fn))[: len(own)])
+    return np.concatenate(found)
+
+
+def margins_at(fn, attribute, image, label, moves):
+    """The label's logit less the largest other one, at moves `[n, d]`."""
+    logits = logits_at(fn, attribute, image, moves)
+    return logits[:, label] - np.delete(logits, label, axis=1).max(axis=1)
+
+
+def class_of(fn, image):
+    """The class of a net, in float64."""
+    with jax.enable_x64(True):
+        return int(np.argmax(_logits(np.float64(image)[None], fn=fn)))
 
 
 def random_image(rows=30, columns=30):
