@@ -9,9 +9,33 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 from scipy import optimize, special, stats
-from sklearn import linear_model, neighbors
 
 from robustjax import probes
+
+_robust_loss = jax.jit(probes.robust_loss)
+_loss_and_slope = jax.jit(jax.value_and_grad(probes.robust_loss))
+
+
+_fit = jax.jit(probes.linear_probe, static_argnames="num_classes")
+
+
+@jax.jit
+def _robust_fits(several_x, y, penalties, epsilons):
+    """Robust probes of three classes, with their losses and derivatives."""
+
+    def fit(x, l2, epsilon):
+        found = probes.linear_probe(x, y, num_classes=3, l2=l2, epsilon=epsilon)
+        loss = functools.partial(probes.robust_loss, epsilon=epsilon)
+        return found, *jax.value_and_grad(loss)(found.probe, x, y)
+
+    return jax.vmap(fit)(several_x, penalties, epsilons)
+
+
+@functools.partial(jax.jit, static_argnames="k")
+def _ridges(several_x, y, l2, *, k):
+    """Ridge probes in several dtypes."""
+    options = dict(num_classes=k, l2=l2, method="ridge")
+    return [probes.linear_probe(x, y, **options) for x in several_x]
 
 
 def _data(n, p, k):
@@ -34,76 +58,87 @@ def _loss_by_pairs(weight, bias, x, y, epsilon):
 
 
 class LinearProbeTest(parameterized.TestCase):
-    @parameterized.parameters(2, 3)
-    def test_logistic_is_that_of_scikit_learn(self, k):
-        x, y = _data(60, 3, k)
-        x, penalties = 100 + x * [1, 10, 0.1], np.array([1e-3, 0.1, 3.0])
+    """The first three tests need one compiled program of each kind."""
 
-        def fit(l2):
-            return probes.linear_probe(x, y, num_classes=k, l2=l2, tolerance=1e-9)
-
+    def test_logistic_is_that_of_scikit_learn(self):
+        x, y = _data(60, 3, 2)
+        x = 100 + x * [1, 10, 0.1]
+        for l2 in (1e-3, 0.1, 3.0):
+            with jax.enable_x64(True):
+                fit = probes.linear_probe(x, y, num_classes=2, l2=l2, tolerance=1e-9)
+            self._check_logistic(fit, x, y, l2)
+        x, y = _data(30, 2, 3)
         with jax.enable_x64(True):
-            found = jax.tree.map(np.asarray, jax.jit(jax.vmap(fit))(penalties))
-        self.assertTrue(found.is_converged.all())
-        halves = 2 if k == 2 else 1  # of the weights, in one logit
-        own = x - x.mean(axis=0)
-        for i, l2 in enumerate(penalties):
-            c = halves / (60 * l2)
-            model = linear_model.LogisticRegression(C=c, tol=1e-10, solver="newton-cg")
-            shares = model.fit(own, y).predict_proba(own)
-            logits = x @ found.probe.weight[i] + found.probe.bias[i]
-            np.testing.assert_allclose(special.softmax(logits, 1), shares, atol=1e-4)
-            value = -np.log(shares[np.arange(60), y]).mean()
-            value += l2 / 2 * (model.coef_**2).sum() / halves
-            np.testing.assert_allclose(found.loss[i], value, rtol=1e-7)
+            fit = _fit(x, y, num_classes=3, l2=0.02, epsilon=0.0, tolerance=1e-9)
+        self._check_logistic(fit, x, y, 0.02)
 
-    @parameterized.parameters(2, 3)
-    def test_robust_minimum_is_that_of_scipy(self, k):
-        x, y = _data(30, 2, k)
+    def _check_logistic(self, fit, x, y, l2):
+        from sklearn import linear_model  # slow to import: not at collection
+
+        self.assertTrue(fit.is_converged)
+        halves = 2 if max(y) == 1 else 1  # of the weights, in one logit
+        own, c = x - x.mean(axis=0), halves / (len(x) * l2)
+        model = linear_model.LogisticRegression(C=c, tol=1e-10, solver="newton-cg")
+        shares = model.fit(own, y).predict_proba(own)
+        logits = x @ np.asarray(fit.probe.weight) + np.asarray(fit.probe.bias)
+        np.testing.assert_allclose(special.softmax(logits, 1), shares, atol=1e-4)
+        value = -np.log(shares[np.arange(len(x)), y]).mean()
+        value += l2 / 2 * (model.coef_**2).sum() / halves
+        np.testing.assert_allclose(fit.loss, value, rtol=1e-7)
+
+    def test_robust_minimum_is_that_of_scipy(self):
+        x, y = _data(30, 2, 3)
 
         def loss(v):
-            weight = v[: 2 * k].reshape(2, k)
-            value = _loss_by_pairs(weight, v[2 * k :], x, y, 0.4)
-            return value + 0.01 * (weight**2).sum()
+            value = _loss_by_pairs(v[:6].reshape(2, 3), v[6:], x, y, 0.4)
+            return value + 0.01 * (v[:6] ** 2).sum()
 
-        best = optimize.minimize(loss, _probe(3, k).weight.ravel(), method="BFGS")
+        best = optimize.minimize(loss, _probe(3, 3).weight.ravel(), method="BFGS")
         with jax.enable_x64(True):
-            fit = probes.linear_probe(x, y, num_classes=k, l2=0.02, epsilon=0.4)
+            fit = _fit(x, y, num_classes=3, l2=0.02, epsilon=0.4, tolerance=1e-9)
         own = loss(np.concatenate([np.ravel(v) for v in fit.probe]))
         self.assertTrue(fit.is_converged)
         self.assertBetween(own - best.fun, -1e-9, 1e-5)
         self.assertBetween(float(fit.loss) - own, 0, 1e-5)  # smoothed upwards
-        weight = best.x[: 2 * k].reshape(2, k)
+        weight = best.x[:6].reshape(2, 3)
         np.testing.assert_allclose(fit.probe.weight, weight, atol=2e-3)
+
+    def test_says_where_it_did_not_converge(self):
+        x, y = _data(60, 3, 2)
+        options = dict(num_classes=2, max_steps=1, tolerance=1e-9)
+        for own in (x, np.where(x > 1, np.nan, x)):
+            with jax.enable_x64(True), pytest.warns(UserWarning, match="max_steps"):
+                fit = probes.linear_probe(own, y, **options)
+            self.assertEqual((bool(fit.is_converged), int(fit.num_steps)), (False, 1))
 
     def test_far_from_zero_and_with_rows_to_leave_out(self):
         x, y = _data(40, 3, 3)
         padded = np.concatenate([x, np.full((2, 3), np.nan)]).astype(np.float32)
-        labels = np.append(y, [-1, 3])
-
-        @jax.jit
-        def fit(x, y):
-            found = probes.linear_probe(x, y, num_classes=3, l2=0.01, epsilon=0.2)
-            loss = functools.partial(probes.robust_loss, epsilon=0.2)
-            return found, *jax.value_and_grad(loss)(found.probe, x, y)
-
-        near, loss, slope = fit(padded, labels)
-        weight, bias = map(np.float64, near.probe)
-        expected = _loss_by_pairs(weight, bias, x, y, 0.2)
-        np.testing.assert_allclose(loss, expected, rtol=1e-5)
-        np.testing.assert_allclose(slope.weight, -0.01 * weight, atol=1e-3)
-        far, loss, _ = fit(padded + 1e4, labels)
-        np.testing.assert_allclose(loss, expected, rtol=1e-2)
+        labels, penalties, epsilons = (
+            np.append(y, [-1, 3]),
+            [0.01, 0.01, 0.5],
+            [0.2] * 3,
+        )
+        several = np.stack([padded, padded + 1e4, padded])
+        found = _robust_fits(
+            several, labels, np.float32(penalties), np.float32(epsilons)
+        )
+        (near, loss, slope), (far, far_loss, _), (small, small_loss, small_slope) = (
+            jax.tree.map(lambda v, i=i: np.asarray(v)[i], found) for i in range(3)
+        )
+        self.assertEqual(near.probe.weight.dtype, np.float32)
+        for fit, own_loss, own_slope, l2, epsilon in (
+            (near, loss, slope, 0.01, 0.2),
+            (small, small_loss, small_slope, 0.5, 0.2),
+        ):
+            weight, bias = map(np.float64, fit.probe)
+            expected = _loss_by_pairs(weight, bias, x, y, epsilon)
+            np.testing.assert_allclose(own_loss, expected, rtol=1e-5)
+            np.testing.assert_allclose(own_slope.weight, -l2 * weight, atol=1e-3)
+        np.testing.assert_allclose(far_loss, loss, rtol=1e-2)
         np.testing.assert_allclose(far.loss, near.loss, rtol=1e-3)
-        np.testing.assert_allclose(far.probe.weight, weight, atol=1e-2)
-        self.assertTrue(near.is_converged and far.is_converged)
-
-    def test_says_where_it_did_not_converge(self):
-        x, y = _data(30, 2, 3)
-        for own in (x, np.where(x > 1, np.nan, x)):
-            with jax.enable_x64(True), pytest.warns(UserWarning, match="max_steps"):
-                fit = probes.linear_probe(own, y, num_classes=3, epsilon=1, max_steps=1)
-            self.assertEqual((bool(fit.is_converged), int(fit.num_steps)), (False, 1))
+        np.testing.assert_allclose(far.probe.weight, near.probe.weight, atol=1e-2)
+        self.assertTrue(found[0].is_converged.all())
 
     @parameterized.parameters(2, 5)
     def test_robust_loss_is_not_below_the_worst_sampled_shift(self, k):
@@ -114,18 +149,25 @@ class LinearProbeTest(parameterized.TestCase):
         worst = losses.max(axis=1).mean()
         for is_double, rtol in ((True, 1e-12), (False, 1e-5)):
             with jax.enable_x64(is_double):
-                found = float(probes.robust_loss(probe, x, y, epsilon=0.5))
+                found = float(_robust_loss(probe, x, y, epsilon=0.5))
             expected = _loss_by_pairs(*probe, x, y, 0.5)
             np.testing.assert_allclose(found, expected, rtol=rtol)
             self.assertGreaterEqual(found, worst - rtol)
         if k == 2:
             np.testing.assert_allclose(found, worst, rtol=1e-5)
-            flat = probes.LinearProbe(jnp.zeros((2, k)), jnp.zeros(k))  # equal weights
-            slope = jax.grad(lambda p: probes.robust_loss(p, x, y, epsilon=0.5))(flat)
+            flat = probes.LinearProbe(np.zeros((2, k)), np.zeros(k))  # equal weights
+            _, slope = _loss_and_slope(flat, x, y, epsilon=0.5)
             self.assertTrue(np.isfinite(slope.weight).all())
 
-    @parameterized.parameters((50, 5, 0.1), (20, 40, 1e-9), (50, 7, 0.0))
-    def test_ridge_is_that_of_scikit_learn(self, n, p, l2):
+    @pytest.mark.newest
+    def test_ridge_is_that_of_scikit_learn(self):
+        for n, p, l2 in ((50, 7, 0.1), (20, 40, 1e-9), (50, 7, 0.0)):
+            with self.subTest(f"{n} {p} {l2}"):
+                self._check_ridge(n, p, l2)
+
+    def _check_ridge(self, n, p, l2):
+        from sklearn import linear_model
+
         x, y = _data(n, p, 3)
         if l2 == 0:  # the least weights of many
             x[:, 5], x[:, 6] = x[:, 0], 1
@@ -133,13 +175,14 @@ class LinearProbeTest(parameterized.TestCase):
         model = ridge if l2 > 0 else linear_model.LinearRegression()
         model.fit(x, np.eye(3)[y])
         half = 0.5 * ((model.predict(x) - np.eye(3)[y]) ** 2).sum(axis=1).mean()
-        for is_double, atol in ((False, 1e-4), (True, 1e-6)):
-            with jax.enable_x64(is_double):
-                fit = probes.linear_probe(x, y, num_classes=3, l2=l2, method="ridge")
+        loss = half + l2 / 2 * (model.coef_**2).sum()
+        with jax.enable_x64(True):
+            found = _ridges([x.astype(np.float32), x], y, l2, k=3)
+        for fit, dtype, atol in zip(found, "fd", (1e-4, 1e-6), strict=True):
+            self.assertEqual(fit.probe.weight.dtype, np.dtype(dtype))
             self.assertTrue(fit.is_converged)
             np.testing.assert_allclose(fit.probe.weight, model.coef_.T, atol=atol)
             np.testing.assert_allclose(fit.probe.bias, model.intercept_, atol=atol)
-            loss = half + l2 / 2 * (model.coef_**2).sum()
             np.testing.assert_allclose(fit.loss, loss, atol=atol)
 
     def test_labels_of_few_bits(self):
@@ -211,8 +254,10 @@ class RadiusTest(parameterized.TestCase):
 
 
 class NeighborsTest(parameterized.TestCase):
-    @parameterized.parameters(("l2", 1024), ("l2", 32), ("l2", 7), ("cosine", 32))
+    @parameterized.parameters(("l2", 1024), ("l2", 7), ("cosine", 32))
     def test_is_that_of_scikit_learn(self, metric, block_size):
+        from sklearn import neighbors
+
         x, y = _data(200, 5, 4)
         options = dict(num_neighbors=7, metric=metric, block_size=block_size)
         for far in (0, 1000) if metric == "l2" else (0,):
@@ -233,12 +278,18 @@ class NeighborsTest(parameterized.TestCase):
             )
 
         y = np.array([2, 1, 0, 1, 0, 3, -1])  # the last two are traced, thus no classes
-        found = jax.jit(lambda y: [votes(y, m, 1) for m in probes.neighbors.METRICS])(y)
+        found = jax.jit(
+            lambda y: [
+                votes(y, "l2", 1),
+                votes(y, "cosine", 1),
+                votes(y, "l2", 3),
+                votes(0 * y + 7, "l2", 3),
+            ]
+        )(y)
         np.testing.assert_array_equal(found[0], [2, 1, -1, -1, 2, 2])
         np.testing.assert_array_equal(found[1], [1, 1, -1, -1, 2, 2])
-        found = jax.jit(lambda y: [votes(y, "l2", 3), votes(0 * y + 7, "l2", 3)])(y)
-        np.testing.assert_array_equal(found[0], [0, 1, -1, -1, 1, 1])
-        np.testing.assert_array_equal(found[1], [-1] * 6)
+        np.testing.assert_array_equal(found[2], [0, 1, -1, -1, 1, 1])
+        np.testing.assert_array_equal(found[3], [-1] * 6)
 
 
 class CorrelationsTest(parameterized.TestCase):

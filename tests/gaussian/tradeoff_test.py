@@ -1,8 +1,11 @@
 """Areas, scores and the finite-sample ceiling."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import integrate, stats
 
@@ -10,23 +13,36 @@ from robustjax import gaussian
 from robustjax.gaussian import tradeoff
 
 _SCALES = np.array(gaussian.SCALES)
+_score = jax.jit(gaussian.score_of_curves, static_argnames="mode")
 
 
-def _kept(share):
-    return gaussian.reference_curve(share * _SCALES)
+@functools.partial(jax.jit, static_argnames="mode")
+def _kept(share, thresholds, *, mode="exact"):
+    """The score of a representation that keeps a share of the signal."""
+    curve = gaussian.reference_curve(share * jnp.asarray(_SCALES, share.dtype))
+    return gaussian.score_of_curves(*curve, thresholds=thresholds, mode=mode)
+
+
+_score_and_slope = jax.jit(
+    jax.vmap(jax.value_and_grad(lambda share: _kept(share, [0.7])[0]))
+)
+
+
+@functools.cache
+def _curves():
+    return gaussian.reference_curve(_SCALES)
 
 
 class AreaTest(parameterized.TestCase):
+    @pytest.mark.newest
     def test_noted_raw_areas(self):
-        areas = gaussian.curve_area(
-            *gaussian.reference_curve(_SCALES), thresholds=[0.6, 0.9, 0.95, 0.99]
-        )
+        areas = gaussian.curve_area(*_curves(), thresholds=[0.6, 0.9, 0.95, 0.99])
         expected = [0.345175566492, 0.065763568147, 0.029589411869, 0.004667163989]
         np.testing.assert_allclose(areas, expected, rtol=1e-10)
 
     def test_noted_grid_sums(self):
         sums = gaussian.curve_area(
-            *gaussian.reference_curve(_SCALES),
+            *_curves(),
             thresholds=[0.6, 0.7, 0.9, 0.99],
             mode="grid",
         )
@@ -61,68 +77,72 @@ class AreaTest(parameterized.TestCase):
 
 
 class ScoreTest(parameterized.TestCase):
-    @parameterized.parameters(
-        (1.0, [1, 1, 1, 1, 1, 1]),
-        (0.9, [0.980649, 0.971020, 0.959200, 0.940516, 0.921214, 0.870310]),
-        (0.5, [0.829891, 0.742475, 0.637748, 0.476055, 0.320511, 0.023262]),
-        (0.25, [0.553149, 0.338938, 0.132611, 0, 0, 0]),
-    )
-    def test_noted_scores_of_a_kept_share(self, share, expected):
-        thresholds = [0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
-        found = gaussian.score_of_curves(*_kept(share), thresholds=thresholds)
-        np.testing.assert_allclose(found, expected, atol=6e-7)
-        single = gaussian.score_of_curves(
-            *(jnp.asarray(v, jnp.float32) for v in _kept(share)),
-            thresholds=jnp.asarray(thresholds, jnp.float32),
-        )
-        np.testing.assert_allclose(single, found, atol=5e-5)
+    def test_noted_scores_of_a_kept_share(self):
+        thresholds = np.array([0.6, 0.7, 0.8, 0.9, 0.95, 0.99])
+        for share, expected in (
+            (1.0, [1, 1, 1, 1, 1, 1]),
+            (0.9, [0.980649, 0.971020, 0.959200, 0.940516, 0.921214, 0.870310]),
+            (0.5, [0.829891, 0.742475, 0.637748, 0.476055, 0.320511, 0.023262]),
+            (0.25, [0.553149, 0.338938, 0.132611, 0, 0, 0]),
+        ):
+            curve = gaussian.reference_curve(share * _SCALES)
+            found = gaussian.score_of_curves(*curve, thresholds=thresholds)
+            np.testing.assert_allclose(found, expected, atol=6e-7)
+            singles = (np.float32(v) for v in curve)
+            single = _score(*singles, thresholds=np.float32(thresholds))
+            np.testing.assert_allclose(single, found, atol=5e-5)
 
     def test_grid_tends_to_exact(self):
-        exact = gaussian.score_of_curves(*_kept(0.9), thresholds=[0.6, 0.9])
-        grid = gaussian.score_of_curves(*_kept(0.9), thresholds=[0.6, 0.9], mode="grid")
+        thresholds = np.array([0.6, 0.9])
+        with jax.enable_x64(True):
+            exact = np.asarray(_kept(np.float64(0.9), thresholds))
+            grid = np.asarray(_kept(np.float64(0.9), thresholds, mode="grid"))
         np.testing.assert_array_less(abs(grid - exact), 0.008)
         self.assertGreater(abs(grid - exact).max(), 1e-6)
 
     def test_grows_with_the_share_and_has_a_derivative(self):
-        def score(share):
-            curve = gaussian.reference_curve(share * jnp.asarray(_SCALES, jnp.float32))
-            return gaussian.score_of_curves(*curve, thresholds=[0.7])[0]
-
-        shares = jnp.linspace(0.2, 1, 9)
-        values = jax.vmap(score)(shares)
+        values, slopes = _score_and_slope(np.linspace(0.2, 1, 9, dtype=np.float32))
         self.assertTrue(np.all(np.diff(values) > 0))
-        slopes = jax.vmap(jax.grad(score))(shares)
-        self.assertTrue(np.all(np.isfinite(slopes) & (slopes > 0)))
+        self.assertTrue(np.all(np.isfinite(slopes) & (np.asarray(slopes) > 0)))
+
+
+@functools.partial(jax.jit, static_argnames="scales")
+def _ceilings(num_features, num_train, thresholds, *, scales=gaussian.SCALES, kept=1.0):
+    return gaussian.finite_sample_ceiling(
+        num_features, num_train, scales=scales, thresholds=thresholds, kept_signal=kept
+    )
 
 
 class CeilingTest(parameterized.TestCase):
-    @parameterized.parameters(
-        (192, [0.950, 0.957, 0.958, 0.955, 0.948]),
-        (384, [0.912, 0.919, 0.918, 0.908, 0.893]),
-        (768, [0.850, 0.849, 0.836, 0.804, 0.766]),
-        (1024, [0.810, 0.798, 0.772, 0.718, 0.656]),
-        (1536, [0.702, 0.648, 0.566, 0.424, 0.282]),
-    )
-    def test_noted_table(self, num_features, expected):
-        found = gaussian.finite_sample_ceiling(
-            num_features, 2048, thresholds=[0.6, 0.7, 0.8, 0.9, 0.95]
-        )
-        np.testing.assert_allclose(found, expected, atol=5.1e-4)
+    def test_noted_table(self):
+        thresholds = np.array([0.6, 0.7, 0.8, 0.9, 0.95])
+        for num_features, expected in (
+            (192, [0.950, 0.957, 0.958, 0.955, 0.948]),
+            (384, [0.912, 0.919, 0.918, 0.908, 0.893]),
+            (768, [0.850, 0.849, 0.836, 0.804, 0.766]),
+            (1024, [0.810, 0.798, 0.772, 0.718, 0.656]),
+            (1536, [0.702, 0.648, 0.566, 0.424, 0.282]),
+        ):
+            found = gaussian.finite_sample_ceiling(
+                num_features, 2048, thresholds=thresholds
+            )
+            np.testing.assert_allclose(found, expected, atol=5.1e-4)
 
     def test_no_ceiling_without_enough_samples(self):
-        found = gaussian.finite_sample_ceiling(2046, 2048, thresholds=[0.6])
-        self.assertEqual(found, 0)
-        self.assertGreater(
-            gaussian.finite_sample_ceiling(2, 10**7, thresholds=[0.6]), 0.9999
-        )
+        with jax.enable_x64(True):
+            none, little, fewer, much = (
+                float(_ceilings(p, n, np.array([0.6]))[0])
+                for p, n in ((2046, 2048), (7, 10), (8, 10), (2, 10**7))
+            )
+        self.assertEqual((none, fewer), (0, 0))
+        self.assertGreater(little, 0)
+        self.assertGreater(much, 0.9999)
 
     def test_of_a_share_of_the_signal(self):
-        found = [
-            gaussian.finite_sample_ceiling(p, 2048, thresholds=[0.7], kept_signal=0.9)[
-                0
+        with jax.enable_x64(True):
+            found = [
+                _ceilings(p, 2048, np.array([0.7]), kept=0.9)[0] for p in (0, 16, 64)
             ]
-            for p in (0, 16, 64)
-        ]
         np.testing.assert_allclose(found, [0.971, 0.966, 0.954], atol=5.1e-4)
 
     def test_is_what_an_estimated_rule_reaches(self):
@@ -146,12 +166,12 @@ class CeilingTest(parameterized.TestCase):
                 bound[repeat, i] = (
                     margin * np.linalg.norm(weight) / abs(weight @ own_mean)
                 )
-        scores = gaussian.score_of_curves(
-            accuracy, bound, scales=scales, thresholds=[0.7, 0.9]
-        )
-        ceiling = gaussian.finite_sample_ceiling(
-            p, n, scales=scales, thresholds=[0.7, 0.9]
-        )
+        thresholds = np.array([0.7, 0.9])
+        with jax.enable_x64(True):
+            scores = np.asarray(
+                _score(accuracy, bound, scales=scales, thresholds=thresholds)
+            )
+            ceiling = np.asarray(_ceilings(p, n, thresholds, scales=tuple(scales)))
         error = scores.std(axis=0) / np.sqrt(len(scores))
         np.testing.assert_array_less(
             abs(scores.mean(axis=0) - ceiling), 3 * error + 0.003

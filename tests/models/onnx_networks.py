@@ -72,23 +72,53 @@ def in_float64(proto):
     return proto
 
 
-def assert_agree(model, proto, *, num_examples=3, seed=0, scale=2.0, rtol=1e-5):
-    """Compares a loaded network with onnx in float32 and, to 1e-12, in float64."""
-    rng = np.random.default_rng(seed)
-    x = rng.uniform(-scale, scale, (num_examples, *model.graph.shape))
-    x = x.astype(np.float32)
-    _compare(model(x.reshape(-1, *model.input_shape)), reference(proto, x), rtol)
+def assert_agree(*pairs, num_examples=3, seed=0, scale=2.0, rtol=1e-5):
+    """Compares loaded networks with onnx in float32 and, to 1e-12, in float64.
+
+    Args:
+        *pairs: (model, proto); all models run in one compiled program.
+        num_examples: inputs of each model.
+        seed: of the inputs.
+        scale: largest size of an input.
+        rtol: in float32, relative to the largest output.
+    """
+    inputs = []
+    for model, _ in pairs:
+        rng = np.random.default_rng(seed)
+        x = rng.uniform(-scale, scale, (num_examples, *model.graph.shape))
+        inputs.append(x.astype(np.float32))
     with jax.enable_x64(True):
-        params = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), model.params)
-        wide = x.astype(np.float64)
-        actual = model.apply(params, wide.reshape(-1, *model.input_shape))
-        assert actual.dtype == jnp.float64
-        _compare(actual, reference(in_float64(proto), wide), 1e-12)
-    assert actual.shape[1:] == model.output_shape
+        found = _single_and_double(
+            [
+                (model, _doubled(model.params), x.reshape(-1, *model.input_shape))
+                for (model, _), x in zip(pairs, inputs, strict=True)
+            ]
+        )
+    for (model, proto), x, (single, double) in zip(pairs, inputs, found, strict=True):
+        assert (single.dtype, double.dtype) == (jnp.float32, jnp.float64), proto
+        assert single.shape[1:] == double.shape[1:] == model.output_shape, proto
+        name = " ".join(model.operators)
+        _compare(single, reference(proto, x), rtol, name)
+        wide = reference(in_float64(proto), x.astype(np.float64))
+        _compare(double, wide, 1e-12, name)
 
 
-def _compare(actual, expected, rtol):
+def _doubled(params):
+    return {name: np.asarray(array, np.float64) for name, array in params.items()}
+
+
+@jax.jit
+def _single_and_double(networks):
+    return [
+        (model(x), model.apply(params, x.astype(jnp.float64)))
+        for model, params, x in networks
+    ]
+
+
+def _compare(actual, expected, rtol, name):
     """Relative to the largest number of the result, which sums are rounded for."""
     expected = expected.reshape(actual.shape)
     scale = np.abs(expected).max(initial=1e-3)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=rtol * scale)
+    np.testing.assert_allclose(
+        actual, expected, rtol=0, atol=rtol * scale, err_msg=name
+    )

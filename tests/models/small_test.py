@@ -1,12 +1,20 @@
 """Tests for the small classifiers and the normalisation they share."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import random_variables
 from absl.testing import absltest, parameterized
 
 from robustjax import models
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _logits(module, variables, x):
+    return module.apply(variables, x)
 
 
 def _dense(layer, x):
@@ -40,12 +48,15 @@ class SmallTest(parameterized.TestCase):
         params = variables["params"]
         hidden = _relu(_dense(params["Dense_0"], (self.x - 0.5).reshape(3, -1) / 0.2))
         np.testing.assert_allclose(
-            module.apply(variables, self.x),
+            _logits(module, variables, self.x),
             _dense(params["head"], hidden),
             rtol=1e-4,
             atol=1e-5,
         )
+        features = jax.jit(models.features_of(module, variables))(self.x)
+        np.testing.assert_allclose(features, hidden, rtol=1e-4, atol=1e-5)
 
+    @pytest.mark.newest
     def test_cnn_equals_its_definition(self):
         mean, std = np.array([0.2, 0.7]), np.array([0.5, 0.25])
         module = models.create(
@@ -57,7 +68,7 @@ class SmallTest(parameterized.TestCase):
         h = _relu(_strided_conv(params["Conv_1"], h)).reshape(3, -1)
         h = _relu(_dense(params["Dense_0"], h))
         np.testing.assert_allclose(
-            module.apply(variables, self.x),
+            _logits(module, variables, self.x),
             _dense(params["head"], h),
             rtol=1e-4,
             atol=1e-5,
@@ -69,8 +80,8 @@ class SmallTest(parameterized.TestCase):
         variables = random_variables.draw(plain, self.x.shape[1:])
         shifted = models.create(name, num_classes=3, mean=(0.25, 0.5), std=2.0)
         np.testing.assert_allclose(
-            shifted.apply(variables, 2 * self.x + np.float32([0.25, 0.5])),
-            plain.apply(variables, self.x),
+            _logits(shifted, variables, 2 * self.x + np.float32([0.25, 0.5])),
+            _logits(plain, variables, self.x),
             rtol=1e-4,
             atol=1e-5,
         )
@@ -84,13 +95,13 @@ class SmallTest(parameterized.TestCase):
     def test_bfloat16_keeps_params_and_logits_in_float32(self, name):
         module = models.create(name, num_classes=3, dtype=jnp.bfloat16)
         variables = random_variables.draw(module, self.x.shape[1:])
-        logits = module.apply(variables, self.x)
+        logits = _logits(module, variables, self.x)
         self.assertEqual(logits.dtype, jnp.float32)
         dtypes = jax.tree.map(
             lambda leaf: leaf.dtype, random_variables.shapes(module, (8, 8, 2))
         )
         self.assertEqual(set(jax.tree.leaves(dtypes)), {np.dtype("float32")})
-        exact = module.clone(dtype="float32").apply(variables, self.x)
+        exact = _logits(module.clone(dtype="float32"), variables, self.x)
         self.assertFalse(np.array_equal(logits, exact))  # it did compute in bfloat16
         np.testing.assert_allclose(logits, exact, atol=0.03 * np.abs(exact).max())
 

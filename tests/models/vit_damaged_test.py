@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pytest
 import vit_reference
 import vit_writers
 from absl.testing import absltest, parameterized
@@ -69,6 +70,7 @@ class ErrorsTest(vit_writers.FilesTest):
         with self.assertRaisesRegex(ValueError, "LayerNorm_1/scale .1, 8. for"):
             self.load(stored)
 
+    @pytest.mark.newest
     def test_wrong_number_of_heads(self):
         with self.assertRaisesRegex(ValueError, "heads=3 to divide"):
             self.load(vit_writers.augreg(vit_reference.network()), heads=3)

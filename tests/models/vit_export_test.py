@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import numpy as np
+import pytest
 import vit_reference
 import vit_writers
 from absl.testing import absltest, parameterized
@@ -62,6 +63,7 @@ class SaveTest(vit_writers.FilesTest):
         for name, array in stored.items():
             np.testing.assert_array_equal(written[name], array, name)
 
+    @pytest.mark.newest
     def test_refuses(self):
         config, params = self.load(vit_writers.augreg(vit_reference.network()))
         path = self.folder / "again.npz"

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 import random_variables
 import scipy.ndimage
 import vit_reference
@@ -18,13 +19,17 @@ from robustjax.models import vit_positions
 _TINY = models.ViTConfig(
     width=8, heads=2, mlp=12, depth=2, patch=4, resolution=8, mean=(0.0,), std=(1.0,)
 )
-_apply = jax.jit(lambda fn, x: fn(x))
+
+
+@jax.jit
+def _apply(fns, x):
+    return [fn(x) for fn in fns]
 
 
 def _params(arrays, dtype="float32"):
     """Nested parameters of a network of `vit_reference`."""
     flat = vit_reference.parameters(arrays, np.dtype(dtype))
-    return jax.tree.map(jnp.asarray, traverse_util.unflatten_dict(flat, sep="/"))
+    return traverse_util.unflatten_dict(flat, sep="/")
 
 
 class ConfigTest(parameterized.TestCase):
@@ -63,10 +68,14 @@ class ConfigTest(parameterized.TestCase):
     def test_sizes_are_those_of_the_table(self, name, fields, num_parameters):
         config = models.vit_config(name)
         self.assertEqual(config, models.ViTConfig(**fields))
-        module = models.VisionTransformer(config)
+        depth = 2 if name == "vit_ti16" else 1  # all blocks are alike
+        module = models.VisionTransformer(dataclasses.replace(config, depth=depth))
         params = random_variables.shapes(module, (224, 224, 3))["params"]
-        sizes = [leaf.size for leaf in jax.tree.leaves(params)]
-        self.assertEqual(sum(sizes), num_parameters)
+        size, block = (
+            sum(leaf.size for leaf in jax.tree.leaves(part))
+            for part in (params, params["Transformer"]["encoderblock_0"])
+        )
+        self.assertEqual(size + (config.depth - depth) * block, num_parameters)
 
     def test_other_fields_can_be_changed(self):
         config = models.vit_config("vit_b14", resolution=518, registers=4)
@@ -92,29 +101,43 @@ class ConfigTest(parameterized.TestCase):
 
 
 class VisionTransformerTest(parameterized.TestCase):
-    @parameterized.parameters(("tanh", vit_reference.TANH), ("erf", vit_reference.ERF))
-    def test_known_features(self, gelu, expected):
+    @pytest.mark.newest
+    def test_known_features(self):
         arrays = vit_reference.network()
-        reference = vit_reference.features_by_block(arrays, gelu=gelu)[-1]
-        np.testing.assert_allclose(reference[0], expected, atol=1e-8)
-        config = dataclasses.replace(_TINY, gelu=gelu)
-        features = _apply(
-            models.vit_features(config, _params(arrays)), vit_reference.IMAGES
-        )
-        self.assertEqual(features.dtype, jnp.float32)
-        np.testing.assert_allclose(features, reference, atol=1e-5)
+        fns = [
+            models.vit_features(dataclasses.replace(_TINY, gelu=gelu), _params(arrays))
+            for gelu in ("tanh", "erf")
+        ]
+        found = _apply(fns, vit_reference.IMAGES)
+        known = (vit_reference.TANH, vit_reference.ERF)
+        for gelu, features, noted in zip(("tanh", "erf"), found, known, strict=True):
+            reference = vit_reference.features_by_block(arrays, gelu=gelu)[-1]
+            np.testing.assert_allclose(reference[0], noted, atol=1e-8)
+            self.assertEqual(features.dtype, jnp.float32)
+            np.testing.assert_allclose(features, reference, atol=1e-5)
 
-    @parameterized.parameters(
-        dict(),
-        dict(gelu="quick", norm_pre=True),
-        dict(gelu="erf", registers=3, layer_scale=True),
-        dict(swiglu=True, layer_scale=True, ln_eps=1e-3),
-        dict(pool="gap"),
-        dict(pool="gap", class_token=False),
-        dict(pool="map", class_token=False),
-        dict(pool="fc_norm", registers=1),
-    )
-    def test_every_option_equals_numpy_in_float64(self, **options):
+    def test_every_option_equals_numpy_in_float64(self):
+        options = (
+            dict(),
+            dict(gelu="quick", norm_pre=True),
+            dict(gelu="erf", registers=3, layer_scale=True),
+            dict(swiglu=True, layer_scale=True, ln_eps=1e-3),
+            dict(pool="gap"),
+            dict(pool="gap", class_token=False),
+            dict(pool="map", class_token=False),
+            dict(pool="fc_norm", registers=1),
+        )
+        fns, references = zip(
+            *(self._blocks(**changes) for changes in options), strict=True
+        )
+        with jax.enable_x64(True):
+            found = _apply(fns, vit_reference.IMAGES)
+        for changes, blocks, reference in zip(options, found, references, strict=True):
+            with self.subTest(str(changes)):
+                np.testing.assert_allclose(blocks, reference, rtol=0, atol=1e-12)
+
+    def _blocks(self, **options):
+        """The function that gives all blocks in float64, and what NumPy makes of it."""
         config = dataclasses.replace(_TINY, **options)
         made = ("registers", "layer_scale", "swiglu", "norm_pre")
         arrays = vit_reference.network(
@@ -125,23 +148,18 @@ class VisionTransformerTest(parameterized.TestCase):
         reference = vit_reference.features_by_block(
             arrays, gelu=config.gelu, eps=config.ln_eps, pool=config.pool
         )
-        with jax.enable_x64(True):
-            fn = models.vit_features(
-                config, _params(arrays, "float64"), output="blocks", dtype="float64"
-            )
-            blocks = np.asarray(_apply(fn, vit_reference.IMAGES))
-        np.testing.assert_allclose(blocks, reference, rtol=0, atol=1e-12)
+        params = _params(arrays, "float64")
+        fn = models.vit_features(config, params, output="blocks", dtype="float64")
+        return fn, reference
 
     def test_the_last_block_gives_the_features_and_they_give_the_logits(self):
         arrays = vit_reference.network(pre_logits=True)
         config = dataclasses.replace(_TINY, num_classes=5, pre_logits=True)
-        blocks, features, logits = (
-            _apply(
-                models.vit_features(config, _params(arrays), output=output),
-                vit_reference.IMAGES,
-            )
+        fns = [
+            models.vit_features(config, _params(arrays), output=output)
             for output in ("blocks", "features", "logits")
-        )
+        ]
+        blocks, features, logits = map(np.asarray, _apply(fns, vit_reference.IMAGES))
         hidden = blocks[-1] @ arrays["pre_logits/kernel"]
         hidden = np.tanh(hidden + arrays["pre_logits/bias"].reshape(1, -1))
         np.testing.assert_allclose(features, hidden, atol=1e-5)
@@ -154,7 +172,7 @@ class VisionTransformerTest(parameterized.TestCase):
         config = dataclasses.replace(_TINY, layer_scale=True, registers=2)
         exact = vit_reference.features_by_block(arrays)[-1]
         fn = models.vit_features(config, _params(arrays), dtype="bfloat16")
-        features = _apply(fn, vit_reference.IMAGES)
+        (features,) = _apply([fn], vit_reference.IMAGES)
         self.assertEqual(features.dtype, jnp.float32)
         self.assertGreater(np.abs(features - exact).max(), 1e-5)
         np.testing.assert_allclose(features, exact, atol=0.05)
@@ -173,9 +191,9 @@ class VisionTransformerTest(parameterized.TestCase):
         mean, std = (0.1, 0.2, 0.3), (0.5, 0.25, 2.0)
         config = dataclasses.replace(_TINY, mean=mean, std=std)
         x = 3 * vit_reference.IMAGES
-        inside = _apply(models.vit_features(config, arrays), x)
+        (inside,) = _apply([models.vit_features(config, arrays)], x)
         outside = (x - np.reshape(mean, (1, 1, 1, 3))) / np.reshape(std, (1, 1, 1, 3))
-        expected = _apply(models.vit_features(_TINY, arrays), np.float32(outside))
+        (expected,) = _apply([models.vit_features(_TINY, arrays)], np.float32(outside))
         np.testing.assert_allclose(inside, expected, atol=2e-5)
 
     def test_other_weights_of_the_same_model_compile_once(self):
