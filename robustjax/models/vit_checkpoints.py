@@ -13,11 +13,12 @@ Reference:
 
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -244,7 +245,8 @@ def _arrays(
     return arrays
 
 
-def _expected_shapes(config: ViTConfig) -> dict[str, tuple[int, ...]]:
+@functools.cache
+def _expected_shapes(config: ViTConfig) -> Mapping[str, tuple[int, ...]]:
     side = config.resolution
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     init = VisionTransformer(config).init

@@ -230,13 +230,19 @@ def _width(root: Any, multipliers: Multipliers, r: Any, xp: Any) -> Any:
     return xp.clip(switch, 1e-12, 1.0)
 
 
+@functools.cache
+def _legendre(num_nodes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of Gauss and Legendre on [-1, 1]."""
+    return np.polynomial.legendre.leggauss(num_nodes)
+
+
 def _stretched(
     ends: tuple[Any, Any], root: Any, width: Any, num_nodes: int, xp: Any
 ) -> tuple[Any, Any]:
     """The rule over z = root + width sinh(s), from end to end."""
     x, weight = (
         xp.asarray(v, root.dtype).reshape((1,) * root.ndim + (-1,))
-        for v in np.polynomial.legendre.leggauss(num_nodes)
+        for v in _legendre(num_nodes)
     )
     first, last = (xp.arcsinh((end - root) / width) for end in ends)
     half = (0.5 * (last - first))[..., None]

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax.smoothing import budget
@@ -45,6 +46,7 @@ class BudgetTest(parameterized.TestCase):
             self.assertEqual(share.probability + sum(share.gradient.values()), alpha)
             self.assertContainsSubset(budget.needed_bounds([norm]), share.gradient)
 
+    @pytest.mark.newest
     def test_simultaneous_radii_rest_on_one_budget(self):
         together = budget.events(_NORMS, alpha=Fraction(1, 10))
         self.assertLen({id(share) for share in together.values()}, 1)

@@ -2,6 +2,7 @@
 
 import mpmath
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import stats
 
@@ -175,6 +176,20 @@ class ProtocolTest(parameterized.TestCase):
             )
             self.assertEqual(bool(lower > upper), separates)
 
+    def test_bonferroni_bounds_are_those_of_their_shares(self):
+        """Half of alpha, a share for each other column, and probabilities sum to 1."""
+        count, other = (v.ravel() for v in np.meshgrid(np.arange(51), np.arange(51)))
+        fits = count + other <= 50
+        count, other = count[fits], other[fits]
+        lower, upper = smoothing.class_probability_bounds(
+            count, other, 50, alpha=0.01, num_classes=4, runner_up="bonferroni"
+        )
+        np.testing.assert_array_equal(lower, _LOWER(count, 50, alpha=0.005))
+        own = _UPPER(other, 50, alpha=0.01 / 8)
+        np.testing.assert_array_equal(upper, np.minimum(own, 1 - lower))
+        self.assertTrue(np.any(own > 1 - lower))
+
+    @pytest.mark.newest
     def test_bonferroni_bounds_hold_jointly_by_simulation(self):
         p = np.array([0.4, 0.3, 0.2, 0.1])  # the last one counts invalid samples
         n, alpha, trials = 500, 0.05, 20_000

@@ -26,7 +26,7 @@ from tests.smoothing.simulated_moments import (
 )
 
 _ALPHA = 0.1
-_MAX_VALUES = 4_000_000  # in one array of a chunk of runs
+_MAX_VALUES = 2_000_000  # in one array of a chunk of runs
 _SLAB = interval(-0.8, 1.2)  # with baseline 1/2: its variance is near the worst case
 _WIDE = interval(-0.3, 1.5)
 _RARE = interval(-1.95, 2.2)  # with baseline 1
@@ -86,6 +86,7 @@ def _estimate(moments, seen, name):
     return np.sqrt(np.maximum(np.sum(x * y, axis=1), 0))
 
 
+@pytest.mark.newest
 def test_a_few_runs_of_every_bound():
     plane = Experiment(_SLAB, 10, 2000, 0.5, with_bets=False, with_subspace=True)
     names = ("l2_upper", "l2_lower", "subspace_upper", "linf_upper")
@@ -100,9 +101,7 @@ def test_a_few_runs_of_every_bound():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("dim", "num_half"), [(10, 4000), (784, 10_000), (3072, 40_000)]
-)
+@pytest.mark.parametrize(("dim", "num_half"), [(10, 4000), (784, 10_000)])
 def test_lengths_and_linf_at_half_width(dim, num_half):
     case = Experiment(_SLAB, dim, num_half, 0.5, with_bets=False, with_subspace=True)
     names = ("l2_upper", "l2_lower", "subspace_upper", "linf_upper")
@@ -123,21 +122,21 @@ def test_dense_gradient_at_half_width(dim, num_half, l1_lower):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dim", "half"), [(10, 0.35), (784, 0.5), (3072, 0.5)])
+@pytest.mark.parametrize(("dim", "half"), [(10, 0.35), (784, 0.5)])
 def test_bets_on_rare_misses(dim, half):
     case = Experiment(_RARE, dim, 6000, with_subspace=True)
     _check(case, dict(l2_upper=half, subspace_upper=0.35, linf_upper=0.35))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dim", [10, 784, 3072])
+@pytest.mark.parametrize("dim", [10, 784])
 def test_bets_on_a_network(dim):
     case = Experiment(network(1, p=0.97), dim, 6000, with_subspace=True)
     _check(case, dict(l2_lower=0.35, complement_lower=0.3, linf_upper=0))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("dim", "offset"), [(10, 0.8), (784, 6), (3072, 12)])
+@pytest.mark.parametrize(("dim", "offset"), [(10, 0.8), (784, 6)])
 def test_bets_in_a_ball(dim, offset):
     case = Experiment(ball(dim, offset=offset, p=0.97), dim, 1500, with_subspace=True)
     names = ("l2_upper", "l2_lower", "subspace_upper", "linf_upper")
@@ -154,7 +153,7 @@ def test_bets_on_soft_votes(dim):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("dim", "num_half", "fraction"),
-    [(10, 4000, 0.2), (784, 8000, 0.15), (3072, 24_000, 0.15)],
+    [(10, 4000, 0.2), (784, 8000, 0.15)],
 )
 def test_reference_bounds(dim, num_half, fraction):
     case = Experiment(_SLAB, dim, num_half, 0.5, with_bets=False, with_subspace=True)

@@ -3,6 +3,7 @@
 import itertools
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import integrate, optimize, stats
 
@@ -66,6 +67,7 @@ class SubgaussianTest(parameterized.TestCase):
         elif tilt == 4.3:
             self.assertAlmostEqual(worst, 0.40218, delta=2e-5)
 
+    @pytest.mark.newest
     def test_constant_exceeds_random_outcomes(self):
         rng = np.random.default_rng(0)
         w = np.linspace(-10, 10, 2001)

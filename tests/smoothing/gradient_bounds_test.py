@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import special, stats
 
@@ -206,6 +207,7 @@ class TightTest(parameterized.TestCase):
                 sign = 1 if "upper" in bound else -1
                 self.assertTrue((sign * (wide - sharp) > 1e-6).all(), bound)
 
+    @pytest.mark.newest
     def test_bounds_imply_each_other(self):
         case = Experiment(interval(-0.5, 2.0), 10, 5000, 0.5, with_subspace=True)
         part = {"part": Subspace(mask=case.subspace_mask)}

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax.smoothing import host_moments
@@ -107,6 +108,7 @@ class RoundingTest(parameterized.TestCase):
 
 
 class FromDeviceTest(parameterized.TestCase):
+    @pytest.mark.newest
     def test_means_are_those_of_the_halves(self):
         moments, _ = _case(1, baseline=1.0)
         moments = moments._replace(num_even=np.array([2 * 128 * 30]))

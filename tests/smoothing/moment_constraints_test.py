@@ -25,6 +25,10 @@ def _second(z):
     return jnp.stack([jnp.ones_like(along), along, along**2 - 1], axis=-1)
 
 
+def _value_and_slope(z):
+    return _second(z)[..., :2]
+
+
 def _band(low, high):
     """Moments of f = 1/2 on low < z1 < high, else 1; its probability at a distance."""
     pdf, cdf = stats.norm.pdf, stats.norm.cdf
@@ -41,10 +45,13 @@ class RadiusTest(parameterized.TestCase):
         super().setUp()
         self.enterContext(jax.enable_x64(True))
 
+    @pytest.mark.newest
     def test_zeroth_order(self):
-        radius = moment_constraints.worst_case_radius(_zeroth, jnp.array([0.9]))
-        self.assertBetween(float(radius), stats.norm.ppf(0.9) - 1e-4,
-                           stats.norm.ppf(0.9))  # fmt: skip
+        radius = moment_constraints.worst_case_radius(
+            _zeroth, jnp.array([0.9]), num_nodes=128
+        )
+        exact = stats.norm.ppf(0.9)
+        self.assertBetween(float(radius), exact - 1e-4, exact)
 
     @parameterized.parameters("exact", "box")
     @pytest.mark.slow
@@ -63,19 +70,22 @@ class RadiusTest(parameterized.TestCase):
         (p, slope, curvature), _ = _band(0.8, 2.0)
         first = smoothing.first_order_radius(p, slope, 0.0, form="exact")
         second = moment_constraints.worst_case_radius(
-            _second, jnp.array([p, slope, curvature])
+            _second, jnp.array([p, slope, curvature]), num_nodes=128
         )
         self.assertGreater(float(second), 1.3 * first)
 
-    @parameterized.parameters(0.2, 0.8, 1.6, 2.4)
-    def test_second_order_is_below_the_truth(self, r):
+    def test_second_order_is_below_the_truth(self):
         moments, truth = _band(0.8, 2.0)
-        worst = moment_constraints.worst_case_probability(
-            _second, jnp.array(moments), r
-        )
-        self.assertLessEqual(float(worst.probability), truth(r))
+        for r in (0.2, 0.8, 1.6, 2.4):
+            worst = moment_constraints.worst_case_probability(
+                _second, jnp.array(moments), r, num_nodes=64
+            )
+            self.assertBetween(float(worst.probability), 0.2 * truth(r), truth(r))
 
-    @parameterized.product(band=((0.8, 2.0), (1.8, 2.1), (0.4, 3.0)), r=(0.05, 0.8, 2))
+    @parameterized.parameters(
+        ((0.8, 2.0), 0.05), ((0.8, 2.0), 0.8), ((1.8, 2.1), 0.05), ((1.8, 2.1), 2),
+        ((0.4, 3.0), 0.8),
+    )  # fmt: skip
     @pytest.mark.slow
     def test_second_order_is_never_below_fewer_moments(self, band, r):
         """Also where the moments nearly determine f: the maximum is hard to find."""
@@ -88,7 +98,7 @@ class RadiusTest(parameterized.TestCase):
 
         second = smallest(_second, 3)
         self.assertGreaterEqual(second, smallest(_zeroth, 1) - 1e-6)
-        self.assertGreaterEqual(second, smallest(lambda z: _second(z)[..., :2], 2))
+        self.assertGreaterEqual(second, smallest(_value_and_slope, 2))
         exact = stats.norm.cdf(stats.norm.ppf(moments[0]) - r)
         self.assertGreater(second, exact - 1e-4)
 

@@ -36,9 +36,13 @@ _PRECISION = 1e-6  # of the sum of the sizes of the terms
 
 
 def _linear(weight: jax.Array, limit: float, x: jax.Array) -> jax.Array:
-    """Linear logits, which are not finite where one of two pixels is above a limit."""
+    """Linear logits, one of them not finite where one of three pixels is above a limit.
+
+    A softmax of the others is finite where that one is minus infinity.
+    """
     bad = jnp.where(x[:, 0, 0, 0] > limit, jnp.nan, 0.0)
     bad = jnp.where(x[:, 0, 1, 0] > limit, jnp.inf, bad)
+    bad = jnp.where(x[:, 0, 2, 0] > limit, -jnp.inf, bad)
     return (x.reshape(len(x), -1) @ weight).at[:, 3].add(bad)
 
 
@@ -85,7 +89,7 @@ def _outcomes(row, num_samples, *, votes, bad):
     else:
         f = special.softmax(logits, axis=1)[:, _SELECTED[row]]
     if bad:
-        f = np.where((stimuli[:, 0, 0, 0] > 1) | (stimuli[:, 0, 1, 0] > 1), 0.0, f)
+        f = np.where((stimuli[:, 0, :3, 0] > 1).any(axis=1), 0.0, f)
     is_odd = np.arange(num_samples) // 128 % 2 == 1
     return z.reshape(num_samples, -1), f.astype(np.float64), is_odd
 
@@ -205,7 +209,7 @@ class LoopTest(parameterized.TestCase):
 
     def test_bets_follow_from_the_odd_half(self):
         """A grid around sqrt(2 l / (n s^2)), and never above 0.9 / max |x|."""
-        for num_samples in (300, 1100, 20_000):
+        for num_samples in (300, 1100, 8_000):
             actual = _moments(num_samples=num_samples)
             rate = (actual.misses_odd + 1) / (actual.num_odd + 2)
             high = np.minimum(rate * (1 + 2 * np.log(1 / rate)), 1)
@@ -244,6 +248,7 @@ class LoopTest(parameterized.TestCase):
         expected = np.log1p(np.outer(x, actual.bets[0].astype(float))).sum(axis=0)
         np.testing.assert_allclose(actual.log_wealth[0, 0, 0], expected, rtol=1e-5)
 
+    @pytest.mark.newest
     def test_mean_is_the_gradient_of_a_half_space(self):
         """E[z f] = phi(t) w for f = 1 where <z, w> > -t, whatever the baseline."""
         w = np.array([0.6, -0.8, 0.0, 0.0], np.float32)
@@ -292,7 +297,7 @@ class IndependenceTest(parameterized.TestCase):
             _moments(mesh=_mesh(4), votes="soft"), _moments(votes="soft")
         )
 
-    @parameterized.product(num_devices=(1, 2, 3), with_bets=(True, False))
+    @parameterized.parameters((1, True), (2, True), (3, True), (2, False))
     @pytest.mark.slow
     def test_sums_do_not_depend_on_any_number_of_devices(self, num_devices, with_bets):
         options = {"with_bets": with_bets, "num_samples": 3000}

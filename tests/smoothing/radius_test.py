@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import mpmath
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from jax.test_util import check_grads
 
@@ -70,6 +71,7 @@ class RadiusTest(parameterized.TestCase):
             [_RADIUS(0.9, sigma=1.0), _RADIUS(0.8, sigma=2.0)],
         )
 
+    @pytest.mark.newest
     def test_transforms(self):
         p = jnp.linspace(0.51, 0.99, 9)
         eager = _RADIUS(p, sigma=0.5)

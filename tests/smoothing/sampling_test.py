@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import smoothing
@@ -70,6 +71,7 @@ class ClassCountsTest(parameterized.TestCase):
         self.assertEqual(counts.dtype, np.int32)
         np.testing.assert_array_equal(counts, expected)
 
+    @pytest.mark.newest
     def test_counts_depend_on_the_example_id_only(self):
         expected = _loop_counts([7, 4_000_000_000, 0], 300)
         ids = np.array([7, 4_000_000_000, 0])
@@ -77,11 +79,11 @@ class ClassCountsTest(parameterized.TestCase):
         alone = [_counts(_X[i : i + 1], example_ids=ids[i : i + 1]) for i in range(3)]
         np.testing.assert_array_equal(np.concatenate(alone), expected)
 
-    @parameterized.parameters(128, 256, 640, 1024)
+    @parameterized.parameters(128, 640)
     def test_counts_do_not_depend_on_the_chunk(self, chunk_size):
         np.testing.assert_array_equal(_counts(chunk_size=chunk_size), _counts())
 
-    @parameterized.product(num_devices=(1, 2, 4), num_samples=(100, 1500))
+    @parameterized.product(num_devices=(1, 4), num_samples=(100, 1500))
     def test_counts_do_not_depend_on_the_devices(self, num_devices, num_samples):
         counts = _counts(num_samples=num_samples, mesh=_mesh(num_devices))
         np.testing.assert_array_equal(counts, _counts(num_samples=num_samples))

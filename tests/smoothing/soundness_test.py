@@ -6,6 +6,7 @@ and its probability at any perturbation are sums of products of normal distribut
 
 import functools
 import itertools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,7 @@ from scipy import special
 
 from robustjax import norms, smoothing
 from robustjax.smoothing import cells, first_order, first_order_radius
+from robustjax.smoothing.dual import HOST, Constraints
 from robustjax.smoothing.moment_constraints import (
     worst_case_probability,
     worst_case_radius,
@@ -99,6 +101,7 @@ def _space_classifiers(seed: int, count: int) -> list[CellClassifier]:
 
 
 class PlaneTest(parameterized.TestCase):
+    @pytest.mark.newest
     def test_no_direction_breaks_a_radius(self):
         self._attack("box")
 
@@ -109,56 +112,62 @@ class PlaneTest(parameterized.TestCase):
     def _attack(self, form):
         angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         directions = np.stack([np.cos(angles), np.sin(angles)], -1)
-        margins, gains = [], []
-        for f in _plane_classifiers(seed=0, count=24):
-            p, m = f.moments()
-            parallel = directions @ m
-            across = np.abs(directions @ np.array([-m[1], m[0]]))
-            radii = np.minimum(first_order_radius(p, parallel, across, form=form), 9.0)
-            gains.append(radii.max() - special.ndtri(p))
-            for share in (1.0, 0.7):
-                reached = [
-                    f.probability(share * r * u)
-                    for r, u in zip(radii, directions, strict=True)
-                ]
-                margins.append(np.array(reached) - 0.5)
+        classifiers = _plane_classifiers(seed=0, count=24)
+        p, m = (np.array(v) for v in zip(*(f.moments() for f in classifiers),
+                                         strict=True))  # fmt: skip
+        parallel = m @ directions.T
+        across = np.abs(np.stack([-m[:, 1], m[:, 0]], axis=1) @ directions.T)
+        with mock.patch.object(first_order, "_BATCHES", (_BATCH,)):
+            radii = first_order_radius(p[:, None], parallel, across, form=form)
+        radii = np.minimum(radii, 9.0)
+        margins = [
+            f.probability(share * r * u) - 0.5
+            for f, own in zip(classifiers, radii, strict=True)
+            for r, u in zip(own, directions, strict=True)
+            for share in (1.0, 0.7)
+        ]
         self.assertGreater(np.min(margins), -1e-9)
         self.assertLess(np.min(margins), 0.01)  # the attack comes close
-        self.assertGreater(np.median(gains), 0.1)
+        self.assertGreater(np.median(radii.max(axis=1) - special.ndtri(p)), 0.1)
 
     def test_weaker_bounds_never_enlarge_the_box(self):
         rng = np.random.default_rng(1)
-        p, m1, m2 = _corners(11, _BATCH)
-        full = first_order_radius(p, m1, m2)
-        slack = rng.uniform(0, 0.02, (3, _BATCH)) * rng.integers(0, 2, (3, _BATCH))
-        weaker = first_order_radius(p - slack[0], m1 - slack[1], m2 - slack[2])
-        np.testing.assert_array_less(weaker, full + 1e-6)
-
-    def test_exact_is_never_below_box_and_both_gain(self):
-        p, rho, theta = (
-            v.ravel()
-            for v in np.meshgrid(
-                [0.55, 0.9, 0.999, 0.99999], [0.0, 0.3, 0.9, 0.99], [0.1, 0.6, 1.1, 1.5]
-            )
-        )
-        given = components(p, rho, theta)
-        box, exact = (first_order_radius(p, *given, form=f) for f in ("box", "exact"))
-        np.testing.assert_array_less(special.ndtri(p) + 1e-6, box)
-        np.testing.assert_array_less(box, exact + 1e-7)
-        self.assertGreater(np.max(exact - box), 0.1)
+        num = _BATCH // 2
+        known = np.array(_corners(11, num))
+        slack = rng.uniform(0, 0.02, (3, num)) * rng.integers(0, 2, (3, num))
+        radii = first_order_radius(*np.concatenate([known, known - slack], axis=1))
+        np.testing.assert_array_less(radii[num:], radii[:num] + 1e-6)
 
     def test_half_spaces_seen_from_behind(self):
         given = components(0.9, 1.0, np.array([1.6, 2.5]))
-        radii = first_order_radius(0.9, *given, form="exact")
-        np.testing.assert_array_equal(radii, np.inf)
+        known = Constraints(np.full(2, 0.1), *given)
+        found = first_order._half_space_radius(known, HOST)
+        np.testing.assert_array_equal(found, np.inf)
 
     def test_angle_and_radius(self):
-        """R rises with the angle, R cos(angle) falls, strictly, in both forms."""
-        angles = np.linspace(0, np.pi / 2, 12)
-        for form, p, share in itertools.product(("box", "exact"), (0.6, 0.99), (0.9,)):
-            radii = first_order_radius(p, *components(p, share, angles), form=form)
-            self.assertGreater(np.diff(radii).min(), 1e-8)
-            self.assertLess(np.diff(radii * np.cos(angles)).max(), -1e-8)
+        """R rises with the angle, R cos(angle) falls, strictly, and R gains on l2."""
+        self._assert_strict(*_grid_radii("box"))
+
+    @pytest.mark.slow
+    def test_angle_and_radius_in_the_exact_form_which_is_never_below_box(self):
+        p, theta, box = _grid_radii("box")
+        *_, exact = _grid_radii("exact")
+        self._assert_strict(p, theta, exact)
+        np.testing.assert_array_less(box, exact + 1e-7)
+        self.assertGreater(np.max(exact - box), 0.1)
+
+    def _assert_strict(self, p, theta, radius):
+        self.assertGreater(np.diff(radius).min(), 1e-8)
+        self.assertLess(np.diff(radius * np.cos(theta)).max(), -1e-8)
+        np.testing.assert_array_less(special.ndtri(p) + 1e-6 + 0 * radius, radius)
+
+
+def _grid_radii(form):
+    """Five p and rho, by twelve angles, in one batch: p, angles and radii `[5, 12]`."""
+    p = np.array([0.55, 0.6, 0.9, 0.99, 0.99999])[:, None]
+    rho = np.array([0.3, 0.9, 0.5, 0.9, 0.99])[:, None]
+    theta = np.linspace(0, np.pi / 2, 12)[None]
+    return p, theta, first_order_radius(p, *components(p, rho, theta), form=form)
 
 
 class BallTest(parameterized.TestCase):
@@ -225,14 +234,11 @@ class BallTest(parameterized.TestCase):
 class FloatTest(parameterized.TestCase):
     """JAX arrays against the host, on the same numbers, also in the corners."""
 
+    @parameterized.parameters(("box", 2**13), ("exact", 2**11))
     @pytest.mark.slow
-    def test_box(self):
-        self._compare(3, 512, "box")
-
-    @parameterized.parameters("box", "exact")
-    @pytest.mark.slow
-    def test_many(self, form):
-        self._compare(4, 20_000, form)
+    def test_many(self, form, count):
+        """No exception: in less than 3 of so many cases, with a confidence of 95 %."""
+        self._compare(4, count, form)
 
     def _compare(self, seed, count, form):
         given = [np.float32(v) for v in _corners(seed, count)]
@@ -262,15 +268,6 @@ class FloatTest(parameterized.TestCase):
         is_clear = p > 0.501
         self.assertGreater(np.mean(is_clear), 0.6)
         np.testing.assert_allclose(device[is_clear], host[is_clear], rtol=0, atol=1e-6)
-
-
-class CompiledTest(absltest.TestCase):
-    def test_sizes_share_a_compilation(self):
-        first_order_radius(0.9, -0.05, 0.1)
-        before = first_order._propose._cache_size()
-        for count, p in itertools.product((1, 7, _BATCH), (0.8, 0.97)):
-            first_order_radius(np.full(count, p), -0.03, 0.05)
-        self.assertEqual(first_order._propose._cache_size(), before)
 
 
 def _second_order(z):
@@ -321,18 +318,17 @@ class MomentsTest(parameterized.TestCase):
         self.assertBetween(reached, 0.5, 0.505)
 
     def test_linear_program_is_above(self):
-        p, r = 0.9, 1.3
+        p, r, curvature = 0.9, 1.3, -0.1
         m1, m2 = components(p, 0.6, 0.8)
-        plain = worst_cases.linear_program(p, m1, m2, r, num_cells=60)
-        for curvature in (-0.1, 0.0):
-            bound = worst_cases.linear_program(
-                p, m1, m2, r, num_cells=60, extra=curvature
-            )
-            worst = worst_case_probability(
-                _with_curvature, jnp.array([p, m1, m2, curvature]), r
-            )
-            self.assertBetween(float(worst.probability), bound - 5e-3, bound)
-            self.assertGreater(bound, plain - 1e-9)
+        program = functools.partial(
+            worst_cases.linear_program, p, m1, m2, r, num_cells=40
+        )
+        plain, bound = program(), program(extra=curvature)
+        worst = worst_case_probability(
+            _with_curvature, jnp.array([p, m1, m2, curvature]), r, num_nodes=128
+        )
+        self.assertBetween(float(worst.probability), bound - 5e-3, bound)
+        self.assertGreater(bound, plain + 1e-3)
 
     @pytest.mark.slow
     def test_margin_covers_the_quadrature(self):

@@ -3,7 +3,8 @@
 import itertools
 
 import numpy as np
-from absl.testing import absltest, parameterized
+import pytest
+from absl.testing import absltest
 
 from robustjax.smoothing import deviation, host_moments, tight_bounds
 from tests.smoothing.simulated_moments import Experiment, interval
@@ -11,13 +12,15 @@ from tests.smoothing.simulated_moments import Experiment, interval
 _RUNS = 8000
 
 
-class EvidenceTest(parameterized.TestCase):
-    @parameterized.product(
-        setting=((interval(-0.8, 1.2), 0.5, 300), (interval(-1.7, 2.0), 1.0, 600)),
-        with_bets=(False, True),
-    )
-    def test_mean_at_the_truth(self, setting, with_bets):
-        classifier, baseline, num_half = setting
+class EvidenceTest(absltest.TestCase):
+    @pytest.mark.newest
+    def test_mean_at_the_truth(self):
+        settings = (interval(-0.8, 1.2), 0.5, 200), (interval(-1.7, 2.0), 1.0, 300)
+        for setting, with_bets in itertools.product(settings, (False, True)):
+            with self.subTest(setting, with_bets=with_bets):
+                self._check(*setting, with_bets)
+
+    def _check(self, classifier, baseline, num_half, with_bets):
         case = Experiment(classifier, 12, num_half, baseline, with_bets)
         moments = case.moments(np.random.default_rng(0), num_runs=_RUNS)
         moments = moments._replace(sum_squares=0 * moments.sum_squares)  # no rounding

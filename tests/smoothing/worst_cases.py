@@ -61,6 +61,43 @@ def components(p, rho, theta):
     return -length * np.cos(theta), length * np.sin(theta)
 
 
+def random_gradients(count, seed=0, least=1e-5):
+    """p, parallel and perpendicular components over the range that occurs."""
+    rng = np.random.default_rng(seed)
+    p = 1 - 10 ** rng.uniform(np.log10(least), np.log10(0.49), count)
+    rho = np.sqrt(rng.uniform(0, 1, count))
+    rho[: count // 10] = 1 - 10 ** rng.uniform(-6, -1, count // 10)
+    theta = rng.uniform(0, np.pi / 2, count)
+    theta[: count // 20] = 10 ** rng.uniform(-4, 0, count // 20)
+    return p, *components(p, rho, theta)
+
+
+def inner_gradients(seed: int, count: int):
+    """As `random_gradients`, away from the corners."""
+    rng = np.random.default_rng(seed)
+    p, rho, theta = (
+        rng.uniform(0.52, 0.9995, count),
+        rng.uniform(0.05, 0.99, count),
+        rng.uniform(0.05, 1.5, count),
+    )
+    return p, *components(p, rho, theta)
+
+
+def line_radius(p, length):
+    """The l2 radius by the interval of the Gaussian line, with SciPy's root finder."""
+
+    def gap(a):
+        return _bell(special.ndtri(a)) - _bell(special.ndtri(a + p)) + length
+
+    a = optimize.brentq(gap, 1e-300, (1 - p) / 2, xtol=1e-300, rtol=1e-15)
+    low, high = special.ndtri(a), -special.ndtri(1 - p - a)
+
+    def majority(r):
+        return special.ndtr(high - r) - special.ndtr(low - r) - 0.5
+
+    return optimize.brentq(majority, max(0, (low + high) / 2), high + 1, xtol=1e-14)
+
+
 def dual_by_quadrature(multipliers, r, known) -> float:
     """D of one certificate by adaptive quadrature of E min(L - a z1 - b z2 - c, 0)."""
     a, b, c = multipliers
@@ -94,7 +131,7 @@ def dual_by_quadrature(multipliers, r, known) -> float:
 def _line_rule():
     """Nodes and weights for expectations under N(0, 1), also where it is moved by 5."""
     x, w = np.polynomial.legendre.leggauss(8)
-    edges = np.linspace(-12, 18, 241)
+    edges = np.linspace(-12, 18, 121)
     half = 0.5 * np.diff(edges)[:, None]
     z = (0.5 * (edges[1:] + edges[:-1])[:, None] + half * x).ravel()
     return z, (half * w).ravel() * _bell(z)
@@ -129,6 +166,21 @@ def extremal_certificates(a, b, r) -> np.ndarray:
     return np.stack([*moments, c[:, 0]], axis=-1)
 
 
+def constructed_radii(num: int, *, free_parallel: bool):
+    """p, parallel, perpendicular and the exact radius of worst cases."""
+    rng = np.random.default_rng(3)
+    low = -1.0 if free_parallel else 0.02
+    r = rng.uniform(0.05, 3.0, 1500)
+    a = r * rng.uniform(low, 1.0, r.size) * np.exp(rng.uniform(0, 2, r.size))
+    b = 10 ** rng.uniform(-1, 1.2, r.size)
+    p, parallel, perpendicular, c = extremal_certificates(a, b, r).T
+    longest, _ = components(p, 1.0, np.pi)
+    fits = (p > 0.505) & (parallel < 0) & (c > 0) & (c < 99)
+    rows = np.flatnonzero(fits & (perpendicular > 0.1 * longest))[:num]
+    assert rows.size == num
+    return p[rows], parallel[rows], perpendicular[rows], r[rows]
+
+
 def worst_value(known, r, *, free_parallel=True) -> float:
     """max D over the multipliers, by SciPy on a fixed rule; b must not get small."""
     q, parallel, perpendicular = known
@@ -149,14 +201,11 @@ def worst_value(known, r, *, free_parallel=True) -> float:
 
     bounds = [(None if free_parallel else 0.0, None), (-8, 12), (0.0, None)]
     options = dict(ftol=1e-15, gtol=1e-10, maxiter=2000, maxfun=4000)
-    best = -np.inf
-    for scale in (0.5, 2.0, 10.0):
-        found = optimize.minimize(
-            loss, [scale * r, 0.0, scale], jac=True, method="L-BFGS-B",
-            bounds=bounds, options=options,
-        )  # fmt: skip
-        best = max(best, -found.fun)
-    return best
+    found = optimize.minimize(
+        loss, [2.0 * r, 0.0, 2.0], jac=True, method="L-BFGS-B",
+        bounds=bounds, options=options,
+    )  # fmt: skip
+    return -found.fun
 
 
 def _edges(num_cells: int, reach: float) -> np.ndarray:
