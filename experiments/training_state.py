@@ -17,14 +17,20 @@ State = TypeVar("State")
 
 
 def open_manager(folder: pathlib.Path, *, name: str = "train") -> Any:
-    """Orbax's manager of the last state, a context.
+    """Returns Orbax's manager of the last training state, a context manager.
+
+    All scripts keep their training states through this function, so it is the place
+    that makes folders absolute: Orbax raises ValueError at the first save below a
+    relative one.
 
     Args:
-        folder: of the states, created where needed.
-        name: of what trains, for its barriers.
+        folder: folder of the states; created where it is missing. A relative path
+            starts in the current folder.
+        name: name of what is trained, which keeps its barriers apart from others.
     """
     import orbax.checkpoint as ocp
 
+    folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     options = ocp.CheckpointManagerOptions(
         max_to_keep=1,

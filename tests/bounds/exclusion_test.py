@@ -1,8 +1,11 @@
 """Unsafe outputs: found, excluded, or neither, against brute force."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import bounds
@@ -14,7 +17,15 @@ def _network(x):
     return x @ rng.normal(size=(12, 3))
 
 
+_one_value = jax.jit(_network)
 _BOX = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
+
+
+@functools.cache
+def _grid_values():
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 401)] * 2), -1).reshape(-1, 2)
+    with jax.enable_x64(True):
+        return np.asarray(jax.jit(jax.vmap(_network))(grid))
 
 
 class ExcludeTest(parameterized.TestCase):
@@ -22,22 +33,24 @@ class ExcludeTest(parameterized.TestCase):
         super().setUp()
         jax.config.update("jax_numpy_rank_promotion", "allow")
         self.addCleanup(jax.config.update, "jax_numpy_rank_promotion", "raise")
-        grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 401)] * 2), -1).reshape(-1, 2)
-        with jax.enable_x64(True):
-            self.values = np.asarray(jax.vmap(_network)(jnp.asarray(grid)))
+        self.values = _grid_values()
 
     @parameterized.parameters(0, 1, 2)
     def test_decides_thresholds_near_the_true_extreme(self, output):
-        """y_k >= t: unsafe just below the largest y_k, excluded just above it."""
-        row, largest = -np.eye(3)[[output]], self.values[:, output].max()
+        """y_k >= t: unsafe just below the largest y_k, excluded just above it.
+
+        Said three times, so that all tests share the programs for three inequalities.
+        """
+        rows = np.repeat(-np.eye(3)[[output]], 3, axis=0)
+        largest = self.values[:, output].max()
         for gap, status in ((-0.02, "sat"), (0.02, "unsat")):
             found = bounds.exclude(
-                _network, *_BOX, rows=row, offsets=[largest + gap], max_boxes=3000
+                _network, *_BOX, rows=rows, offsets=3 * [largest + gap], max_boxes=3000
             )
             self.assertEqual(found.status, status)
             if found.x is not None:
                 with jax.enable_x64(True):
-                    value = float(_network(jnp.asarray(found.x))[output])
+                    value = float(_one_value(found.x)[output])
                 self.assertGreater(value, largest + gap)
                 self.assertTrue(np.all(np.abs(found.x) <= 1))
 
@@ -57,11 +70,13 @@ class ExcludeTest(parameterized.TestCase):
             seen.add(found.status)
         self.assertEqual(seen, {"sat", "unsat"})
 
+    @pytest.mark.newest
     def test_stops_without_an_answer(self):
-        row, threshold = -np.eye(3)[[0]], self.values[:, 0].max() + 1e-4
+        rows = np.repeat(-np.eye(3)[[0]], 3, axis=0)
+        offsets = 3 * [self.values[:, 0].max() + 1e-4]
         for options in ({"max_boxes": 3}, {"max_boxes": 3000, "time_limit": 0.0}):
             found = bounds.exclude(
-                _network, *_BOX, rows=row, offsets=[threshold], **options
+                _network, *_BOX, rows=rows, offsets=offsets, **options
             )
             self.assertEqual((found.status, found.x), ("unknown", None))
             self.assertLessEqual(found.num_bounded, 3)

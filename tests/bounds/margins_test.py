@@ -1,5 +1,6 @@
 """Verified boxes and radii against closed forms, samples and attacks."""
 
+import functools
 import itertools
 
 import jax
@@ -11,10 +12,11 @@ from absl.testing import absltest, parameterized
 from robustjax import attacks, bounds, models
 
 
+@functools.cache
 def _net(seed=0, sizes=(6, 16, 16, 3)):
     rng = np.random.default_rng(seed)
     weights = [
-        jnp.asarray(rng.normal(size=(a, b)) / np.sqrt(a), jnp.float32)
+        (rng.normal(size=(a, b)) / np.sqrt(a)).astype(np.float32)
         for a, b in itertools.pairwise(sizes)
     ]
 
@@ -26,9 +28,10 @@ def _net(seed=0, sizes=(6, 16, 16, 3)):
     return fn
 
 
-def _inputs(fn, count=40, dim=6, seed=1):
-    x = np.random.default_rng(seed).uniform(size=(count, dim)).astype(np.float32)
-    return x, np.asarray(jax.vmap(fn)(x).argmax(axis=-1))
+@functools.cache
+def _inputs(fn):
+    x = np.random.default_rng(1).uniform(size=(40, 6)).astype(np.float32)
+    return x, np.asarray(jax.jit(jax.vmap(fn))(x)).argmax(axis=-1)
 
 
 class MarginRowsTest(absltest.TestCase):
@@ -88,37 +91,44 @@ class LargestEpsilonTest(parameterized.TestCase):
         np.testing.assert_allclose(distance, attack.epsilon[inside], rtol=1e-12)
 
     def test_wrong_labels_get_nothing(self):
-        fn = _net()
-        x, labels = _inputs(fn, count=6)
+        fn = _net(3)
+        x, labels = _inputs(fn)
         own = bounds.largest_epsilon(fn, x, (labels + 1) % 3)
         np.testing.assert_array_equal(own.epsilon, 0.0)
         self.assertTrue(np.all(np.isnan(own.margin)))
 
-    @parameterized.parameters("float32", "bfloat16")
-    def test_models_of_any_dtype(self, dtype):
+    def test_models_of_any_dtype(self):
         """float64 confirms what the model is without its casts."""
-        module = models.create("mlp", num_classes=3, features=(8,), dtype=dtype)
-        variables = module.init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)), train=False)
-        apply_fn = models.classifier(module, variables)
+        module = models.create("mlp", num_classes=3, features=(8,), dtype="bfloat16")
+        init = jax.jit(functools.partial(module.init, train=False))
+        variables = init(jax.random.key(0), jnp.zeros((1, 4, 4, 1)))
         x = np.random.default_rng(2).uniform(size=(5, 4, 4, 1)).astype(np.float32)
-        labels = np.asarray(apply_fn(x).argmax(axis=-1))
-        own = bounds.largest_epsilon(bounds.single(apply_fn), x, labels)
-        self.assertGreater(own.epsilon.max(), 0.0)
-        exact = models.classifier(module.clone(dtype="float32"), variables)
-        same = bounds.largest_epsilon(bounds.single(exact), x, labels)
-        np.testing.assert_allclose(own.epsilon, same.epsilon, atol=2e-3)
+        labels, found = None, []
+        for dtype in ("bfloat16", "float32"):
+            apply_fn = models.classifier(module.clone(dtype=dtype), variables)
+            if labels is None:
+                labels = np.asarray(jax.jit(apply_fn)(x)).argmax(axis=-1)
+            own = bounds.largest_epsilon(
+                bounds.single(apply_fn), x, labels, method="crown-ibp"
+            )
+            found.append(own.epsilon)
+        self.assertGreater(found[0].max(), 0.0)
+        np.testing.assert_allclose(*found, atol=2e-3)
 
 
 class VerifyTest(parameterized.TestCase):
+    @pytest.mark.newest
     def test_margins_hold_at_samples(self):
         fn = _net(3)
         x, labels = _inputs(fn)
         own = bounds.verify(fn, x - 0.03, x + 0.03, labels=labels)
         self.assertGreater(own.is_verified.sum(), 5)
         rng = np.random.default_rng(0)
+        forward = jax.jit(jax.vmap(jax.vmap(fn)))
         for share in (rng.uniform(-1, 1, (200, *x.shape)),
                       rng.choice([-1.0, 1.0], (200, *x.shape))):  # fmt: skip
-            logits = np.asarray(jax.vmap(jax.vmap(fn))(x[None] + 0.03 * share))
+            inputs = (x[None] + 0.03 * share).astype(np.float32)
+            logits = np.asarray(forward(inputs))
             label_logit = np.take_along_axis(logits, labels[None, :, None], axis=2)
             is_other = np.arange(3)[None, None] != labels[None, :, None]
             margin = np.where(is_other, label_logit - logits, np.inf).min(axis=(0, 2))
@@ -126,16 +136,23 @@ class VerifyTest(parameterized.TestCase):
 
     def test_float64_decides(self):
         """A margin of 1e-12 is too small to tell; float32 would take it for zero."""
+
+        def fn(gap, x):
+            return jnp.stack([x[0] + gap, x[0]])
+
         for gap, expected in ((1e-12, False), (1e-8, True), (-1e-8, False)):
-
-            def fn(x, gap=gap):
-                return jnp.stack([x[0] + gap, x[0]])
-
             with jax.enable_x64(True):
                 own = bounds.verify(
-                    fn, np.zeros((1, 1)), np.ones((1, 1)), labels=np.array([0])
-                )
+                    jax.tree_util.Partial(fn, np.float64(gap)),
+                    np.zeros((1, 1)), np.ones((1, 1)), labels=np.array([0]),
+                )  # fmt: skip
+                most = bounds.largest_epsilon(
+                    jax.tree_util.Partial(fn, np.float64(gap)),
+                    np.full((1, 1), 0.5), np.array([0]),
+                )  # fmt: skip
             self.assertEqual(own.is_verified[0], expected)
+            self.assertEqual(most.epsilon[0], 0.5 * expected)
+            self.assertEqual(np.isnan(most.margin[0]), not expected)
             self.assertEqual(own.arithmetic, "float64")
 
     def test_what_is_not_finite_is_not_verified(self):
@@ -149,7 +166,7 @@ class VerifyTest(parameterized.TestCase):
 
     def test_refusals(self):
         fn = _net()
-        x, labels = _inputs(fn, count=4)
+        x, labels = _inputs(fn)
         for change, text in (
             ({"labels": labels[:2]}, "labels"),
             ({"labels": labels + 3}, "labels"),
@@ -178,8 +195,10 @@ class CastsTest(absltest.TestCase):
             return jax.nn.elu(x @ jnp.ones((3, 2)), 2.0)
 
         box = jnp.array([-0.3, 0.1, -0.2]), jnp.array([0.3, 0.2, 0.1])
-        own = bounds.linear_bounds(narrow, *box, casts="ignore")
-        same = bounds.linear_bounds(wide, *box)
+        own, same = jax.jit(lambda *box: (
+            bounds.linear_bounds(narrow, *box, casts="ignore"),
+            bounds.linear_bounds(wide, *box),
+        ))(*box)  # fmt: skip
         np.testing.assert_allclose(own.lower, same.lower, rtol=1e-5)
         np.testing.assert_allclose(own.upper, same.upper, rtol=1e-5)
         with self.assertRaisesRegex(bounds.UnsupportedError, "rounds"):

@@ -1,7 +1,9 @@
 """The certification script: what a run leaves, resumes, refuses and reports."""
 
-import csv
+import contextlib
 import dataclasses
+import functools
+import io
 import json
 import os
 import pathlib
@@ -12,10 +14,13 @@ import tempfile
 from unittest import mock
 
 import certify
+import children
 import command_line
 import image_batches
+import jax
 import numpy as np
 import pytest
+import run_folders
 import sample_classifiers
 from absl import flags
 from absl.testing import absltest, parameterized
@@ -24,39 +29,45 @@ from robustjax import models, results
 
 _SCRIPT = pathlib.Path(certify.__file__)
 _HERE = pathlib.Path(__file__).parent
+_SAMPLES_PER_CALL = 16_000  # two batches of ten images
+_rows = run_folders.rows
 
 
-def _rows(workdir) -> list[dict[str, str]]:
-    """The rows of a run without their times."""
-    with open(pathlib.Path(workdir) / "rows.tsv", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    return [{k: v for k, v in row.items() if k != "time"} for row in rows]
-
-
-def _shell(*arguments: str) -> subprocess.CompletedProcess:
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(_HERE)}
-    return subprocess.run(
-        [sys.executable, str(_SCRIPT), *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
+def _config(folder: str | pathlib.Path) -> certify.CertifyConfig:
+    return certify.CertifyConfig(
+        workdir=str(folder),
+        apply_fn="sample_classifiers:nearest_mean",
+        num_estimation=2_000,
+        max_examples=20,
+        norms=("l2", "linf"),
+        devices=1,
     )
+
+
+@functools.cache
+def _finished_run() -> tuple[run_folders.Files, dict]:
+    """Files and summary of the run that most tests start from."""
+    with tempfile.TemporaryDirectory() as folder, run_folders.pictures(are_drawn=True):
+        summary = certify.run(_config(folder))
+        return run_folders.read(pathlib.Path(folder)), summary
 
 
 class _InFolder(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(run_folders.pictures(are_drawn=False))
         self.enterContext(mock.patch.object(sys, "path", [*sys.path, str(_HERE)]))
-        self.config = certify.CertifyConfig(
-            workdir=str(self.folder / "run"),
-            apply_fn="sample_classifiers:nearest_mean",
-            num_estimation=20_000,
-            max_examples=20,
-            norms=("l2", "linf"),
-            devices=1,
+        self.enterContext(
+            mock.patch.object(image_batches, "_SAMPLES_PER_CALL", _SAMPLES_PER_CALL)
         )
+        self.config = _config(self.folder / "run")
+
+    def finished(self):
+        """Puts the finished run into the folder of the configuration."""
+        files, summary = _finished_run()
+        run_folders.write(files, self.config.workdir)
+        return summary
 
     def replace(self, **changes):
         return dataclasses.replace(self.config, **changes)
@@ -64,7 +75,7 @@ class _InFolder(parameterized.TestCase):
 
 class RunTest(_InFolder):
     def test_leaves_a_complete_run(self):
-        summary = certify.run(self.config)
+        summary = self.finished()
         names = {path.name for path in pathlib.Path(self.config.workdir).iterdir()}
         self.assertEqual(
             names,
@@ -97,9 +108,28 @@ class RunTest(_InFolder):
         )
         self.assertEqual(again, config)
 
+    @pytest.mark.newest
+    def test_resumes_behind_a_cut_line(self):
+        self.finished()
+        expected = _rows(self.config.workdir)
+        rows = pathlib.Path(self.config.workdir) / "rows.tsv"
+        lines = rows.read_bytes().splitlines(keepends=True)
+        rows.write_bytes(b"".join(lines[:14]) + lines[14][:9])
+        certified = []
+        real = certify._certify
+
+        def counted(task, batch):
+            certified.append(batch)
+            return real(task, batch)
+
+        with mock.patch.object(certify, "_certify", counted):
+            certify.run(self.config)
+        self.assertEqual(certified, [list(range(10, 20))])  # the first batch is whole
+        self.assertEqual(_rows(self.config.workdir), expected)
+
     @pytest.mark.slow
     def test_resumes_from_every_kind_of_end(self):
-        certify.run(self.config)
+        self.finished()
         expected = _rows(self.config.workdir)
         rows = pathlib.Path(self.config.workdir) / "rows.tsv"
         complete = rows.read_bytes()
@@ -113,7 +143,7 @@ class RunTest(_InFolder):
         dict(devices=4), dict(seed=1), dict(start=3, skip=2, max_examples=5)
     )
     def test_rows_depend_on_the_seed_alone(self, **changes):
-        certify.run(self.config)
+        self.finished()
         other = self.replace(workdir=str(self.folder / "other"), **changes)
         certify.run(other)
         by_idx = {row["idx"]: row for row in _rows(self.config.workdir)}
@@ -125,6 +155,7 @@ class RunTest(_InFolder):
             certify.run(self.replace(num_estimation=12))
         self.assertIn("num_estimation=12 is close to 10", "".join(logs.output))
 
+    @mock.patch.object(image_batches, "_SAMPLES_PER_CALL", 2**17)
     def test_batches_are_of_one_size_and_cover_all(self):
         for num, num_estimation in ((300, 10_000), (7, 10), (499, 100_000), (1, 1)):
             batches = list(
@@ -148,7 +179,7 @@ class CheckpointTest(_InFolder):
         super().setUp()
         self.checkpoint = self.folder / "checkpoint"
         module = models.create("mlp", num_classes=10, features=())
-        variables = module.init(certify.jax.random.key(0), np.zeros((1, 8, 8, 1)))
+        variables = module.init(jax.random.key(0), np.zeros((1, 8, 8, 1)))
         models.save(
             self.checkpoint,
             module,
@@ -172,7 +203,7 @@ class CheckpointTest(_InFolder):
             module = models.create("mlp", num_classes=10, features=(), **changes)
             variables = loaded.variables
             if not changes:  # other weights
-                variables = certify.jax.tree.map(lambda w: 2 * w, variables)
+                variables = jax.tree.map(lambda w: 2 * w, variables)
             shutil.rmtree(self.checkpoint)
             models.save(self.checkpoint, module, variables, input_shape=(8, 8, 1))
             with self.assertRaisesRegex(ValueError, "model is"):
@@ -272,18 +303,18 @@ class RefusalTest(_InFolder):
             certify.run(self.replace(dataset="mnist"))
 
     @parameterized.parameters(
-        dict(sigma=0.5), dict(seed=3), dict(num_estimation=9999), dict(norms=("l2",)),
+        dict(sigma=0.5), dict(seed=3), dict(num_estimation=999), dict(norms=("l2",)),
         dict(apply_fn="sample_classifiers:sometimes_nan"),
     )  # fmt: skip
     def test_another_run_in_the_folder_is_refused(self, **changes):
-        certify.run(self.config)
+        self.finished()
         before = _rows(self.config.workdir)
         with self.assertRaisesRegex(ValueError, next(iter(changes))):
             certify.run(self.replace(**changes))
         self.assertEqual(_rows(self.config.workdir), before)
 
     def test_another_model_behind_the_same_name_is_refused(self):
-        certify.run(self.config)
+        self.finished()
         with (
             mock.patch(
                 "sample_classifiers.nearest_mean", sample_classifiers.farthest_mean
@@ -311,7 +342,7 @@ class RefusalTest(_InFolder):
 
     @pytest.mark.slow
     def test_disk_full_leaves_the_rows_so_far(self):
-        certify.run(self.config)
+        self.finished()
         expected = _rows(self.config.workdir)
         rows = pathlib.Path(self.config.workdir) / "rows.tsv"
         lines = rows.read_bytes().splitlines(keepends=True)
@@ -328,7 +359,27 @@ class RefusalTest(_InFolder):
 
 
 class ExitCodeTest(_InFolder):
-    """Errors of the user end in one line and exit code 2, through the shell."""
+    """Errors of the user end in one line and exit code 2."""
+
+    def _launched(self, *arguments: str) -> list[str]:
+        """The lines on stderr of a command that fails, without a process for it."""
+        values = flags.FlagValues()
+        flags.DEFINE_string("flagfile", "", "", flag_values=values)
+
+        def run(main, *, flags_parser):
+            main(flags_parser(sys.argv))
+
+        with (
+            mock.patch.object(command_line, "app", mock.Mock(run=run)),
+            mock.patch.object(command_line, "jax"),  # whose flags are global
+            mock.patch.object(command_line, "_log_briefly"),
+            mock.patch.object(sys, "argv", ["certify.py", *arguments]),
+            contextlib.redirect_stderr(io.StringIO()) as stderr,
+            self.assertRaises(SystemExit) as caught,
+        ):
+            command_line.launch(certify.CertifyConfig, certify.run, flag_values=values)
+        self.assertEqual(caught.exception.code, 2)
+        return stderr.getvalue().splitlines()
 
     @parameterized.parameters(
         (["--sigma=nan"], "sigma"),
@@ -337,22 +388,30 @@ class ExitCodeTest(_InFolder):
         (["stray"], "stray"),
         (["--flagfile=/nowhere.flags"], "nowhere.flags"),
     )
-    def test_exit_code(self, arguments, text):
-        result = _shell(*arguments, f"--workdir={self.folder / 'run'}")
-        self.assertEqual(result.returncode, 2, result.stderr)
-        self.assertLen(result.stderr.splitlines(), 1)
-        self.assertIn(text, result.stderr)
+    def test_one_line_names_the_mistake(self, arguments, text):
+        lines = self._launched(*arguments, f"--workdir={self.folder / 'run'}")
+        self.assertLen(lines, 1)
+        self.assertIn(text, lines[0])
         self.assertFalse((self.folder / "run").exists())
 
     def test_a_file_in_the_place_of_the_folder(self):
         path = self.folder / "file"
         path.write_text("mine")
-        result = _shell(
+        lines = self._launched(
             f"--workdir={path}", "--apply_fn=sample_classifiers:nearest_mean"
         )
-        self.assertEqual(result.returncode, 2, result.stderr)
-        self.assertIn(str(path), result.stderr.splitlines()[-1])
+        self.assertIn(str(path), lines[-1])
         self.assertEqual(path.read_text(), "mine")
+
+    def test_exit_code_of_the_process(self):
+        result = subprocess.run(
+            [sys.executable, str(_SCRIPT), "--sigma=nan", "--workdir=run"],
+            capture_output=True, text=True, check=False, cwd=self.folder,
+            env=children.environment(_HERE),
+        )  # fmt: skip
+        self.assertEqual(result.returncode, 2, result.stderr)
+        self.assertRegex(result.stderr, r"\A[^\n]*sigma[^\n]*nan[^\n]*\n\Z")
+        self.assertFalse((self.folder / "run").exists())
 
 
 if __name__ == "__main__":

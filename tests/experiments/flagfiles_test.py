@@ -15,7 +15,7 @@ import verify_semantic
 from absl import flags
 from absl.testing import absltest, parameterized
 
-from robustjax import results
+from robustjax import models, results
 
 _FOLDER = pathlib.Path(certify.__file__).parent / "flags"
 _FILES = sorted(path.name for path in _FOLDER.glob("*.flags"))
@@ -60,6 +60,13 @@ class FlagFilesTest(parameterized.TestCase):
         self.assertIn(command, _command(name))
         self.assertTrue(config.workdir.startswith("runs/"))
 
+    @pytest.mark.newest
+    def test_all_flags_of_the_smallest_are_read(self):
+        config = _config("smoke.flags", workdir="elsewhere")
+        self.assertEqual(config.workdir, "elsewhere")
+        self.assertEqual(config.train, ("epochs=2",))
+        self.assertEqual((config.num_estimation, config.max_examples), (512, 8))
+
     @parameterized.parameters(
         "digits.flags",
         "mnist.flags",
@@ -80,6 +87,10 @@ class FlagFilesTest(parameterized.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             summary = certify.run(_config("digits.flags", workdir=folder))
             self.assertEmpty(results.verify_run(folder).findings)
+            trained = models.manifest(pathlib.Path(folder, "model", "checkpoint"))
+        metrics = trained["training"]["metrics"]
+        self.assertGreater(metrics["test_accuracy"], 0.95)
+        self.assertGreater(metrics["test_accuracy_noisy"], 0.95)
         average = summary["norms"]["l2"]["average_certified_radius"]
         self.assertAlmostEqual(average, expected, delta=0.02)
 

@@ -1,7 +1,5 @@
 """Certification across kills, processes and devices: the rows stay the same."""
 
-import csv
-import os
 import pathlib
 import random
 import signal
@@ -12,7 +10,9 @@ import tempfile
 import time
 
 import certify
+import children
 import pytest
+import run_folders
 from absl.testing import absltest, parameterized
 
 from robustjax import results
@@ -22,16 +22,14 @@ _HERE = pathlib.Path(__file__).parent
 _FLAGS = ("--num_estimation=20000", "--max_examples=60", "--norms=l2,l1")
 _NEAREST_MEAN = "--apply_fn=sample_classifiers:nearest_mean"
 _TRAINED = "--train=epochs=2"
+_rows = run_folders.rows
 
 
 def _start(
     workdir, *flags: str, num_devices: int = 1, source: str = _NEAREST_MEAN
 ) -> subprocess.Popen:
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(_HERE),
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={num_devices}",
-    }
+    xla_flags = f"--xla_force_host_platform_device_count={num_devices}"
+    environment = children.environment(_HERE, XLA_FLAGS=xla_flags)
     flags = (*_FLAGS, source, f"--workdir={workdir}", *flags)
     command = [sys.executable, str(_SCRIPT), *flags]
     return subprocess.Popen(
@@ -43,12 +41,6 @@ def _finish(*started: subprocess.Popen) -> None:
     for process in started:
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output.decode()
-
-
-def _rows(workdir) -> list[dict[str, str]]:
-    with open(pathlib.Path(workdir) / "rows.tsv", newline="") as file:
-        rows = list(csv.DictReader(file, delimiter="\t"))
-    return [{k: v for k, v in row.items() if k != "time"} for row in rows]
 
 
 def _wait_for_growth(path: pathlib.Path, process: subprocess.Popen) -> None:
@@ -66,11 +58,16 @@ def _free_port() -> int:
 
 @pytest.mark.slow
 class ProcessesTest(parameterized.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        super().setUpClass()
+        with tempfile.TemporaryDirectory() as folder:
+            _finish(_start(folder))
+            cls.expected = _rows(folder)
+
     def setUp(self):
         super().setUp()
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
-        _finish(_start(self.folder / "straight"))
-        self.expected = _rows(self.folder / "straight")
         self.assertLen(self.expected, 60)
 
     def test_killed_five_times_at_random(self):
@@ -98,9 +95,10 @@ class ProcessesTest(parameterized.TestCase):
 
     @parameterized.parameters(_NEAREST_MEAN, _TRAINED)
     def test_two_processes_of_two_devices(self, source):
-        expected = self.expected
+        expected, fewer = self.expected, ()
         if source == _TRAINED:
-            _finish(_start(self.folder / "one", source=source))
+            fewer = ("--num_estimation=2000",)  # of a network they cost more
+            _finish(_start(self.folder / "one", *fewer, source=source))
             expected = _rows(self.folder / "one")
         workdir = self.folder / "processes"
         port = _free_port()
@@ -108,6 +106,7 @@ class ProcessesTest(parameterized.TestCase):
             *(
                 _start(
                     workdir,
+                    *fewer,
                     "--distributed",
                     f"--coordinator=localhost:{port}",
                     "--num_processes=2",

@@ -1,38 +1,68 @@
 """The script of SynBench: what a run leaves, how it resumes, and what it refuses."""
 
 import dataclasses
+import functools
 import pathlib
 import sys
 import tempfile
+import warnings
 from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import run_folders
 import synbench
 from absl.testing import absltest, parameterized
 
 from robustjax import models
 
 _HERE = pathlib.Path(__file__).parent
+pytestmark = pytest.mark.filterwarnings("ignore:.*a perfect representation")
+
+
+def _config(folder):
+    """Three encoders of 64 features, which share their programs."""
+    return synbench.SynBenchConfig(
+        workdir=str(folder),
+        train=("0", "1"), model="mlp", hidden=64, max_images=256, pixels=True,
+        scales=("1", "2"), num_train="256", num_test=256,
+        relative_epsilons=("0", "0.4"), thresholds=("0.6", "0.8"),
+    )  # fmt: skip
+
+
+@functools.cache
+def _finished_run():
+    """Files and summary of a run of three encoders, and what it warned of."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        run_folders.pictures(are_drawn=True),
+        warnings.catch_warnings(record=True) as caught,
+    ):
+        warnings.simplefilter("always")
+        summary = synbench.run(_config(folder))
+        return run_folders.read(pathlib.Path(folder)), summary, caught
 
 
 class RunTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.enterContext(run_folders.pictures(are_drawn=False))
         self.enterContext(mock.patch.object(sys, "path", [*sys.path, str(_HERE)]))
-        self.config = synbench.SynBenchConfig(
-            workdir=str(self.folder / "run"),
-            train=("0", "1"), model="mlp", hidden=8, max_images=256, pixels=True,
-            scales=("1", "2"), num_train="256", num_test=256,
-            relative_epsilons=("0", "0.4"), thresholds=("0.6", "0.8"),
-        )  # fmt: skip
+        self.config = _config(self.folder / "run")
+
+    def finished(self):
+        """Puts the finished run into the folder of the configuration."""
+        files, summary, caught = _finished_run()
+        run_folders.write(files, self.config.workdir)
+        return summary, caught
 
     def test_a_run_leaves_scores_differences_and_a_page(self):
-        with pytest.warns(UserWarning, match="a perfect representation"):
-            summary = synbench.run(self.config)
+        summary, caught = self.finished()
+        messages = [str(warning.message) for warning in caught]
+        self.assertTrue(any("a perfect representation" in text for text in messages))
         names = {path.name for path in (self.folder / "run").iterdir()}
         wanted = {"flags.txt", "versions.json", "summary.json", "scores.tsv"}
         self.assertEqual(names - {"models"}, wanted | {
@@ -41,28 +71,36 @@ class RunTest(parameterized.TestCase):
         own = summary["encoders"]
         self.assertEqual(list(own), ["pixels", "untrained", "epochs_1"])
         self.assertEqual(own["pixels"]["num_features"], 64)
-        self.assertEqual(own["epochs_1"]["num_features"], 8)
+        self.assertEqual(own["epochs_1"]["num_features"], 64)
         self.assertGreater(
             own["pixels"]["score"][0][0], own["untrained"]["score"][0][0]
         )
         self.assertBetween(own["epochs_1"]["probe_accuracy"], 0.3, 1.0)
         pairs = [(row["one"], row["other"]) for row in summary["differences"]]
         self.assertLen(pairs, 3 * 2)
+        for row in summary["differences"]:
+            sides = np.sign([row["lower"], row["upper"]])
+            sign = sides[0] if sides[0] == sides[1] else 0
+            expected = {1: row["one"], -1: row["other"], 0: "-"}[sign]
+            self.assertEqual(row["higher"], expected)
+        self.assertIn("pixels", {row["higher"] for row in summary["differences"]})
         table = (self.folder / "run" / "scores.tsv").read_text().splitlines()
         self.assertLen(table, 1 + 3 * 2 * 2)
         page = (self.folder / "run" / "report.html").read_text()
         for word in ("epochs_1", "ceiling", "RankMe", "base64"):
             self.assertIn(word, page)
 
+    @pytest.mark.newest
     def test_goes_on_with_the_scale_that_is_missing(self):
-        config = dataclasses.replace(self.config, train=("0",), pixels=False)
-        first = synbench.run(config)["encoders"]["untrained"]
+        first, _ = self.finished()
         folder = self.folder / "run" / "encoders" / "untrained"
         (folder / "scale_001.npz").unlink()
         kept = (folder / "scale_000.npz").stat().st_mtime_ns
-        again = synbench.run(config)["encoders"]["untrained"]
+        again = synbench.run(self.config)
         self.assertEqual((folder / "scale_000.npz").stat().st_mtime_ns, kept)
-        self.assertEqual(again["score"], first["score"])
+        for name, own in again["encoders"].items():
+            self.assertEqual(own["score"], first["encoders"][name]["score"])
+        config = self.config
         with self.assertRaisesRegex(ValueError, "num_test"):
             synbench.run(dataclasses.replace(config, num_test=512))
         (folder / "scale_001.npz").write_bytes(b"PK")
@@ -71,8 +109,8 @@ class RunTest(parameterized.TestCase):
 
     def test_a_function_of_numpy_arrays_scores_as_the_same_of_jax(self):
         config = dataclasses.replace(
-            self.config, train=(), pixels=False, input_shape=("4", "4", "3"),
-            feature_fn=("sample_encoders:channel_means",), relative_epsilons=("0",),
+            self.config, train=(), pixels=False, input_shape=("2", "2", "64"),
+            feature_fn=("sample_encoders:channel_means",),
         )  # fmt: skip
         traced = synbench.run(config)["encoders"]["sample_encoders.channel_means"]
         name = "sample_encoders:torch_like"
@@ -84,24 +122,24 @@ class RunTest(parameterized.TestCase):
 
     def test_a_vision_transformer_from_a_file(self):
         config = models.vit_config(
-            "vit_ti8", resolution=16, width=24, mlp=48, depth=1, heads=2
+            "vit_ti8", resolution=16, width=64, mlp=64, depth=1, heads=2
         )
         module = models.VisionTransformer(config)
-        variables = module.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)))
+        example = jnp.zeros((1, 16, 16, 3))
+        variables = jax.jit(module.init)(jax.random.key(0), example)
         path = self.folder / "small.npz"
         models.save_vit(path, config, variables["params"], layout="augreg")
         found = synbench.run(
             dataclasses.replace(
                 self.config, train=(), pixels=False, checkpoint=(str(path),),
-                num_train="512",
                 pixel_mean=("0.5",), pixel_std=("0.5",),
             )
         )  # fmt: skip
-        self.assertEqual(found["encoders"]["small"]["num_features"], 24)
+        self.assertEqual(found["encoders"]["small"]["num_features"], 64)
 
     def test_as_many_inputs_as_the_features_ask_for(self):
         config = dataclasses.replace(
-            self.config, num_train="auto", train=(), scales=("2",), probe=False
+            self.config, num_train="auto", train=(), probe=False
         )
         found = synbench.run(config)["encoders"]["pixels"]
         self.assertEqual(found["num_train"], 2048)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 import training_step
 from absl.testing import absltest, parameterized
 
@@ -66,6 +67,7 @@ class TrainStepTest(parameterized.TestCase):
         other = self._seen(2, seed=jax.random.key(1))
         self.assertFalse(np.any(first == other))
 
+    @pytest.mark.newest
     def test_without_noise_it_is_plain_gradient_descent(self):
         step = training_step.make_train_step(
             self.module, self.optimizer, sigma=0.0, augment="none"

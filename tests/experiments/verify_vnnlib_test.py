@@ -51,6 +51,7 @@ class RunTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "answers of another list"):
             verify_vnnlib.run(other)
 
+    @pytest.mark.newest
     def test_a_counterexample_is_unsafe(self):
         onnx, vnnlib = _folder() / "test_sat.onnx", _folder() / "test_prop.vnnlib"
         config = self._config(onnx=str(onnx), vnnlib=str(vnnlib))

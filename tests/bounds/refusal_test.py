@@ -1,0 +1,69 @@
+"""What boxes, functions and arguments are refused, and by which words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+from jax import lax
+
+from robustjax import bounds
+
+
+class RefusalTest(parameterized.TestCase):
+    def test_boxes(self):
+        low, high = np.zeros(3, np.float32), np.ones(3, np.float32)
+        bad = low.copy()
+        bad[1] = 2.0
+        for args, text in (
+            ((bad, high), r"2.0 > 1.0 at \(1,\)"),
+            ((low, high * np.nan), "upper with NaN"),
+            ((low, high[:2]), r"alike, got float32\[3\] and float32\[2\]"),
+            ((low.astype(int), high.astype(int)), "floats"),
+        ):
+            with self.assertRaisesRegex(ValueError, text):
+                bounds.interval_bounds(jnp.sin, *args)
+
+    @parameterized.parameters(
+        (lambda x: lax.while_loop(lambda v: v[0] < 1, lambda v: v + 1, x), "'while'"),
+        (lambda x: jnp.cbrt(2 * x), "'cbrt'.*refusal_test.py.*register"),
+        (lambda x: jnp.where(x == 0, x, 0.0), "'eq'"),
+        (lambda x: x.astype(jnp.bfloat16), "conversion from float32 to bfloat16"),
+        (lambda x: jnp.arange(3.0)[x[0].astype(int)], "conversion"),
+        (
+            lambda x: lax.reduce(x, np.float32(0.1), lambda a, b: a + 2 * b, (0,)),
+            "'reduce'",
+        ),
+    )
+    def test_functions(self, fn, text):
+        with self.assertRaisesRegex(bounds.UnsupportedError, text):
+            bounds.interval_bounds(fn, np.zeros(3, np.float32), np.ones(3, np.float32))
+
+    @pytest.mark.newest
+    def test_arguments(self):
+        box = jnp.zeros(3), jnp.ones(3)
+        with self.assertRaisesRegex(ValueError, "method 'magic'"):
+            bounds.linear_bounds(jnp.sin, *box, method="magic")
+        with self.assertRaisesRegex(ValueError, r"spec \[s, k\]"):
+            bounds.linear_bounds(jnp.sin, *box, spec=np.ones((2, 4)))
+        with self.assertRaisesRegex(TypeError, "one array, got 2"):
+            bounds.interval_bounds(lambda x: (x, x), *box)
+
+    def test_filled_in_values_have_no_width(self):
+        def fn(x):
+            return x.at[jnp.array([0, 7])].get(mode="fill", fill_value=-5.0)
+
+        own = bounds.interval_bounds(fn, jnp.zeros(3), jnp.ones(3))
+        self.assertEqual((own.lower.tolist(), own.upper.tolist()), ([0, -5], [1, -5]))
+
+    def test_a_function_that_bears_a_name_of_jax_is_not_taken_for_it(self):
+        @jax.jit
+        def softplus(x):
+            return -x
+
+        own = bounds.interval_bounds(softplus, jnp.zeros(1), jnp.ones(1))
+        np.testing.assert_array_equal([own.lower[0], own.upper[0]], [-1.0, 0.0])
+
+
+if __name__ == "__main__":
+    absltest.main()

@@ -1,0 +1,49 @@
+"""Run folders for tests: made once in a module, then copied where a test needs one."""
+
+import contextlib
+import csv
+import pathlib
+from collections.abc import Mapping
+from unittest import mock
+
+from robustjax import plotting
+
+Files = Mapping[str, bytes]  # by path below the folder
+_save = plotting.save
+
+
+def read(folder: pathlib.Path) -> Files:
+    """The files below a folder, small enough to be kept by a module."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+def write(files: Files, folder: str | pathlib.Path) -> None:
+    """Writes what `read` returned below another folder."""
+    for name, content in files.items():
+        path = pathlib.Path(folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def rows(folder: str | pathlib.Path, *, without: str = "time") -> list[dict[str, str]]:
+    """The rows of a run; its seconds, which differ between runs, are left out."""
+    with pathlib.Path(folder, "rows.tsv").open(newline="") as file:
+        found = list(csv.DictReader(file, delimiter="\t"))
+    return [{k: v for k, v in row.items() if k != without} for row in found]
+
+
+def pictures(*, are_drawn: bool) -> contextlib.AbstractContextManager:
+    """Whether scripts draw their figures, or only make an empty file for each.
+
+    Drawing takes longer than a small run: one run of a module does it, whose files a
+    test looks at.
+    """
+    return mock.patch.object(plotting, "save", _save if are_drawn else _blank)
+
+
+def _blank(figure: object, path: pathlib.Path) -> None:
+    pathlib.Path(path).write_bytes(b"")
