@@ -32,7 +32,7 @@ def scoring_row(name: str, rounds: int) -> dict[str, Any]:
     """One scale through an encoder of this name, beside the passes alone."""
     kind, shape, options = _ENCODERS[name]
     module = models.create(kind, num_classes=10, **options)
-    variables = module.init(jax.random.key(0), jnp.zeros((1, *shape)))
+    variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
     feature_fn = models.features_of(module, variables)
     task = gaussian.Task(shape, scales=(1.0,))
     key = jax.random.key(1)

@@ -68,7 +68,7 @@ num_images = 300  # @param {type:"integer"}
 epsilon = 0.1  # @param {type:"number"}
 
 if os.environ.get("ROBUSTJAX_FAST") == "1":  # a trial of every cell
-    num_epochs, num_samples, num_images = 2, 200, 20
+    num_epochs, num_samples, num_images = 1, 200, 20
 
 # %% [markdown]
 # ## The view of NCA

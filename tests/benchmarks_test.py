@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import real_data
-from absl.testing import absltest, parameterized
+from absl.testing import absltest
 from scipy import stats
 
 from benchmarks import (
@@ -23,7 +23,11 @@ from benchmarks import (
 from robustjax import smoothing
 
 
-class BenchmarksTest(parameterized.TestCase):
+class BenchmarksTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enterContext(jax.enable_x64(False))  # the figures are of float32
+
     def test_a_small_case_gives_its_figures(self):
         case = certification.Case("mlp", (4, 4, 1), "float32", 128, 2, {"features": ()})
         row = certification.measure(case, rounds=2)
@@ -45,11 +49,13 @@ class BenchmarksTest(parameterized.TestCase):
         self.assertBetween(row["ratio"], 0.1, 100)
 
     def test_contrastive_losses_give_their_rows(self):
-        row = contrastive.row("g0", 512, 2)
+        row = contrastive.row("g0", 512, 0)
         self.assertLess(row["blocked MiB"], row["dense MiB"])
         self.assertLess(50 * row["dense MiB"], row["optax MiB"])
+        timed = contrastive.row("g0", 128, 1)
         for name in ("blocked ms", "dense ms", "optax ms", "blocked / dense"):
-            self.assertGreater(row[name], 0)
+            self.assertIsNone(row[name])
+            self.assertGreater(timed[name], 0)
         alone = contrastive.row("g2", 65_536, 0)
         self.assertIsNone(alone["dense MiB"])
         self.assertIsNone(alone["blocked ms"])
@@ -91,11 +97,12 @@ class BenchmarksTest(parameterized.TestCase):
             self.assertEqual(counts.verified["crown"].sum(), verified)
             self.assertGreaterEqual(counts.falsified.sum(), falsified - 1)
 
-    @parameterized.parameters("cpu", "gpu")
-    def test_cases_are_whole_blocks(self, platform):
-        for case in certification.cases(platform):
-            self.assertEqual(case.chunk_size % 128, 0)
+    def test_cases_are_whole_blocks(self):
+        for platform in ("cpu", "gpu"):
+            for case in certification.cases(platform):
+                self.assertEqual(case.chunk_size % 128, 0)
 
+    @pytest.mark.newest
     def test_ratio_is_taken_round_by_round(self):
         ratio = timing.median_ratio([2.0, 30.0, 4.0], [1.0, 10.0, 1.0], [1.0, 5.0, 0.0])
         self.assertEqual(ratio, 2.0)  # of 1, 2 and 4

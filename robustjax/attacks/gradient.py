@@ -54,7 +54,9 @@ def fgsm(
 
     Example:
         >>> linear = lambda x: jnp.stack([x[:, 0], -x[:, 0] + 0.4], axis=-1)
-        >>> found = fgsm(linear, jnp.array([[0.3]]), jnp.array([0]), epsilon=0.2)
+        >>> import functools
+        >>> attack = jax.jit(functools.partial(fgsm, linear, epsilon=0.2))
+        >>> found = attack(jnp.array([[0.3]]), jnp.array([0]))
         >>> print(found.x.round(3), found.is_adversarial)
         [[0.1]] [ True]
 
@@ -108,8 +110,10 @@ def pgd(
 
     Example:
         >>> linear = lambda x: jnp.stack([x[:, 0], -x[:, 0] + 0.4], axis=-1)
-        >>> found = pgd(jax.random.key(0), linear, jnp.array([[0.3]]),
-        ...             labels=jnp.array([0]), epsilon=0.2)
+        >>> @jax.jit
+        ... def attack(key, x, labels):
+        ...     return pgd(key, linear, x, labels=labels, epsilon=0.2)
+        >>> found = attack(jax.random.key(0), jnp.array([[0.3]]), jnp.array([0]))
         >>> print(found.x.round(3), found.is_adversarial)
         [[0.1]] [ True]
 

@@ -142,7 +142,9 @@ def linear_bounds(
 
     Example:
         >>> twice = lambda x: jnp.abs(x) + x  # intervals alone give [2, 4]
-        >>> bounds = linear_bounds(lambda x: 4 - twice(x), jnp.ones(1), 2 * jnp.ones(1))
+        >>> bound_fn = jax.jit(
+        ...     lambda low, high: linear_bounds(lambda x: 4 - twice(x), low, high))
+        >>> bounds = bound_fn(jnp.ones(1), jnp.full(1, 2.0))
         >>> print(bounds.lower, bounds.upper)
         [0.] [2.]
 
@@ -214,7 +216,9 @@ def affine_bounds(
         UnsupportedError: if a primitive has no rule.
 
     Example:
-        >>> found = affine_bounds(lambda x: 3 * x + 1, jnp.zeros(1), jnp.ones(1))
+        >>> bound_fn = jax.jit(
+        ...     lambda low, high: affine_bounds(lambda x: 3 * x + 1, low, high))
+        >>> found = bound_fn(jnp.zeros(1), jnp.ones(1))
         >>> print(found.lower_weight, found.upper_bias)
         [[3.]] [1.]
 

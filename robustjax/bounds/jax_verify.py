@@ -108,8 +108,8 @@ def bounds(
 
     Example:
         >>> x = jnp.ones(1)
-        >>> bounds(jax.nn.relu, -x, x, method="ibp")
-        (Array([0.], dtype=float32), Array([1.], dtype=float32))
+        >>> print(*bounds(jax.nn.relu, -x, x, method="ibp"))
+        [0.] [1.]
     """
     jax_verify = load()
     if method not in _METHODS:

@@ -100,7 +100,8 @@ def worst_case_logits(
 
     Example:
         >>> fn = lambda x: jnp.stack([x[0], 0.5 - x[0]])
-        >>> print(worst_case_logits(fn, jnp.zeros(1), jnp.ones(1), label=0) + 0.0)
+        >>> worst_fn = jax.jit(functools.partial(worst_case_logits, fn))
+        >>> print(worst_fn(jnp.zeros(1), jnp.ones(1), label=0).round(3) + 0.0)
         [0.  0.5]
 
     Reference: Gowal et al. (2018), arXiv 1810.12715, equation 9; Zhang et al. (2020),

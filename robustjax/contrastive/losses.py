@@ -56,7 +56,7 @@ def compose(*transforms: Transform, axis_name: str | None = None) -> Loss:
         >>> from robustjax.contrastive import debias, hard, similarity
         >>> loss_fn = compose(similarity(0.5), hard(beta=1.0), debias(tau_plus=0.1))
         >>> views = jax.random.normal(jax.random.key(0), (2, 8, 4))
-        >>> loss, aux = loss_fn(views)
+        >>> loss, aux = jax.jit(loss_fn)(views)
         >>> loss.shape, bool(0 <= aux.clamped_fraction <= 1)
         ((), True)
 

@@ -104,9 +104,12 @@ def adversarial_view(
     Example:
         >>> from robustjax.contrastive import compose, similarity
         >>> x = jax.random.uniform(jax.random.key(0), (8, 5))
-        >>> found = adversarial_view(
-        ...     jax.random.key(1), lambda x: x - 0.5, x, anchors=x - 0.5,
-        ...     loss_fn=compose(similarity(0.5)), epsilon=0.1)
+        >>> @jax.jit
+        ... def attacked(key, x):
+        ...     return adversarial_view(
+        ...         key, lambda x: x - 0.5, x, anchors=x - 0.5,
+        ...         loss_fn=compose(similarity(0.5)), epsilon=0.1)
+        >>> found = attacked(jax.random.key(1), x)
         >>> found.shape, bool(abs(found - x).max() <= 0.1 + 1e-6)
         ((8, 5), True)
 

@@ -77,10 +77,10 @@ def measure_scale(
             scale and the batch.
 
     Example:
-        >>> task = Task((4,), scales=(2.0,), num_train=64, num_test=64)
+        >>> task = Task((4,), scales=(2.0,), num_train=256, num_test=256)
         >>> found = measure_scale(jax.random.key(0), lambda x: x, task, index=0)
         >>> int(found.rank), found.sums.shape
-        (4, (1, 1, 4))
+        (4, (1, 2, 4))
 
     Reference: SynBench, Ko et al. (2024), ICML.
     """

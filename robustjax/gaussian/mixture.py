@@ -67,7 +67,8 @@ def sample(
         ValueError: if a shape does not fit, or a concrete value is out of range.
 
     Example:
-        >>> x, y = sample(jax.random.key(0), jnp.ones(3), num_samples=5)
+        >>> draw = jax.jit(sample, static_argnames="num_samples")
+        >>> x, y = draw(jax.random.key(0), jnp.ones(3), num_samples=5)
         >>> x.shape, y.shape
         ((5, 3), (5,))
 

@@ -39,7 +39,7 @@ def feature_moments(
 
     Example:
         >>> x, y = jnp.array([[0.0], [2.0], [5.0]]), jnp.array([0, 0, 1])
-        >>> found = feature_moments(x, y)
+        >>> found = jax.jit(feature_moments)(x, y)
         >>> print(found.mean[:, 0], found.scatter[0, 0])
         [1. 5.] 2.0
 
@@ -78,9 +78,9 @@ def merge_moments(one: FeatureMoments, other: FeatureMoments) -> FeatureMoments:
         The `FeatureMoments` of both.
 
     Example:
-        >>> one = feature_moments(jnp.array([[1.0]]), jnp.array([0]))
-        >>> other = feature_moments(jnp.array([[3.0]]), jnp.array([0]))
-        >>> both = merge_moments(one, other)
+        >>> of, label = jax.jit(feature_moments), jnp.array([0])
+        >>> one, other = of(jnp.array([[1.0]]), label), of(jnp.array([[3.0]]), label)
+        >>> both = jax.jit(merge_moments)(one, other)
         >>> print(both.mean[0, 0], both.scatter[0, 0])
         2.0 2.0
 
@@ -110,7 +110,7 @@ def pooled_covariance(moments: FeatureMoments) -> jax.Array:
 
     Example:
         >>> x, y = jnp.array([[0.0], [2.0], [5.0]]), jnp.array([0, 0, 1])
-        >>> print(pooled_covariance(feature_moments(x, y)))
+        >>> print(pooled_covariance(jax.jit(feature_moments)(x, y)))
         [[2.]]
     """
     return moments.scatter / (moments.counts.sum() - len(moments.counts))

@@ -140,7 +140,7 @@ def synbench(
 
     Example:
         >>> found = synbench(jax.random.key(0), lambda x: x, (4,), scales=(1.0, 2.0),
-        ...                  num_train=512, num_test=512, thresholds=(0.7,))
+        ...                  num_train=256, num_test=256, thresholds=(0.7,))
         >>> print(found.score.shape, bool(found.score[0, 0] > 0.8))
         (1, 1) True
 
@@ -194,10 +194,12 @@ def score_of_scales(
             every accuracy of the best rules on the inputs.
 
     Example:
-        >>> key, task = jax.random.key(0), Task((2,), scales=(2.0,), num_train=64)
-        >>> one = measurement.measure_scale(key, lambda x: x, task, index=0)
-        >>> score_of_scales(key, task, [one], thresholds=(0.6, 0.9)).score.shape
-        (1, 2)
+        >>> task = Task((4,), scales=(1.0, 2.0), num_train=256, num_test=256)
+        >>> key, feature_fn = jax.random.key(0), lambda x: x
+        >>> found = [measurement.measure_scale(key, feature_fn, task, index=i)
+        ...          for i in range(2)]
+        >>> score_of_scales(key, task, found, thresholds=(0.7,)).score.shape
+        (1, 1)
     """
     _validate.same_length(results=results, scales=task.scales)
     raw = RawCurves(task)

@@ -43,10 +43,12 @@ def compare_scores(
     Example:
         >>> import jax
         >>> from robustjax.gaussian import synbench
-        >>> def score(width):
-        ...     return synbench(jax.random.key(0), lambda x: x[:, :width], (8,),
-        ...                     scales=(1.0, 2.0), thresholds=(0.7,), num_train=512)
-        >>> found = compare_scores(score(8), score(4))
+        >>> def score(feature_fn):
+        ...     return synbench(
+        ...         jax.random.key(0), feature_fn, (4,), scales=(1.0, 2.0),
+        ...         num_train=256, num_test=256, thresholds=(0.7,))
+        >>> signs = score(lambda x: jax.numpy.sign(x - 0.5))
+        >>> found = compare_scores(score(lambda x: x), signs)
         >>> bool(found.lower[0, 0] > 0)
         True
 

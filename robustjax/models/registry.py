@@ -71,8 +71,8 @@ def create(
 
     Example:
         >>> module = create("mlp", num_classes=10, features=(32,))
-        >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-        >>> module.apply(variables, jnp.zeros((5, 8, 8, 1))).shape
+        >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+        >>> jax.jit(module.apply)(variables, jnp.zeros((5, 8, 8, 1))).shape
         (5, 10)
     """
     _validate.one_of(names(), model=name)
@@ -132,8 +132,8 @@ def classifier(
 
     Example:
         >>> module = create("mlp", num_classes=3, features=())
-        >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 4)))
-        >>> classifier(module, variables)(jnp.zeros((2, 4))).shape
+        >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4)))
+        >>> jax.jit(classifier(module, variables))(jnp.zeros((2, 4))).shape
         (2, 3)
     """
     return jax.tree_util.Partial(_Inference(module), variables)
@@ -155,8 +155,8 @@ def features_of(
 
     Example:
         >>> module = create("mlp", num_classes=3, features=(16,))
-        >>> variables = module.init(jax.random.key(0), jnp.zeros((1, 4)))
-        >>> features_of(module, variables)(jnp.zeros((2, 4))).shape
+        >>> variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, 4)))
+        >>> jax.jit(features_of(module, variables))(jnp.zeros((2, 4))).shape
         (2, 16)
     """
     return jax.tree_util.Partial(_Representation(module), variables)

@@ -269,8 +269,10 @@ def vit_features(
     Example:
         >>> config = ViTConfig(width=8, heads=2, mlp=16, depth=1, patch=4, resolution=8)
         >>> images = jnp.zeros((3, 8, 8, 3))
-        >>> params = VisionTransformer(config).init(jax.random.key(0), images)["params"]
-        >>> vit_features(config, params)(images).shape
+        >>> def initial_features(key, images):  # of a network before training
+        ...     variables = VisionTransformer(config).init(key, images)
+        ...     return vit_features(config, variables["params"])(images)
+        >>> jax.eval_shape(initial_features, jax.random.key(0), images).shape
         (3, 8)
     """
     _validate.one_of(_OUTPUTS, output=output)

@@ -45,7 +45,7 @@ def hue(image: ArrayLike, delta: ArrayLike) -> jax.Array:
         ValueError: if the image has no three channels or values out of range.
 
     Example:
-        >>> print(hue(jnp.array([[[1.0, 0.0, 0.0]]]), 1 / 2))
+        >>> print(jax.jit(hue)(jnp.array([[[1.0, 0.0, 0.0]]]), 1 / 2))
         [[[0. 1. 1.]]]
 
     Reference: Mohapatra et al. (2020), arXiv 1912.09533; the periodic form is ours.
@@ -73,7 +73,7 @@ def saturation(image: ArrayLike, delta: ArrayLike) -> jax.Array:
         ValueError: as `hue`.
 
     Example:
-        >>> print(saturation(jnp.array([[[1.0, 0.0, 0.0]]]), -0.5))
+        >>> print(jax.jit(saturation)(jnp.array([[[1.0, 0.0, 0.0]]]), -0.5))
         [[[0.75 0.25 0.25]]]
 
     Reference: Mohapatra et al. (2020), arXiv 1912.09533.
@@ -100,7 +100,7 @@ def lightness(image: ArrayLike, delta: ArrayLike) -> jax.Array:
         ValueError: as `hue`.
 
     Example:
-        >>> print(lightness(jnp.array([[[1.0, 0.0, 0.0]]]), 0.25))
+        >>> print(jax.jit(lightness)(jnp.array([[[1.0, 0.0, 0.0]]]), 0.25))
         [[[1.  0.5 0.5]]]
 
     Reference: Mohapatra et al. (2020), arXiv 1912.09533.
@@ -137,7 +137,7 @@ def hsl(
 
     Example:
         >>> red = jnp.array([[[1.0, 0.0, 0.0]]])
-        >>> print(hsl(red, hue=0.5, lightness=-0.25).round(6))
+        >>> print(jax.jit(hsl)(red, hue=0.5, lightness=-0.25).round(6))
         [[[0.  0.5 0.5]]]
 
     Reference: ours.
@@ -174,7 +174,7 @@ def brightness_contrast(
         ValueError: if values are out of range.
 
     Example:
-        >>> print(brightness_contrast(jnp.array([[[0.25]]]), 0.125, 1.0))
+        >>> print(jax.jit(brightness_contrast)(jnp.array([[[0.25]]]), 0.125, 1.0))
         [[[0.125]]]
 
     Reference: Mohapatra et al. (2020), arXiv 1912.09533.
@@ -200,7 +200,7 @@ def brightness(image: ArrayLike, delta: ArrayLike) -> jax.Array:
         ValueError: if values are out of range.
 
     Example:
-        >>> print(brightness(jnp.array([[[0.25, 0.75]]]), 0.5))
+        >>> print(jax.jit(brightness)(jnp.array([[[0.25, 0.75]]]), 0.5))
         [[[0.75 1.  ]]]
 
     Reference: as `brightness_contrast`.
@@ -224,7 +224,7 @@ def contrast(image: ArrayLike, delta: ArrayLike) -> jax.Array:
         ValueError: if values are out of range.
 
     Example:
-        >>> print(contrast(jnp.array([[[0.25, 0.75]]]), -1))
+        >>> print(jax.jit(contrast)(jnp.array([[[0.25, 0.75]]]), -1))
         [[[0.5 0.5]]]
 
     Reference: as `brightness_contrast`.

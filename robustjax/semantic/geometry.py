@@ -55,7 +55,7 @@ def rotate(
 
     Example:
         >>> image = jnp.array([[[0.0], [1.0]], [[0.0], [0.0]]])
-        >>> print(rotate(image, 90)[..., 0].round(6))
+        >>> print(jax.jit(rotate)(image, 90)[..., 0].round(6))
         [[0. 0.]
          [0. 1.]]
 
@@ -86,7 +86,8 @@ def translate(
         ValueError: as `rotate`.
 
     Example:
-        >>> print(translate(jnp.array([[[0.0], [1.0], [0.0]]]), (0, 0.5))[..., 0])
+        >>> image = jnp.array([[[0.0], [1.0], [0.0]]])
+        >>> print(jax.jit(translate)(image, (0, 0.5))[..., 0])
         [[0.  0.5 0.5]]
 
     Reference: ours.
@@ -113,7 +114,8 @@ def scale(
         ValueError: as `rotate`, and if delta is not above -1.
 
     Example:
-        >>> print(scale(jnp.array([[[0.0], [1.0], [0.0]]]), 1.0)[..., 0])
+        >>> image = jnp.array([[[0.0], [1.0], [0.0]]])
+        >>> print(jax.jit(scale)(image, 1.0)[..., 0])
         [[0.5 1.  0.5]]
 
     Reference: ours.
@@ -143,7 +145,7 @@ def shear(
 
     Example:
         >>> image = jnp.array([[[1.0], [0.0]], [[0.0], [0.0]], [[1.0], [0.0]]])
-        >>> print(shear(image, 1.0)[..., 0])
+        >>> print(jax.jit(shear)(image, 1.0)[..., 0])
         [[0. 0.]
          [0. 0.]
          [0. 1.]]
@@ -181,7 +183,7 @@ def affine(
 
     Example:
         >>> image = jnp.array([[[0.0], [1.0], [0.0]]])
-        >>> print(affine(image, factors=(1, 2), shift=(0, 1))[..., 0])
+        >>> print(jax.jit(affine)(image, factors=(1, 2), shift=(0, 1))[..., 0])
         [[0.  0.5 1. ]]
 
     Reference: ours.

@@ -82,7 +82,7 @@ def smoothed(
 
     Example:
         >>> vote = lambda x: x.sum(axis=-1) > 0  # E vote(x + z) = Phi(sum(x) / 2)
-        >>> g = smoothed(vote, sigma=1.0, num_samples=100_000)
+        >>> g = smoothed(vote, sigma=1.0, num_samples=10_000)
         >>> gradient = jax.grad(g, argnums=1)(jax.random.key(0), jnp.zeros(4))
         >>> print(gradient.round(1))  # phi(0) / 2
         [0.2 0.2 0.2 0.2]

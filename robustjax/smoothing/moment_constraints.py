@@ -97,7 +97,7 @@ def worst_case_probability(
 
     Example:
         >>> ones = lambda z: z[..., :1] ** 0
-        >>> worst = worst_case_probability(ones, [0.9], 1.0, num_nodes=128)
+        >>> worst = worst_case_probability(ones, [0.9], 1.0, num_nodes=64)
         >>> print(f"{worst.probability:.2f}")
         0.61
 
@@ -151,7 +151,7 @@ def worst_case_radius(
 
     Example:
         >>> ones = lambda z: z[..., :1] ** 0
-        >>> print(f"{worst_case_radius(ones, [0.9], num_nodes=128):.2f}")
+        >>> print(f"{worst_case_radius(ones, [0.9], num_nodes=64):.2f}")
         1.28
 
     Reference:

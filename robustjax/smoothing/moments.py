@@ -127,7 +127,7 @@ def class_moments(
         >>> apply_fn = lambda x: jnp.stack([x[:, 0], 1.0 - x[:, 0]], axis=-1)
         >>> moments = class_moments(
         ...     jax.random.key(0), apply_fn, jnp.ones((1, 1)), sigma=0.5,
-        ...     num_samples=10_000, num_classes=2, selected=[0], baseline=[1.0],
+        ...     num_samples=2_000, num_classes=2, selected=[0], baseline=[1.0],
         ... )
         >>> print((moments.sum_even / moments.num_even[:, None]).round(1))
         [[0.2]]

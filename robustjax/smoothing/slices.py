@@ -98,7 +98,8 @@ def slice_map(
         >>> disc = lambda x: jnp.stack([1 - (x**2).sum(1), (x**2).sum(1) - 1], axis=1)
         >>> corners = [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0]]
         >>> found = slice_map(
-        ...     jax.random.key(0), disc, corners, sigma=0.6, num_classes=2
+        ...     jax.random.key(0), disc, corners, sigma=0.6, num_classes=2,
+        ...     resolution=32,
         ... )
         >>> print(area_fractions(found).ratio[:2].round(1))
         [0.6 1.2]
@@ -159,13 +160,14 @@ def area_fractions(decided: SliceMap) -> AreaFractions:
         The `AreaFractions`; a ratio below 1 tells that the class has lost area.
 
     Example:
-        >>> left = lambda x: jnp.stack([-x[:, 0], x[:, 0]], axis=1)
+        >>> disc = lambda x: jnp.stack([1 - (x**2).sum(1), (x**2).sum(1) - 1], axis=1)
         >>> corners = [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0]]
         >>> found = slice_map(
-        ...     jax.random.key(0), left, corners, sigma=0.5, num_classes=2
+        ...     jax.random.key(0), disc, corners, sigma=0.6, num_classes=2,
+        ...     resolution=32,
         ... )
-        >>> print(area_fractions(found).base)
-        [0.5 0.5 0. ]
+        >>> print(area_fractions(found).base.round(2))
+        [0.35 0.65 0.  ]
 
     Reference:
         ours; in the spirit of Mohapatra et al. (2021), AISTATS, arXiv 2003.01249.

@@ -174,9 +174,7 @@ class ApgdTest(parameterized.TestCase):
         @jax.jit
         def attacked(x, labels, epsilon):
             def linear(x):
-                return jnp.stack(
-                    [(x - 0.5) @ weight, jnp.zeros(len(x))], axis=1
-                )
+                return jnp.stack([(x - 0.5) @ weight, jnp.zeros(len(x))], axis=1)
 
             return attacks.apgd(
                 jax.random.key(0), linear, x, labels=labels, epsilon=epsilon,

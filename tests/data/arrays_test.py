@@ -7,6 +7,7 @@ import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import data
@@ -49,6 +50,7 @@ class ArraysTest(parameterized.TestCase):
         self.save(images=_X, labels=_Y, num_classes=10)
         self.assertEqual(self.load().num_classes, 10)
 
+    @pytest.mark.newest
     def test_relative_path_counts_from_the_data_folder_too(self):
         self.save(**_KERAS)
         given = data.load("mine.npz", data_dir=self.folder)

@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import data
@@ -30,6 +31,7 @@ class CifarTest(parameterized.TestCase):
         self.cifar10.mkdir()
         self.cifar100.mkdir()
 
+    @pytest.mark.newest
     def test_cifar10_batches_follow_their_numbers(self):
         for number, index in ((10, 3), (2, 1), (1, 0), (3, 2)):
             content = _record([index + 5], _PIXELS[index])
@@ -78,8 +80,8 @@ class CifarTest(parameterized.TestCase):
             data.load(name, split=split, data_dir=self.root)
 
 
-class RealCifarTest(parameterized.TestCase):
-    def test_class_counts(self):
+class RealCifarTest(absltest.TestCase):
+    def test_class_counts_and_channel_statistics(self):
         folder = real_data.folder("cifar-10-batches-bin").parent
         train = data.load("cifar10", split="train", data_dir=folder)
         test = data.load("cifar10", data_dir=folder)
@@ -90,34 +92,30 @@ class RealCifarTest(parameterized.TestCase):
         np.testing.assert_array_equal(
             np.bincount(test.labels), [103, 89, 100, 103, 90, 86, 112, 102, 106, 109]
         )
-
-    def test_channel_statistics(self):
-        folder = real_data.folder("cifar-10-batches-bin").parent
-        images = data.load("cifar10", split="train", data_dir=folder).images
-        pixels = images.astype(np.float64).reshape(-1, 3)
+        pixels = train.images.astype(np.float64).reshape(-1, 3)
         np.testing.assert_allclose(
             pixels.mean(0), [0.4916, 0.4818, 0.4447], atol=5.1e-5
         )
         np.testing.assert_allclose(pixels.std(0), [0.2471, 0.2440, 0.2625], atol=5.1e-5)
 
-    @parameterized.parameters(
-        ("smoothing_adversarial_cohen/noise_0.25/test/sigma_0.25.gz", 1000),
-        ("higher_order/cifar10/resnet110/noise_0.25/results_l1.txt", 999),
-        ("locuslab/certify/cifar10/resnet110/noise_0.25/test/sigma_0.25", 50),
-    )
-    def test_labels_equal_those_of_published_logs(self, log, count):
-        path = real_data.folder("smoothing_logs") / log
+    def test_labels_equal_those_of_published_logs(self):
+        logs = real_data.folder("smoothing_logs")
         folder = real_data.folder("cifar-10-batches-bin").parent
         labels = data.load("cifar10", data_dir=folder).labels
-        content = path.read_bytes()
-        text = gzip.decompress(content) if path.suffix == ".gz" else content
-        rows = csv.DictReader(text.decode().splitlines(), delimiter="\t")
-        published = {int(row["idx"]): int(row["label"]) for row in rows}
-        inside = [index for index in published if index < len(labels)]
-        self.assertLen(inside, count)
-        self.assertEqual(
-            [published[index] for index in inside], labels[inside].tolist()
-        )
+        for log, count in (
+            ("smoothing_adversarial_cohen/noise_0.25/test/sigma_0.25.gz", 1000),
+            ("higher_order/cifar10/resnet110/noise_0.25/results_l1.txt", 999),
+            ("locuslab/certify/cifar10/resnet110/noise_0.25/test/sigma_0.25", 50),
+        ):
+            content = (logs / log).read_bytes()
+            text = gzip.decompress(content) if log.endswith(".gz") else content
+            rows = csv.DictReader(text.decode().splitlines(), delimiter="\t")
+            published = {int(row["idx"]): int(row["label"]) for row in rows}
+            inside = [index for index in published if index < len(labels)]
+            self.assertLen(inside, count)
+            self.assertEqual(
+                [published[index] for index in inside], labels[inside].tolist()
+            )
 
 
 if __name__ == "__main__":

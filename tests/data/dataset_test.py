@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax.data import dataset
@@ -15,6 +16,7 @@ def _images(*shape, dtype=np.uint8):
 
 
 class FromArraysTest(parameterized.TestCase):
+    @pytest.mark.newest
     def test_bytes_become_float32_fractions(self):
         every_byte = np.arange(256, dtype=np.uint8).reshape(1, 16, 16)
         data = dataset.from_arrays(every_byte, np.array([0]))

@@ -6,6 +6,7 @@ import tarfile
 import tempfile
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
@@ -47,6 +48,7 @@ class FoldersTest(parameterized.TestCase):
         expected = expected.astype(np.float32) / np.float32(255)
         np.testing.assert_array_equal(dataset.images, expected)
 
+    @pytest.mark.newest
     def test_classes_and_files_are_sorted_by_name(self):
         self.write("dog/b.ppm", _ppm(_COLOUR[2]))
         self.write("dog/a.png", _encoded(_COLOUR[1], "png"))
@@ -169,6 +171,9 @@ class PicturesTest(parameterized.TestCase):
         centres = (np.arange(20) + 0.5) / 2 - 0.5
         expected = np.interp(centres, np.arange(10), ramp[0])
         np.testing.assert_allclose(pixels[4, :, 0], expected, atol=1)
+        upright = _encoded(np.repeat(ramp, 2, axis=0), "png")  # height 20, width 10
+        pixels = pictures.decode(upright, source="x", size=(10, 20))
+        self.assertEqual(pixels.shape, (10, 20, 1))
 
 
 class RealFolderTest(absltest.TestCase):

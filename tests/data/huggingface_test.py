@@ -5,6 +5,7 @@ import types
 from unittest import mock
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from PIL import Image
 
@@ -53,6 +54,7 @@ class HuggingFaceTest(parameterized.TestCase):
         np.testing.assert_array_equal(dataset.labels, [4, 0, 2])
         self.assertEqual((dataset.num_classes, dataset.name), (7, "hf:owner/name"))
 
+    @pytest.mark.newest
     def test_arrays_grey_images_and_unnamed_classes(self):
         grey = _PIXELS[..., 0]
         for images in (list(grey), [Image.fromarray(pixels) for pixels in grey]):

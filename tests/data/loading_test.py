@@ -1,19 +1,17 @@
-"""Tests for loading by name: names, splits, the data folder, and a light import."""
+"""Tests for loading by name: names, splits and the data folder."""
 
 import os
 import pathlib
-import subprocess
 import sys
 import tempfile
 from unittest import mock
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from sklearn import datasets
 
 from robustjax import data
-
-_HEAVY = ("sklearn", "PIL", "datasets", "flax")
 
 
 class LoadTest(parameterized.TestCase):
@@ -61,18 +59,9 @@ class LoadTest(parameterized.TestCase):
             self.assertEqual(data.load("cifar10").labels.tolist(), [5])
             self.assertEqual(data.load("cifar10", data_dir=right).labels.tolist(), [3])
 
-    def test_import_is_light(self):
-        code = (
-            "import sys, robustjax.data\n"
-            f"print([name for name in {_HEAVY} if name in sys.modules])"
-        )
-        done = subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        )
-        self.assertEqual(done.stdout.strip(), "[]")
-
 
 class DigitsTest(absltest.TestCase):
+    @pytest.mark.newest
     def test_every_sixth_image_is_a_test_image(self):
         source = datasets.load_digits()
         test, train = data.load("digits"), data.load("digits", split="train")

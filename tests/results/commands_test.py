@@ -8,6 +8,8 @@ import subprocess
 import sys
 import tempfile
 
+import children
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax.results import commands, comparison
@@ -40,6 +42,7 @@ class CommandsTest(parameterized.TestCase):
         path.write_text(f"{header}0\t1\t1\t{radius}\t1\t0:00:01\n1\t1\t-1\t0.0\t0\t2\n")
         return path
 
+    @pytest.mark.newest
     def test_verify(self):
         run, other = self._write("a"), self._write("b")
         status, output, _ = _run("verify", run, other)
@@ -59,6 +62,7 @@ class CommandsTest(parameterized.TestCase):
         self.assertEqual((status, output), (0, f"{merged}: 5 rows of 2 runs\n"))
         summary = json.loads((merged / "summary.json").read_text())
         self.assertEqual(summary["num_examples"], 5)
+        self.assertGreater(len(summary["norms"]["l2"]["certified_accuracy"]), 5)
         self.assertEqual(_run("verify", merged)[0], 0)
         status, _, errors = _run("merge", *runs, "--output", merged)
         self.assertEqual(status, 2)
@@ -85,19 +89,20 @@ class CommandsTest(parameterized.TestCase):
         header = ("idx", "label", "predict", "correct", "radius_L1", "radius_cohen")
         header = (*header, "zeroth_radius_l1")
         rows = [(0, 1, 1, 1, 0.75, 0.5, 0.125), (1, 1, 1, 1, 0.25, 0.25, 0.5)]
+        rows.append((2, 1, 0, 0, 2.0, 2.0, 2.0))  # wrong, so it counts nowhere
         lines = ["\t".join(map(str, row)) for row in (header, *rows)]
         path.write_text("\n".join(lines) + "\n")
         figure = self.folder / "curves.svg"
         arguments = ("compare", path, path, "--norm=l1,cohen", "--radii=0.5")
         status, output, _ = _run(*arguments, "--output", figure)
         self.assertEqual(status, 0)
-        self.assertIn("| first_order.txt, l1    | 0.500 | 0.5000 |", output)
-        self.assertIn("| first_order.txt, cohen | 0.500 | 0.3750 |", output)
+        self.assertIn("| first_order.txt, l1    | 0.333 | 0.3333 |", output)
+        self.assertIn("| first_order.txt, cohen | 0.333 | 0.2500 |", output)
         self.assertStartsWith(figure.read_text(), "<?xml")
         names = ("--names=first,zeroth", "--norm=l1,zeroth_l1")
         _, output, _ = _run(*arguments, *names)
-        self.assertIn("| first  | 0.500 | 0.5000 |", output)
-        self.assertIn("| zeroth | 0.500 | 0.3125 |", output)
+        self.assertIn("| first  | 0.333 | 0.3333 |", output)
+        self.assertIn("| zeroth | 0.333 | 0.2083 |", output)
         status, _, errors = _run(*arguments[:3], "--norm=l1,l2,cohen")
         self.assertEqual(status, 2)
         self.assertIn("one norm, or one a run", errors)
@@ -161,10 +166,18 @@ class CommandsTest(parameterized.TestCase):
         self.assertEqual(errors.count("\n"), 1)
 
     def test_module_runs(self):
-        command = [sys.executable, "-m", "robustjax.results", "compare"]
-        path = self._write_log("one", 0.5)
-        output = subprocess.check_output([*command, str(path)], text=True)
-        self.assertIn("| one |", output)
+        """A process of its own ends with the status of `main`."""
+        missing = self.folder / "missing"
+        found = subprocess.run(
+            [sys.executable, "-m", "robustjax.results", "verify", str(missing)],
+            env=children.environment(),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        self.assertEqual((found.returncode, found.stdout), (2, ""))
+        self.assertIn(str(missing), found.stderr)
+        self.assertEqual(found.stderr.count("\n"), 1)
 
 
 class ComparisonTest(parameterized.TestCase):

@@ -31,6 +31,7 @@ class FolderTest(parameterized.TestCase):
             / "first"
         )
 
+    @pytest.mark.newest
     def test_start_writes_flags_and_versions(self):
         sample_runs.open_run(self.path).close()
         text = (self.path / "flags.txt").read_text()
@@ -155,6 +156,17 @@ class FolderTest(parameterized.TestCase):
             run.write_summary({"a": np.float32(0.5), "b": [np.nan, 1], "c": {0.25: 2}})
         summary = json.loads((self.path / "summary.json").read_text())
         self.assertEqual(summary, {"a": 0.5, "b": [None, 1], "c": {"0.25": 2}})
+
+    def test_full_disk_keeps_the_older_summary(self):
+        with sample_runs.open_run(self.path) as run:
+            run.write_summary({"a": 1})
+            before = _contents(self.path)
+            with (
+                mock.patch.object(os, "fsync", side_effect=OSError(28, "No space")),
+                self.assertRaisesRegex(OSError, "No space.*summary.json"),
+            ):
+                run.write_summary({"a": 2})
+            self.assertEqual(_contents(self.path), before)
 
 
 class ProcessesTest(absltest.TestCase):

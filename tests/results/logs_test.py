@@ -5,6 +5,7 @@ import pathlib
 import tempfile
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import results
@@ -70,6 +71,7 @@ class LogsTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "no column of radii"):
             log.radius()
 
+    @pytest.mark.newest
     def test_run_folder(self):
         folder = sample_runs.write_run(self.path, [4, 2, 3])
         log = results.read_log(folder)

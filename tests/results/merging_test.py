@@ -4,6 +4,7 @@ import json
 import pathlib
 import tempfile
 
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import results
@@ -22,6 +23,7 @@ class MergingTest(parameterized.TestCase):
             self.folder / name, indices, flags=flags, **changes
         )
 
+    @pytest.mark.newest
     def test_merged_run_is_the_run_over_all_examples(self):
         parts = [self._run("b", range(4, 9)), self._run("a", range(4))]
         self.assertEqual(results.merge_runs(parts, output=self.output), self.output)

@@ -4,9 +4,11 @@ The figures are those of the papers' tables or were counted from the files on th
 own; radii in the logs have three digits.
 """
 
+import functools
 import pathlib
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import results, smoothing
@@ -56,6 +58,7 @@ _LINF_FIGURES = (
 )
 
 
+@functools.cache
 def _read(path):
     return results.read_log(real_data.folder("smoothing_logs") / path)
 
@@ -119,6 +122,7 @@ class PublishedLogsTest(parameterized.TestCase):
         self.assertLen(locuslab, 17)
         self.assertEqual(sorted(set(locuslab)), [427, 500, 513])
 
+    @pytest.mark.newest
     def test_logged_radii_follow_from_the_counts(self):
         folder = real_data.folder("smoothing_logs")
         num_certified = 0

@@ -10,7 +10,9 @@ import tempfile
 import time
 from unittest import mock
 
+import children
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,6 +91,7 @@ class RowsTest(parameterized.TestCase):
             self.assertEqual(numbers, [radius, seconds, sigma])
             self.assertEqual(row["norm"], norm)
 
+    @pytest.mark.newest
     def test_numpy_scalars_and_booleans(self):
         self._write(
             _row(
@@ -194,7 +197,8 @@ class RowsTest(parameterized.TestCase):
 
     def test_file_size_limit_of_the_system(self):
         command = [sys.executable, "-c", _WRITE_UNTIL_FULL, str(self.path)]
-        num_rows = subprocess.run(command, check=False).returncode
+        env = children.environment()
+        num_rows = subprocess.run(command, check=False, env=env).returncode
         self.assertGreater(num_rows, 10)
         self.assertEqual(rows.read_rows(self.path).indices(), list(range(num_rows)))
         self.assertEqual(self.path.read_bytes()[-1:], b"\n")
@@ -202,7 +206,7 @@ class RowsTest(parameterized.TestCase):
     def test_killed_writer_resumes(self):
         for _ in range(2):
             command = [sys.executable, "-c", _WRITE_FOR_EVER, str(self.path)]
-            writer = subprocess.Popen(command)
+            writer = subprocess.Popen(command, env=children.environment())
             size, deadline = self._size(), time.monotonic() + 60
             while self._size() < size + 3000 and time.monotonic() < deadline:
                 time.sleep(0.01)

@@ -1,6 +1,7 @@
 """Tests for the statistics of certification runs."""
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,6 +53,7 @@ class StatisticsTest(parameterized.TestCase):
             results.certified_accuracy(correct, radius, 0.0), np.mean(correct)
         )
 
+    @pytest.mark.newest
     def test_average_radius_matches_the_area_under_the_curve(self):
         rng = np.random.default_rng(0)
         correct, radius = rng.random(500) < 0.7, rng.exponential(size=500)

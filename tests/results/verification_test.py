@@ -5,14 +5,43 @@ import pathlib
 import tempfile
 
 import numpy as np
+import pytest
 from absl.testing import absltest, parameterized
 from scipy import stats
 
-from robustjax import results
+from robustjax import results, smoothing
 from tests.results import sample_runs
 
 _CERTIFIED = next(i for i in range(50) if sample_runs.row(i)["predict"] == 1)
 _ABSTAINED = next(i for i in range(50) if sample_runs.row(i)["predict"] == -1)
+
+_RADII = ("radius", "radius_l1", "radius_linf")
+_GRADIENT = {  # bounds of a gradient that is small everywhere
+    f"{name}_{norm}": value
+    for norm, upper in (("l2", 0.11), ("l1", 0.02), ("linf", 0.5))
+    for name, value in (("dual_upper", upper), ("length_lower", 0.1))
+}
+
+
+def _first_order_row():
+    """Of order 1: SciPy's bound at alpha / 2, radii above those of order 0."""
+    row = sample_runs.row(0) | {"order": 1, **_GRADIENT}
+    count, num = row["count"], row["num_estimation"]
+    p_lower = stats.beta.ppf(0.001 / 2, count, num - count + 1)
+    row |= {"p_lower": p_lower, "p_upper": 1 - p_lower}
+    for norm, column in zip(("l2", "l1", "linf"), _RADII, strict=True):
+        first = smoothing.norm_radius(
+            p_lower,
+            row[f"dual_upper_{norm}"],
+            row[f"length_lower_{norm}"],
+            norm=norm,
+            dim=64,
+            sigma=0.5,
+        )
+        zeroth = 0.5 * stats.norm.ppf(p_lower) / (8 if norm == "linf" else 1)
+        assert first > 1.01 * zeroth
+        row[column] = float(first)
+    return row
 
 
 class VerificationTest(parameterized.TestCase):
@@ -23,7 +52,7 @@ class VerificationTest(parameterized.TestCase):
         )
 
     def _findings(self, *rows):
-        with sample_runs.open_run(self.path) as run:
+        with sample_runs.open_run(self.path, columns=tuple(rows[0])) as run:
             run.append(rows)
         outcome = results.verify_run(self.path)
         self.assertEqual(outcome.num_rows, len(rows))
@@ -47,6 +76,7 @@ class VerificationTest(parameterized.TestCase):
         self.assertEqual(predictions, {-1, 1})
         self.assertEmpty(results.verify_run(self.path / "rows.tsv").findings)
 
+    @pytest.mark.newest
     def test_rows_of_other_settings_are_sound_but_not_of_this_run(self):
         rows = [
             sample_runs.row(0),
@@ -95,6 +125,39 @@ class VerificationTest(parameterized.TestCase):
         found = self._findings(sample_runs.row(_ABSTAINED) | change)
         self.assertIn("predicts, but the counts certify no l2 radius", found)
 
+    def test_order_one_rests_on_half_of_alpha_and_the_gradient(self):
+        changes = (
+            {"p_lower": sample_runs.row(0)["p_lower"]},  # of the whole alpha
+            {"dual_upper_l1": 0.05},
+            {"length_lower_l1": 0.0},
+            {"radius_linf": 0.1},
+        )
+        sound = _first_order_row()
+        rows = [sound | {"idx": i} | change for i, change in enumerate(({}, *changes))]
+        found = self._findings(*rows).splitlines()
+        for line in (
+            "idx 1: p_lower .* is above",
+            "idx 2: l1 radius .* is above",
+            "idx 3: l1 radius .* is above",
+            "idx 4: linf radius 0.1 is above",
+        ):
+            self.assertRegex(found.pop(0), line)
+        self.assertEmpty(found)
+
+    @parameterized.parameters(
+        ({}, ""),
+        ({"p_lower": 0.75}, "p_lower 0.75 is above the recomputed 0.0"),
+        ({"p_upper": 0.25}, "p_upper 0.25 is not the recomputed 1.0"),
+        ({"predict": 1}, "predicts, although its sums were not finite"),
+    )
+    def test_failed_rows_certify_nothing(self, change, message):
+        """Counts of votes are no evidence where other sums were not finite."""
+        row = sample_runs.row(_CERTIFIED) | {"failed": 1, "predict": -1, "label": 0}
+        row |= dict.fromkeys(("correct", "radius", "radius_l1", "radius_linf"), 0)
+        found = self._findings(row | {"p_lower": 0.0, "p_upper": 1.0} | change)
+        self.assertIn(message, found)
+        self.assertEqual(bool(found), bool(message))
+
     def test_abstention_with_evidence_is_sound(self):
         change = dict.fromkeys(("correct", "radius", "radius_l1", "radius_linf"), 0)
         row = sample_runs.row(_CERTIFIED) | change | {"predict": -1}
@@ -142,7 +205,8 @@ class VerificationTest(parameterized.TestCase):
             results.verify_run(self.path)
 
     def test_run_without_rows(self):
-        self.assertEqual(self._findings(), "there are no rows")
+        sample_runs.open_run(self.path).close()
+        self.assertEqual(results.verify_run(self.path), (0, ("there are no rows",)))
 
 
 class SummaryTest(absltest.TestCase):
@@ -166,6 +230,20 @@ class SummaryTest(absltest.TestCase):
         self.assertAlmostEqual(
             figures["average_certified_radius"],
             np.mean([row["correct"] * row["radius"] for row in rows]),
+        )
+
+    def test_lower_bound_is_that_of_the_largest_alpha(self):
+        path = self.enterContext(tempfile.TemporaryDirectory()) + "/run"
+        rows = [sample_runs.row(i, alpha=(0.001, 0.05)[i == 7]) for i in range(20)]
+        with sample_runs.open_run(path) as run:
+            run.append(rows)
+        summary = results.summarise(results.read_log(path), radii=[0], confidence=0.9)
+        figures = summary["norms"]["l2"]
+        loss = stats.binom.ppf(0.9, 20, 0.05) / 20
+        self.assertGreater(loss, stats.binom.ppf(0.9, 20, 0.001) / 20)
+        self.assertAlmostEqual(
+            figures["certified_accuracy_lower"]["0.0"],
+            figures["certified_accuracy"]["0.0"] - loss,
         )
 
 
