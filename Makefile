@@ -13,6 +13,9 @@ BIN = $(VENV)/bin
 WORKERS ?= 2
 FILE ?=
 PYTEST = $(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist loadfile
+# Long tests that compile more than they compute.
+COMPILE_BOUND = tests/bounds tests/docs_test.py tests/colabs_test.py \
+  tests/benchmarks_test.py
 TIMED = @TIMEFORMAT='%R s of wall time, %U user + %S system CPU s'; time
 
 .PHONY: certify test test-changed test-slow test-newest mutants lint docs bench \
@@ -29,8 +32,9 @@ test-changed: $(VENV)/installed-test
 	  if [ -n "$$files" ]; then $(PYTEST) $$files; else echo "no test file is concerned"; fi
 
 test-slow: $(VENV)/installed-test
-	$(TIMED) $(PYTEST) -m slow --durations=10 tests/bounds
-	$(TIMED) env ROBUSTJAX_OPTIMIZE=1 $(PYTEST) -m slow --durations=20 --ignore=tests/bounds
+	$(TIMED) $(PYTEST) -m slow --durations=10 $(COMPILE_BOUND)
+	$(TIMED) env ROBUSTJAX_OPTIMIZE=1 $(PYTEST) -m slow --durations=20 \
+	  $(COMPILE_BOUND:%=--ignore=%)
 
 test-newest: $(VENV)/installed-test
 	$(TIMED) $(PYTEST) -m newest tests

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 ROOT = pathlib.Path(__file__).parent.parent
 _PLACES = ("", "experiments", "tests")  # where a module of the checkout is found
-_SETTINGS = ("pyproject.toml", "tests/conftest.py")  # of every test
+_SETTINGS = ("pyproject.toml", "conftest.py")  # of every test
 _READERS = {  # which tests read files that they do not import
     "docs/": ("tests/docs_test.py",),
     "README.md": ("tests/docs_test.py", "tests/experiments/readme_commands_test.py"),

@@ -33,7 +33,7 @@ class ChangedTest(absltest.TestCase):
             path.relative_to(changed.ROOT).as_posix()
             for path in changed.ROOT.glob("tests/**/*_test.py")
         }
-        self.assertEqual(set(self._concerned("tests/conftest.py")), everything)
+        self.assertEqual(set(self._concerned("conftest.py")), everything)
 
     def test_pages_concern_the_tests_that_read_them(self):
         self.assertEqual(self._concerned("docs/bounds.md"), ["tests/docs_test.py"])

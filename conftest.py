@@ -1,4 +1,4 @@
-"""Settings of the whole suite, which must be set before jax starts.
+"""Settings of the whole suite, doctests included; must be set before jax starts.
 
 Most of the time of the suite is XLA's, which compiles thousands of small programs that
 run once. So it optimises less; with ROBUSTJAX_OPTIMIZE=1, as in most long tests,
@@ -14,7 +14,7 @@ import pathlib
 import resource
 import sys
 
-_ROOT = pathlib.Path(__file__).parent.parent
+_ROOT = pathlib.Path(__file__).parent
 
 _flags = ["--xla_force_host_platform_device_count=4"]
 if os.environ.get("ROBUSTJAX_OPTIMIZE", "0") == "0":
@@ -23,7 +23,8 @@ if os.environ.get("ROBUSTJAX_OPTIMIZE", "0") == "0":
     _flags.append("--xla_cpu_parallel_codegen_split_count=1")
     if int(importlib.metadata.version("jaxlib").split(".")[1]) < 11:
         _flags.append("--xla_cpu_use_fusion_emitters=false")  # later ones lack it
-os.environ["XLA_FLAGS"] = " ".join([os.environ.get("XLA_FLAGS", ""), *_flags]).strip()
+_given = os.environ.get("XLA_FLAGS", "").split()  # a worker has those of its parent
+os.environ["XLA_FLAGS"] = " ".join([*_given, *(f for f in _flags if f not in _given)])
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 _setting = f"{importlib.metadata.version('jaxlib')} {os.environ['XLA_FLAGS']}"
