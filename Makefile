@@ -15,7 +15,7 @@ FILE ?=
 PYTEST = $(BIN)/python -m pytest -q -rs -n $(WORKERS) --dist loadfile
 # Long tests that compile more than they compute.
 COMPILE_BOUND = tests/bounds tests/docs_test.py tests/colabs_test.py \
-  tests/benchmarks_test.py
+  tests/benchmarks_test.py tests/bench_device_test.py
 TIMED = @TIMEFORMAT='%R s of wall time, %U user + %S system CPU s'; time
 
 .PHONY: certify test test-changed test-slow test-newest mutants lint docs bench \

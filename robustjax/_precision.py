@@ -47,3 +47,14 @@ def as_floats(*values: Any) -> list[jax.Array]:
     dtypes = [value.dtype for value in values if isinstance(value, jax.Array)]
     dtype = jnp.result_type(jnp.float32, *dtypes) if dtypes else jnp.result_type(float)
     return list(jnp.broadcast_arrays(*(jnp.asarray(v, dtype) for v in values)))
+
+
+def settled(x: jax.Array) -> jax.Array:
+    """The same numbers, computed once: all that use them see equal ones. [device].
+
+    A compiler may evaluate an expression again for each use, with other roundings. If
+    it holds a decision (a floor, the better of two lines), two uses may then see
+    different decisions, and a slope goes with the offset of another line. A sort is
+    evaluated once by every backend, so the result is the smaller of two copies.
+    """
+    return jax.lax.sort(jnp.stack([x, x]), dimension=0)[0]

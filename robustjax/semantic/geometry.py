@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from robustjax import _validate
+from robustjax._precision import settled
 from robustjax.semantic import color
 
 PADDINGS = ("zero", "edge", "reflect")
@@ -249,7 +250,8 @@ def read(
         `[*s, c]`.
     """
     center = center_of(x.shape, sampling)
-    row, column = rows + center[0], columns + center[1]
+    # Settled, or the floor of the indices may not be that of the weights on an edge.
+    row, column = settled(rows + center[0]), settled(columns + center[1])
     top, left = jnp.floor(row), jnp.floor(column)
     down, right = (row - top)[..., None], (column - left)[..., None]
     corners = cell_corners(

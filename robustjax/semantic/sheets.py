@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from robustjax._precision import settled
+
 Curve = Callable[[jax.Array], jax.Array]
 _Pair = tuple[jax.Array, jax.Array]
 
@@ -80,7 +82,8 @@ def _line_above(along: jax.Array, values: jax.Array) -> _Pair:
     peak, slope_there = _at_middle(along, values, middle)
     is_peak = peak >= jnp.max(flat, axis=0)
     slope = jnp.where(is_peak, slope_there, chord)
-    slope = jnp.where(along[0] < along[-1], slope, 0.0)
+    # Settled, or the offset may be that of another chord than the slope in use.
+    slope = settled(jnp.where(along[0] < along[-1], slope, 0.0))
     return slope, jnp.max(values - slope[None] * along, axis=0)
 
 
@@ -174,7 +177,8 @@ def product(first: Sheet, second: Sheet, *, corners: _Pair) -> Sheet:
 
     def better(one: _Pair, other: _Pair, side: int) -> _Pair:
         there = [jnp.tensordot(centre, s, axes=1) + o for s, o in (one, other)]
-        is_first = side * there[0] <= side * there[1]
+        # They often tie there; settled, or a slope goes with the other's offset.
+        is_first = settled(side * (there[0] - there[1])) <= 0
         slope = jnp.where(is_first[None], one[0], other[0])
         return slope, jnp.where(is_first, one[1], other[1])
 
