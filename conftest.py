@@ -54,11 +54,18 @@ def _count(event, **_):
 jax.monitoring.register_event_listener(_count)
 
 
+_KEPT = 120  # programs: a worker stays small; dropping them takes .4 s
+_dropped = 0
+
+
 def pytest_runtest_teardown(nextitem, item):
-    """Compiled programs of a module are dropped behind it: workers stay small."""
-    if nextitem is None or nextitem.path != item.path:
+    """Behind a module, compiled programs are dropped once there are many of them."""
+    global _dropped
+    programs = sum(_cache_events.values()) - _dropped
+    if programs > _KEPT and (nextitem is None or nextitem.path != item.path):
         jax.clear_caches()
         gc.collect()
+        _dropped += programs
 
 
 def _usage() -> dict[str, float]:

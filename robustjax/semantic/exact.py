@@ -17,6 +17,7 @@ from robustjax.semantic.attributes import Attribute
 _PIECES = 350  # that a stretch should have
 _FIRST_SHARE = 1 / 256  # of the limit, the first stretch
 _SMALLEST_SHARE = 1e-9  # of the limit
+_all_knots = jax.jit(paths.all_knots, static_argnums=(0, 2))
 
 
 class ExactRadius(NamedTuple):
@@ -107,7 +108,7 @@ def _one_side(
     limit, sign = abs(end), 1.0 if end > 0 else -1.0
     if limit == 0:
         return _Side(0.0, -1, 0)
-    knots = np.asarray(paths.all_knots(attribute, jnp.asarray(x), limit)) * sign
+    knots = np.asarray(_all_knots(attribute, jnp.asarray(x), limit)) * sign
     knots = np.unique(knots[(knots > 0) & (knots < limit)])
     curve = Partial(_Curve(attribute), jnp.asarray(x), jnp.asarray(sign))
     start, width, pieces = 0.0, limit * _FIRST_SHARE, 0

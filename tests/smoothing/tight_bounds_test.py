@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import numpy as np
 import pytest
 from absl.testing import absltest
@@ -22,7 +23,9 @@ class EvidenceTest(absltest.TestCase):
 
     def _check(self, classifier, baseline, num_half, with_bets):
         case = Experiment(classifier, 12, num_half, baseline, with_bets)
-        moments = case.moments(np.random.default_rng(0), num_runs=_RUNS)
+        rng = np.random.default_rng(0)  # by parts: each needs an array of all samples
+        parts = [case.moments(rng, num_runs=_RUNS // 8) for _ in range(8)]
+        moments = jax.tree.map(lambda *a: np.concatenate(a), *parts)
         moments = moments._replace(sum_squares=0 * moments.sum_squares)  # no rounding
         host = host_moments.from_device(moments, votes="hard")
         q = np.full(_RUNS, 1 - classifier.p)
