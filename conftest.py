@@ -55,17 +55,16 @@ jax.monitoring.register_event_listener(_count)
 
 
 _KEPT = 120  # programs: a worker stays small; dropping them takes .4 s
-_dropped = 0
+_dropped = dict(_cache_events)
 
 
 def pytest_runtest_teardown(nextitem, item):
     """Behind a module, compiled programs are dropped once there are many of them."""
-    global _dropped
-    programs = sum(_cache_events.values()) - _dropped
+    programs = sum(_cache_events.values()) - sum(_dropped.values())
     if programs > _KEPT and (nextitem is None or nextitem.path != item.path):
         jax.clear_caches()
         gc.collect()
-        _dropped += programs
+        _dropped.update(_cache_events)
 
 
 def _usage() -> dict[str, float]:
