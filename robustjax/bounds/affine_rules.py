@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from robustjax.bounds import operations
 from robustjax.bounds.operations import Add, Affine, Bounded
@@ -63,7 +64,37 @@ def _move(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     if "fill_value" in bind.params:  # what gather fills in has no width
         moved = bind._replace(params=dict(bind.params) | {"fill_value": 0})
     point, radius = (_filled(move, arguments, _same) for move in (bind, moved))
-    return add(Affine(point, radius, is_linear=moved is bind), arguments)
+    return add(Affine(point, radius, is_linear=moved is bind, signs=(1,)), arguments)
+
+
+@operations.rule("split")
+def _split(add: Add, bind: Any, arguments: Sequence[Any]) -> list[Bounded]:
+    """Parts along an axis, a node each."""
+    ends = np.cumsum(bind.params["sizes"]).tolist()
+    return [
+        _cut(
+            add, arguments, jax.lax.slice_in_dim, start_index=end - size,
+            limit_index=end, axis=bind.params["axis"],
+        )
+        for size, end in zip(bind.params["sizes"], ends, strict=True)
+    ]  # fmt: skip
+
+
+@operations.rule("unstack")
+def _unstack(add: Add, bind: Any, arguments: Sequence[Any]) -> list[Bounded]:
+    """Slices of an axis, a node each."""
+    axis = bind.params["axis"]
+    return [
+        _cut(add, arguments, jax.lax.index_in_dim, index=k, axis=axis, keepdims=False)
+        for k in range(arguments[0].shape[axis])
+    ]
+
+
+def _cut(
+    add: Add, arguments: Sequence[Any], cut: Callable[..., jax.Array], **where: Any
+) -> Bounded:
+    part = functools.partial(cut, **where)
+    return add(Affine(part, part, is_linear=True, signs=(1,)), arguments)
 
 
 @operations.rule(*_NOTHING)
@@ -73,9 +104,9 @@ def _pass_on(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
 
 
 def convert(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
-    """To a floating dtype that holds every number of the old one. [host]."""
+    """To a dtype that holds every number of the old one, or a float. [host]."""
     old, new = arguments[0].dtype, bind.params["new_dtype"]
-    if jnp.promote_types(old, new) != new or not jnp.issubdtype(new, jnp.floating):
+    if jnp.promote_types(old, new) != new or jnp.issubdtype(new, jnp.complexfloating):
         raise operations.UnsupportedError(
             f"Bounds cannot follow a conversion from {old} to {new}, which rounds."
         )
@@ -90,10 +121,9 @@ def join(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounde
         is_number = jnp.issubdtype(jnp.result_type(constant), jnp.inexact)
         return jnp.zeros_like(constant) if is_number else constant
 
-    return add(
-        Affine(_filled(bind, arguments, _same), _filled(bind, arguments, zero)),
-        arguments,
-    )
+    signs = tuple(1 for a in arguments if isinstance(a, Bounded))
+    point, radius = (_filled(bind, arguments, constant) for constant in (_same, zero))
+    return add(Affine(point, radius, signs=signs), arguments)
 
 
 @operations.rule("add", "add_any")
@@ -104,6 +134,7 @@ def plus(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounde
             _filled(bind, arguments, _same),
             _filled(bind, arguments, _zero),
             is_linear=all(isinstance(a, Bounded) for a in arguments),
+            signs=tuple(1 for a in arguments if isinstance(a, Bounded)),
         ),
         arguments,
     )
@@ -116,6 +147,9 @@ def subtract(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
         _filled(bind, arguments, _same),
         _filled(jnp.add, arguments, _zero),
         is_linear=all(isinstance(a, Bounded) for a in arguments),
+        signs=tuple(
+            s for s, a in zip((1, -1), arguments, strict=True) if isinstance(a, Bounded)
+        ),
     )
     return add(affine, arguments)
 
@@ -123,23 +157,35 @@ def subtract(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
 @operations.rule("neg")
 def negate(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """The negative. [host]."""
-    return add(Affine(bind, lambda r: r, is_linear=True), arguments)
+    return add(Affine(bind, lambda r: r, is_linear=True, signs=(-1,)), arguments)
 
 
 @operations.rule(*_LINEAR)
 def _linear(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """A product with a constant; of two bounded factors only intervals are known."""
+    _check_floats(arguments)
     if all(isinstance(a, Bounded) for a in arguments):
         return add(_bilinear(bind), arguments)
-    return add(_scaled(_precise(bind), arguments), arguments)
+    return add(_scaled(_precise(bind), arguments, signs=None), arguments)
 
 
-def _scaled(bind: Callable[..., Any], arguments: Sequence[Any]) -> Affine:
+def _check_floats(arguments: Sequence[Any]) -> None:
+    dtypes = [jnp.result_type(a.dtype) for a in arguments]
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        raise operations.UnsupportedError("Bounds cannot follow products of integers.")
+
+
+def _scaled(
+    bind: Callable[..., Any],
+    arguments: Sequence[Any],
+    *,
+    signs: tuple[int, ...] | None = (0,),
+) -> Affine:
     """A product of one bounded argument and constants."""
     point, radius, reach = (
         _filled(bind, arguments, constant) for constant in (_same, jnp.abs, _one)
     )
-    return Affine(point, radius, reach, is_linear=True)
+    return Affine(point, radius, reach, is_linear=True, signs=signs)
 
 
 @operations.rule("mul")
@@ -158,12 +204,13 @@ def spread(add: Add, argument: Bounded, shape: tuple[int, ...]) -> Bounded:
     if argument.shape == shape:
         return argument
     copies = functools.partial(jnp.broadcast_to, shape=shape)
-    return add(Affine(copies, copies, is_linear=True), [argument])
+    return add(Affine(copies, copies, is_linear=True, signs=(1,)), [argument])
 
 
 @operations.rule("div")
 def _divide(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     numerator, denominator = arguments
+    _check_floats(arguments)
     if not isinstance(denominator, Bounded):
         return add(_scaled(bind, arguments), arguments)
     inverse = add(operations.for_name("reciprocal"), [denominator])
@@ -189,6 +236,9 @@ def _bilinear(bind: Any) -> operations.IntervalOnly:
             ((lower + upper) / 2, (upper - lower) / 2) for lower, upper in (left, right)
         )
         centre = exact(a, b)
+        # So much wider that the sums below cover the rounding of that of the centre.
+        unit = (a.size + 16) * jnp.finfo(centre.dtype).eps
+        r, s = r + unit * (jnp.abs(a) + r), s + unit * (jnp.abs(b) + s)
         radius = exact(jnp.abs(a), s) + exact(r, jnp.abs(b)) + exact(r, s)
         return centre - radius, centre + radius
 

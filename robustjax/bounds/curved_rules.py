@@ -71,10 +71,10 @@ def _wave_bounds(
     turns = [turns[0] - slack, turns[1] + slack]  # a crest too many does no harm
     has_crest = jnp.floor(turns[1] - 0.25) > jnp.ceil(turns[0] - 0.25) - 1
     has_trough = jnp.floor(turns[1] - 0.75) > jnp.ceil(turns[0] - 0.75) - 1
-    ends = f(lower), f(upper)
+    ends = f(lower), f(upper)  # NaN at infinity, which says that nothing is known
     return (
-        jnp.where(has_trough, -1.0, jnp.minimum(*ends)),
-        jnp.where(has_crest, 1.0, jnp.maximum(*ends)),
+        jnp.where(has_trough & ~jnp.isnan(ends[0]), -1.0, jnp.minimum(*ends)),
+        jnp.where(has_crest & ~jnp.isnan(ends[1]), 1.0, jnp.maximum(*ends)),
     )
 
 
@@ -148,6 +148,6 @@ _SILU = Elementwise(
 )
 
 
-@operations.function("silu")
+@operations.function(jax.nn.silu)
 def _silu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
     return add(_SILU, arguments)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from robustjax.bounds import linear
+from robustjax.bounds import interval, linear
 from robustjax.bounds.linear import LinearForm, Total
 from robustjax.bounds.operations import Interval
 
@@ -65,9 +65,14 @@ def _between(form: LinearForm, planes: Planes, total: Total) -> jax.Array:
     above, below = jnp.maximum(form.weight, 0.0), jnp.minimum(form.weight, 0.0)
     offsets = above * planes.lower_offset[None] + below * planes.upper_offset[None]
     found = form.bias + total(0, offsets)
-    for lower, upper, low, high in zip(
-        planes.lower_slope, planes.upper_slope, planes.low, planes.high, strict=True
-    ):
+    planes_of = planes.lower_slope, planes.upper_slope, planes.low, planes.high
+    for lower, upper, low, high in zip(*planes_of, strict=True):
         slope = total(0, above * lower[None] + below * upper[None])
         found += jnp.minimum(slope * low, slope * high)
+    if form.rounding:
+        sizes = interval.magnitude((planes.lower_offset, planes.upper_offset))
+        for lower, upper, low, high in zip(*planes_of, strict=True):
+            reach = interval.magnitude((low, high))
+            sizes += interval.magnitude((lower, upper)) * reach
+        found -= form.rounding * total(0, jnp.abs(form.weight) * sizes[None])
     return found

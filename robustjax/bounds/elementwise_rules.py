@@ -191,20 +191,16 @@ operations.elementwise(
 )  # fmt: skip
 
 
-def _of_function(name: str, f: _Function, lines: Any) -> None:
+def _of_function(f: Any, lines: Any) -> None:
     """A rising function of JAX that is made of comparisons inside."""
-    operation = Elementwise(name, f, functools.partial(_rising, f), lines)
-    operations.function(name)(lambda add, _, arguments: add(operation, arguments[:1]))
+    operation = Elementwise(
+        f.__name__, f, functools.partial(_rising, f), functools.partial(lines, f)
+    )
+    operations.function(f)(lambda add, _, arguments: add(operation, arguments))
 
 
-_of_function(
-    "softplus", jax.nn.softplus, functools.partial(_convex_lines, jax.nn.softplus)
-)
-_of_function(
-    "log_sigmoid",
-    jax.nn.log_sigmoid,
-    functools.partial(_concave_lines, jax.nn.log_sigmoid),
-)
+_of_function(jax.nn.softplus, _convex_lines)
+_of_function(jax.nn.log_sigmoid, _concave_lines)
 _ELU = Elementwise(
     "elu",
     jax.nn.elu,
@@ -213,13 +209,13 @@ _ELU = Elementwise(
 )
 
 
-@operations.function("leaky_relu")
+@operations.function(jax.nn.leaky_relu)
 def _leaky_relu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
     """S x + (1 - s) relu(x)."""
     return _bent(add, arguments[0], arguments[0], -_at_minus_one(called, arguments))
 
 
-@operations.function("elu")
+@operations.function(jax.nn.elu)
 def _elu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
     """S elu(x) + (1 - s) relu(x), with the elu of slope one at zero."""
     slope = _at_minus_one(called, arguments) / jnp.expm1(-1.0)
@@ -340,4 +336,8 @@ def _integer_power(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
             curved_rules.bending_lines(f, bends=(0.0,)),
         )
         return add(odd, arguments)
-    raise operations.UnsupportedError(f"There is no rule for the power {power}.")
+    if power == 0:
+        raise operations.UnsupportedError("There is no rule for the power 0.")
+    inverse = add(operations.for_name("reciprocal"), arguments)
+    positive = bind._replace(params=dict(bind.params) | {"y": -power})
+    return _integer_power(add, positive, [inverse])

@@ -16,6 +16,7 @@ from robustjax.bounds.operations import Interval
 
 ENGINES = ("robustjax", "jax_verify")
 CASTS = ("refuse", "ignore")
+ROUNDING = ("ignore", "cover")
 METHODS = ("ibp", "crown-ibp", "crown", "alpha", "alpha-all")
 
 
@@ -92,6 +93,7 @@ def linear_bounds(
     capacity: int | None = None,
     chunk_size: int | None = None,
     casts: str = "refuse",
+    rounding: str = "ignore",
     engine: str = "robustjax",
 ) -> Bounds:
     """Bounds of a function on a box by linear relaxation.
@@ -102,7 +104,8 @@ def linear_bounds(
 
     Guarantee:
         lower <= spec @ fn(x) <= upper for every x in the box, and in `within` if that
-        is given, up to rounding of the dtype.
+        is given, up to rounding of the dtype; with rounding="cover", of fn in exact
+        arithmetic. Where fn may be NaN the bounds are -inf and inf.
 
     Args:
         fn: as in `interval_bounds`.
@@ -126,9 +129,13 @@ def linear_bounds(
         casts: "refuse" conversions to narrower floats inside fn, which round; or
             "ignore" them, so that all is computed in the dtype of the box, and the
             bounds hold for fn without those conversions.
+        rounding: "ignore" that of the bounds themselves; or "cover" it: bounds are
+            moved outward by what the roundings of the dtype of the box can add up to, a
+            multiple of the sums of absolute values, so in float64.
         engine: "robustjax", or "jax_verify", the package, with the extra `verify`. Its
             "crown" is another method, see `robustjax.bounds.jax_verify`; it has no
-            "alpha", and takes neither within nor capacity nor chunk_size.
+            "alpha", and takes neither within nor capacity nor chunk_size, and does not
+            cover rounding.
 
     Returns:
         `Bounds` of the shape of the output, or `[s]` with a spec.
@@ -154,6 +161,7 @@ def linear_bounds(
     _validate.one_of(METHODS, method=method)
     _validate.one_of(ENGINES, engine=engine)
     _validate.one_of(CASTS, casts=casts)
+    _validate.one_of(ROUNDING, rounding=rounding)
     _validate.integer(0, num_steps=num_steps)
     for name, number in (("capacity", capacity), ("chunk_size", chunk_size)):
         if number is not None:
@@ -161,15 +169,19 @@ def linear_bounds(
     box = boxes.checked(lower, upper)
     specified = _with_spec(fn, spec)
     if engine == "jax_verify":
-        if within is not None:
-            raise ValueError("Expected within=None for the engine jax_verify.")
+        if within is not None or rounding != "ignore":
+            raise ValueError(
+                "Expected within=None and rounding='ignore' for the engine jax_verify."
+            )
         return Bounds(*jax_verify.bounds(specified, *box, method=method))
-    ignores_casts = casts == "ignore"
-    graph = propagate.trace(specified, _struct(box), ignores_casts=ignores_casts)
+    graph = propagate.trace(
+        specified, _struct(box),
+        ignores_casts=casts == "ignore", covers_rounding=rounding == "cover",
+    )  # fmt: skip
     effort = passes.Effort(capacity, chunk_size)
-    known = dict(enumerate(interval.propagate(graph, box)))
     if method == "ibp":
-        return Bounds(*known[graph.output])
+        return Bounds(*interval.propagate(graph, box)[graph.output])
+    known = passes.intervals(graph, box)
     cheap = passes.of_output(graph, known, effort=effort, within=within)
     if method == "crown-ibp":
         return Bounds(*cheap)
@@ -230,7 +242,7 @@ def affine_bounds(
     if method == "crown":
         known = passes.inside(graph, box, effort=passes.Effort())
     else:
-        known = dict(enumerate(interval.propagate(graph, box)))
+        known = passes.intervals(graph, box)
     rows = passes.both_signs(graph, box[0].dtype)
     form = linear.lower_form(graph, rows, graph.output, known=known)
     half, bias = len(rows) // 2, form.bias[:, 0]

@@ -17,7 +17,6 @@ from robustjax import _callables, _validate
 from robustjax._precision import cpu
 from robustjax.bounds import boxes
 from robustjax.bounds.engine import METHODS, linear_bounds
-from robustjax.bounds.margins import MARGIN_ERROR
 
 _BATCH = 16  # boxes at a time; a first one alone
 
@@ -115,7 +114,7 @@ def exclude(
             ):
                 if np.isfinite(centre) and centre < 0:
                     return Exclusion("sat", 0.5 * (a + b), num_bounded)
-                if not value - MARGIN_ERROR > 0:
+                if not value > 0:
                     for half in _halves(a, b):
                         heapq.heappush(
                             pending, (float(np.nan_to_num(value)), next(order), *half)
@@ -138,10 +137,13 @@ def _bounded(
 
     def one(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
         found = linear_bounds(
-            fn, low, high, spec=spec, method=method, num_steps=num_steps, casts="ignore"
-        )
+            fn, low, high, spec=spec, method=method, num_steps=num_steps,
+            casts="ignore", rounding="cover",
+        )  # fmt: skip
         centre = jnp.matmul(spec, fn(0.5 * (low + high)), precision="highest") + offsets
-        return jnp.max(found.lower + offsets), jnp.max(centre)
+        unit = jnp.finfo(offsets.dtype).eps  # of the last sum
+        slack = 2 * unit * (jnp.abs(found.lower) + jnp.abs(offsets))
+        return jnp.max(found.lower + offsets - slack), jnp.max(centre)
 
     return jax.vmap(one)(lower, upper)
 

@@ -1,7 +1,15 @@
-"""Interval bounds: forward through the nodes of a graph."""
+"""Interval bounds: forward through the nodes of a graph.
+
+Every bound is a number: a lower one is below infinity, an upper one above its negative.
+[-inf, inf] says that nothing is known, not even whether there is a number, as of the
+logarithm of a range that reaches below zero. No rule narrows it, and it decides no
+comparison.
+"""
 
 from collections.abc import Mapping
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from robustjax.bounds.operations import (
@@ -13,6 +21,8 @@ from robustjax.bounds.operations import (
     Product,
 )
 from robustjax.bounds.propagate import Graph, Node
+
+_ULPS = 64  # that the value of an elementwise function may be off
 
 
 def propagate(graph: Graph, box: Interval) -> list[Interval]:
@@ -35,22 +45,84 @@ def through(node: Node, known: Mapping[int, Interval]) -> Interval:
     """Interval bounds of the result of a node from those of its inputs. [device]."""
     operation = node.operation
     intervals = [known[value] for value in node.inputs]
-    if isinstance(operation, Affine) and intervals[0][0].dtype == jnp.bool_:
-        lower, upper = zip(*intervals, strict=True)  # truth values, moved or joined
-        return operation.point(*lower), operation.point(*upper)
     if isinstance(operation, Affine):
+        return _numbers(*_through_affine(node, operation, intervals))
+    if isinstance(operation, IntervalOnly):
+        return _numbers(*operation.bounds(*intervals))
+    if isinstance(operation, Narrowed):
+        found = intersect(intervals[0], operation.bounds(*intervals[1:]))
+        sources = intervals[1:]
+    elif isinstance(operation, Product):
+        found, sources = _product(*intervals), intervals
+    else:
+        assert isinstance(operation, Elementwise)
+        found, sources = operation.bounds(*intervals[0]), intervals
+        is_pole = (found[0] == -jnp.inf) & jnp.isfinite(intervals[0][0])
+        found = _unless(is_pole, *found)  # as of the logarithm at zero
+        if node.unit and operation.kink is None:
+            found = _apart(found, _ULPS * node.unit * magnitude(found))
+    for source in sources:
+        found = _unless(is_unknown(source), *found)
+    return _numbers(*found)
+
+
+def _through_affine(
+    node: Node, operation: Affine, intervals: list[Interval]
+) -> Interval:
+    """By the ends where signs are known, else in centre and radius form."""
+    if operation.signs is None:
         centres = [0.5 * (lower + upper) for lower, upper in intervals]
         radii = [0.5 * (upper - lower) for lower, upper in intervals]
         centre, radius = operation.point(*centres), operation.radius(*radii)
-        return centre - radius, centre + radius
-    if isinstance(operation, Product):
-        return _product(*intervals)
-    if isinstance(operation, Elementwise):
-        return operation.bounds(*intervals[0])
-    if isinstance(operation, Narrowed):
-        return intersect(intervals[0], operation.bounds(*intervals[1:]))
-    assert isinstance(operation, IntervalOnly)
-    return operation.bounds(*intervals)
+        found = centre - radius, centre + radius
+    else:
+        low, high = (
+            operation.point(
+                *(
+                    interval[(side + (sign < 0)) % 2]
+                    for interval, sign in zip(intervals, operation.signs, strict=True)
+                )
+            )
+            for side in (0, 1)
+        )
+        if 0 in operation.signs:
+            found = jnp.minimum(low, high), jnp.maximum(low, high)
+        else:
+            found = low, high
+    if node.unit and jnp.issubdtype(found[0].dtype, jnp.floating):
+        found = _apart(found, node.rounding * size_of_terms(node, intervals))
+    return found
+
+
+def size_of_terms(node: Node, intervals: list[Interval]) -> jax.Array:
+    """Of the result of an affine node, at most what its terms add up to. [device].
+
+    Without their signs: with the rounding of the node it bounds the error of the sum.
+
+    Args:
+        node: of a graph.
+        intervals: bounds of its inputs.
+
+    Returns:
+        Numbers >= 0 of the shape of its result.
+    """
+    operation = node.operation
+    assert isinstance(operation, Affine)
+    sizes = operation.radius(*map(magnitude, intervals))
+    if operation.is_linear:
+        return sizes
+    zeros = [jnp.zeros_like(lower) for lower, _ in intervals]
+    return sizes + jnp.abs(operation.point(*zeros))
+
+
+def magnitude(interval: Interval) -> jax.Array:
+    """The largest absolute value. [device]."""
+    return jnp.maximum(jnp.abs(interval[0]), jnp.abs(interval[1]))
+
+
+def is_unknown(interval: Interval) -> jax.Array:
+    """Where nothing is known, not even whether there is a number. [device]."""
+    return (interval[0] == -jnp.inf) & (interval[1] == jnp.inf)
 
 
 def intersect(first: Interval, second: Interval) -> Interval:
@@ -58,15 +130,53 @@ def intersect(first: Interval, second: Interval) -> Interval:
     return jnp.fmax(first[0], second[0]), jnp.fmin(first[1], second[1])
 
 
-def in_order(bounds: Interval) -> Interval:
-    """Bounds that crossed by rounding, the other way round. [device].
+def narrowed(known: Interval, found: Interval) -> Interval:
+    """Intervals with what linear forms say; these see no NaN. [device]."""
+    return _unless(is_unknown(known), *intersect(known, found))
 
-    Crossed bounds would decide comparisons.
+
+@jax.custom_jvp
+def settled(bounds: Interval) -> Interval:
+    """Bounds in order that are the same numbers wherever they are used. [device].
+
+    Those that cross by rounding would decide comparisons. And where slope and offset of
+    a line rest on a comparison with a bound, both need the same outcome: sorting keeps
+    a compiler from computing the bound again, see `_precision.settled`.
     """
-    return jnp.minimum(*bounds), jnp.maximum(*bounds)
+    lower, upper = jax.lax.sort(jnp.stack(bounds), dimension=0)
+    return lower, upper
+
+
+@settled.defjvp
+def _settled_jvp(primals: Any, tangents: Any) -> Any:
+    (bounds,), (moves,) = primals, tangents
+    is_turned = bounds[0] > bounds[1]
+    low, high = moves
+    turned = jnp.where(is_turned, high, low), jnp.where(is_turned, low, high)
+    return settled(bounds), turned
+
+
+def _apart(bounds: Interval, slack: jax.Array) -> Interval:
+    return bounds[0] - slack, bounds[1] + slack
+
+
+def _unless(condition: jax.Array, lower: jax.Array, upper: jax.Array) -> Interval:
+    """Bounds; nothing is known where a condition holds."""
+    return jnp.where(condition, -jnp.inf, lower), jnp.where(condition, jnp.inf, upper)
+
+
+def _numbers(lower: jax.Array, upper: jax.Array) -> Interval:
+    """Bounds as said above, of those that overflow or are NaN."""
+    if not jnp.issubdtype(lower.dtype, jnp.floating):
+        return lower, upper
+    largest = jnp.finfo(lower.dtype).max
+    low, high = jnp.minimum(lower, largest), jnp.maximum(upper, -largest)
+    return _unless(jnp.isnan(low) | jnp.isnan(high), low, high)
 
 
 def _product(first: Interval, second: Interval) -> Interval:
+    """The hull of the products of ends; 0 times an end that is not reached is 0."""
     corners = [a * b for a in first for b in second]
+    corners = [jnp.where(jnp.isnan(c), jnp.zeros_like(c), c) for c in corners]
     low = jnp.minimum(jnp.minimum(*corners[:2]), jnp.minimum(*corners[2:]))
     return low, jnp.maximum(jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:]))

@@ -38,6 +38,7 @@ class LinearForm(NamedTuple):
 
     weight: jax.Array  # [rows, *shape of the input]
     bias: jax.Array  # [rows, cells]
+    rounding: float = 0.0  # of sums of weights times inputs, relative; to be set off
 
 
 def whole(value: int, numbers: jax.Array) -> jax.Array:
@@ -82,19 +83,54 @@ def lower_form(
         parts, numbers = _back(node, coefficients, known, mixes.get(at))
         if numbers is not None:
             biases.append(total(at, numbers))
+        if node.unit:
+            slack = _slack(node, coefficients, parts, numbers, known)
+            biases.append(-node.rounding * total(at, slack))
         for parent, part in zip(node.inputs, parts, strict=True):
             if part is None:
                 continue
             pending[parent] = pending[parent] + part if parent in pending else part
     weight = pending.get(0, jnp.zeros((len(rows), *graph.shape), rows.dtype))
     none = jnp.zeros((len(rows), 1), rows.dtype)
-    return LinearForm(weight, sum(biases, start=none))
+    return LinearForm(weight, sum(biases, start=none), graph.rounding)
 
 
 def least(form: LinearForm, box: Interval, *, total: Total = whole) -> jax.Array:
     """The least value of each row over the box, [rows, cells]. [device]."""
     centre, radius = 0.5 * (box[0] + box[1])[None], 0.5 * (box[1] - box[0])[None]
+    if form.rounding:
+        radius = radius + form.rounding * interval.magnitude(box)[None]
     return total(0, form.weight * centre - jnp.abs(form.weight) * radius) + form.bias
+
+
+def _slack(
+    node: Node,
+    rows: jax.Array,
+    parts: list[Any],
+    numbers: jax.Array | None,
+    known: Mapping[int, Interval],
+) -> jax.Array:
+    """What the roundings of a step back may add up to, relative to those of its node.
+
+    [rows, *shape of the value]. Of rows @ (J z + b), the sums of absolute values; of a
+    line, slope z and offset, and z itself for slopes that are differences, as of tanh.
+    """
+    sizes = [interval.magnitude(known[value])[None] for value in node.inputs]
+    operation = node.operation
+    if isinstance(operation, Affine) and parts[0] is not None:
+        terms = interval.size_of_terms(node, [known[v] for v in node.inputs])
+        return _times(rows, terms[None])
+    slack = jnp.zeros_like(rows) if numbers is None else jnp.abs(numbers)
+    if isinstance(operation, Narrowed) or parts[0] is None:
+        return slack
+    if isinstance(operation, Product):
+        return slack + _times(rows, 4 * sizes[0] * sizes[1])
+    return slack + _times(parts[0], sizes[0]) + _times(rows, sizes[0])
+
+
+def _times(rows: jax.Array, sizes: jax.Array) -> jax.Array:
+    """Absolute values; a zero coefficient silences what is not bounded."""
+    return jnp.where(rows == 0, 0.0, jnp.abs(rows) * sizes)
 
 
 def _back(
@@ -108,11 +144,14 @@ def _back(
     None stands for zeros; the numbers are of the shape of the rows.
     """
     operation = node.operation
-    if isinstance(operation, Affine):
-        return _back_affine(node, rows, known)
     if isinstance(operation, Narrowed):
         return [rows, *[None] * (len(node.inputs) - 1)], None
-    start = start_mix(node, known)
+    are_floats = all(
+        jnp.issubdtype(known[value][0].dtype, jnp.floating) for value in node.inputs
+    )  # rows do not go back through counts and truth values
+    if isinstance(operation, Affine) and are_floats:
+        return _back_affine(node, rows, known)
+    start = start_mix(node, known) if are_floats else None
     if start is None:
         low, high = interval.through(node, known)
         return [None] * len(node.inputs), _constant(rows, low[None], high[None])
@@ -125,8 +164,19 @@ def _back(
         return _back_product(rows, *intervals, mix=free)
     assert isinstance(operation, Elementwise)
     assert operation.lines is not None
-    lines = operation.lines(*intervals[0], free)
+    lines = _known_lines(operation.lines(*intervals[0], free), intervals[0])
     return _back_elementwise(rows, lines, is_finite=operation.is_finite)
+
+
+def _known_lines(lines: Lines, interval_of: Interval) -> Lines:
+    """Lines, or none where nothing is known of what they are taken of."""
+    unknown = interval.is_unknown(interval_of)
+    return Lines(
+        jnp.where(unknown, 0.0, lines.lower_slope),
+        jnp.where(unknown, -jnp.inf, lines.lower_offset),
+        jnp.where(unknown, 0.0, lines.upper_slope),
+        jnp.where(unknown, jnp.inf, lines.upper_offset),
+    )
 
 
 def start_mix(node: Node, known: Mapping[int, Interval]) -> jax.Array | None:

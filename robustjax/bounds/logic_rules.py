@@ -1,20 +1,22 @@
 """Rules of comparisons and of choices that depend on the bounded input.
 
-Bounds of a truth value: False, True stands for either. Only intervals are known.
+Bounds of a truth value: False, True stands for either. Only intervals are known. What
+is not known to be a number may be NaN, which is neither less nor more than any.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
-from robustjax.bounds import affine_rules, operations
+from robustjax.bounds import affine_rules, interval, operations
 from robustjax.bounds.operations import Add, Bounded, Interval, IntervalOnly
 
 _GREATER = {"gt": False, "ge": False, "lt": True, "le": True}  # with the sides turned
 
 
-@operations.rule(*_GREATER)
+@operations.rule(*_GREATER, "eq", "ne")
 def _compare(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """Certain where the farthest bounds agree, possible where the nearest do."""
     shape = jnp.broadcast_shapes(*(jnp.shape(_stand_in(a)) for a in arguments))
@@ -22,6 +24,9 @@ def _compare(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         affine_rules.spread(add, a, shape) if isinstance(a, Bounded) else a
         for a in arguments
     ]
+    name = bind.primitive.name
+    are_bounded = all(isinstance(a, Bounded) for a in spread)
+    is_same = are_bounded and spread[0].value == spread[1].value
 
     def bounds(*intervals: Interval) -> Interval:
         rest = iter(intervals)
@@ -29,12 +34,18 @@ def _compare(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
             operations.outward(next(rest)) if isinstance(v, Bounded) else (v, v)
             for v in spread
         )
-        if _GREATER[bind.primitive.name]:
-            return bind(b, c), bind(a, d)
-        return bind(a, d), bind(b, c)
+        is_number = ~functools.reduce(
+            jnp.logical_or, map(interval.is_unknown, intervals)
+        )
+        if name in ("eq", "ne"):
+            meet = (a <= d) & (c <= b)
+            is_equal = is_number & (is_same | ((a == b) & (c == d) & (a == c)))
+            return (is_equal, meet) if name == "eq" else (~meet, ~is_equal)
+        if _GREATER[name]:
+            return bind(b, c) & is_number, bind(a, d)
+        return bind(a, d) & is_number, bind(b, c)
 
-    return add(IntervalOnly(bind.primitive.name, _of_bounded(bind, spread), bounds),
-               spread)  # fmt: skip
+    return add(IntervalOnly(name, _of_bounded(bind, spread), bounds), spread)
 
 
 def _stand_in(argument: Any) -> Any:
@@ -53,8 +64,8 @@ def _of_bounded(bind: Callable[..., Any], arguments: Sequence[Any]) -> Any:
 def _is_finite(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """Certain where both bounds are finite; possible anywhere."""
 
-    def bounds(interval: Interval) -> Interval:
-        certain = bind(interval[0]) & bind(interval[1])
+    def bounds(ends: Interval) -> Interval:
+        certain = bind(ends[0]) & bind(ends[1])
         return certain, jnp.ones_like(certain)
 
     return add(IntervalOnly("is_finite", bind, bounds), arguments)

@@ -15,7 +15,6 @@ from robustjax._precision import cpu
 from robustjax.bounds import boxes
 from robustjax.bounds.engine import METHODS, linear_bounds
 
-MARGIN_ERROR = 1e-9  # set off for rounding, of a margin in float64
 _NUM_RETREATS = 12  # smaller radii that are tried where float64 does not confirm one
 
 
@@ -131,9 +130,9 @@ def verify(
 
     Guarantee:
         Where `is_verified`, fn in exact arithmetic, with casts to narrower floats left
-        out, gives the label the largest logit at every point of the box. Margins are
-        lowered by 1e-9 for the rounding of float64: enough for a thousand terms a sum
-        whose absolute values add up to 9,000. NaN and infinity are never verified.
+        out, gives the label the largest logit at every point of the box. The rounding
+        of float64 is covered by sums of absolute values, so weights may be of any size.
+        NaN and infinity are never verified.
 
     Args:
         fn: maps one example to logits `[k]`; see `linear_bounds` and `single`.
@@ -269,11 +268,15 @@ def _margins(
     upper: np.ndarray,
     labels: np.ndarray,
     how: _How,
+    *,
+    rounding: str = "ignore",
 ) -> jax.Array:
     """Lower bounds of the least margin of each box, in the default float. [n]."""
     dtype = jnp.result_type(float)
     low, high = (jnp.asarray(corner, dtype) for corner in (lower, upper))
-    return _least_margins(_callables.as_partial(fn), low, high, labels, how=how)
+    return _least_margins(
+        _callables.as_partial(fn), low, high, labels, how=how, rounding=rounding
+    )
 
 
 def _exact_margins(
@@ -283,7 +286,7 @@ def _exact_margins(
     labels: np.ndarray,
     how: _How,
 ) -> np.ndarray:
-    """Lower bounds of the least margins in float64, less what rounding can do. [n].
+    """Lower bounds of the least margins in float64 that cover its rounding. [n].
 
     Batches are filled up to a power of two, so that few programs are compiled.
     """
@@ -292,19 +295,28 @@ def _exact_margins(
     partial = _callables.as_partial(fn)
     with jax.enable_x64(True), jax.default_device(cpu()):
         partial = jax.device_put(partial, cpu())
-        found = _margins(partial, lower[fill], upper[fill], labels[fill], how)
-        return np.asarray(found)[:num] - MARGIN_ERROR
+        boxes_and_labels = lower[fill], upper[fill], labels[fill]
+        found = _margins(partial, *boxes_and_labels, how, rounding="cover")
+        return np.asarray(found)[:num]
 
 
-@functools.partial(jax.jit, static_argnames="how")
+@functools.partial(jax.jit, static_argnames=("how", "rounding"))
 def _least_margins(
-    fn: Partial, lower: jax.Array, upper: jax.Array, labels: jax.Array, *, how: _How
+    fn: Partial,
+    lower: jax.Array,
+    upper: jax.Array,
+    labels: jax.Array,
+    *,
+    how: _How,
+    rounding: str,
 ) -> jax.Array:
     (num_classes,) = jax.eval_shape(fn, lower[0]).shape
 
     def least(low: jax.Array, high: jax.Array, label: jax.Array) -> jax.Array:
         spec = margin_rows(label, num_classes=num_classes).astype(low.dtype)
-        found = linear_bounds(fn, low, high, spec=spec, casts="ignore", **how._asdict())
+        found = linear_bounds(
+            fn, low, high, spec=spec, casts="ignore", rounding=rounding, **how._asdict()
+        )
         return jnp.min(found.lower)
 
     return jax.vmap(least)(lower, upper, labels)

@@ -5,7 +5,7 @@ primitive as a function, and the arguments, each a constant or `Bounded`.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -38,6 +38,8 @@ class Lines(NamedTuple):
 def outward(interval: Interval) -> Interval:
     """Bounds moved apart by what rounding may do: for functions that jump. [device]."""
     lower, upper = interval
+    if not jnp.issubdtype(lower.dtype, jnp.floating):
+        return interval
     size = jnp.maximum(jnp.abs(lower), jnp.abs(upper))
     slack = _ROUNDINGS * jnp.finfo(lower.dtype).eps * size
     return lower - slack, upper + slack
@@ -60,6 +62,9 @@ class Affine(NamedTuple):
     """As radius, with ones for the constants, so that it tells what depends on what
     without their numbers; default: radius, which needs none of them."""
     is_linear: bool = False  # zero at zero
+    signs: tuple[int, ...] | None = None
+    """For each input 1 if the result rises in it, -1 if it falls, 0 if either and a
+    result takes one number alone; None: sums in which signs differ."""
 
 
 class Elementwise(NamedTuple):
@@ -107,17 +112,18 @@ class Narrowed(NamedTuple):
 
 Operation = Affine | Elementwise | Product | IntervalOnly | Narrowed
 Add = Callable[[Operation, Sequence[Any]], Bounded]
-Rule = Callable[[Add, Any, Sequence[Any]], Bounded]
+Rule = Callable[[Add, Any, Sequence[Any]], Bounded | list[Bounded]]
+_SomeRule = TypeVar("_SomeRule", bound=Rule)
 
 _RULES: dict[str, Rule] = {}
 _NAMED: dict[str, Elementwise] = {}
-_FUNCTIONS: dict[str, Rule] = {}
+_FUNCTIONS: dict[str, tuple[Callable[..., Any], Rule]] = {}
 
 
-def rule(*primitives: str) -> Callable[[Rule], Rule]:
+def rule(*primitives: str) -> Callable[[_SomeRule], _SomeRule]:
     """Registers a rule for primitives by name. [host]."""
 
-    def store(function: Rule) -> Rule:
+    def store(function: _SomeRule) -> _SomeRule:
         _RULES.update(dict.fromkeys(primitives, function))
         return function
 
@@ -173,11 +179,11 @@ def register(
     return take_back
 
 
-def function(*names: str) -> Callable[[Rule], Rule]:
-    """Registers a rule for calls of functions of JAX by name. [host]."""
+def function(original: Callable[..., Any]) -> Callable[[_SomeRule], _SomeRule]:
+    """Registers a rule for calls of a function that JAX compiles. [host]."""
 
-    def store(rule: Rule) -> Rule:
-        _FUNCTIONS.update(dict.fromkeys(names, rule))
+    def store(rule: _SomeRule) -> _SomeRule:
+        _FUNCTIONS[original.__name__] = original, rule
         return rule
 
     return store
@@ -193,8 +199,8 @@ def for_primitive(name: str) -> Rule | None:
     return _RULES.get(name)
 
 
-def for_function(name: str) -> Rule | None:
-    """The rule for calls of a function of JAX, None if there is none. [host]."""
+def for_function(name: str) -> tuple[Callable[..., Any], Rule] | None:
+    """A function of that name that has a rule, and the rule; None without. [host]."""
     return _FUNCTIONS.get(name)
 
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax.bounds import affine_rules, elementwise_rules, operations
+from robustjax.bounds import affine_rules, elementwise_rules, interval, operations
 from robustjax.bounds.operations import (
     Add,
     Affine,
@@ -69,7 +69,7 @@ def _taken(add: Add, x: Bounded, indices: np.ndarray, axis: int) -> Bounded:
     def take(values: jax.Array) -> jax.Array:
         return jnp.take(values, indices, axis=axis)
 
-    return add(Affine(take, take, is_linear=True), [x])
+    return add(Affine(take, take, is_linear=True, signs=(1,)), [x])
 
 
 def _largest_of(add: Add, candidates: list[Bounded]) -> Bounded:
@@ -147,8 +147,10 @@ def _in_order(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         result = bind(x)
         return result[0] if bind.primitive.multiple_results else result
 
-    def bounds(interval: Interval) -> Interval:
-        return point(interval[0]), point(interval[1])
+    def bounds(ends: Interval) -> Interval:
+        low, high = point(ends[0]), point(ends[1])
+        is_lost = jnp.any(interval.is_unknown(ends))  # NaN moves others aside
+        return jnp.where(is_lost, -jnp.inf, low), jnp.where(is_lost, jnp.inf, high)
 
     if len(arguments) > 1:
         raise operations.UnsupportedError("Bounds cannot follow a sort by keys.")

@@ -10,7 +10,13 @@ import jax.numpy as jnp
 
 from robustjax.bounds import domains, interval, linear, receptive_fields
 from robustjax.bounds.domains import Within
-from robustjax.bounds.operations import Affine, Elementwise, Interval, Narrowed
+from robustjax.bounds.operations import (
+    Affine,
+    Elementwise,
+    Interval,
+    Narrowed,
+    Product,
+)
 from robustjax.bounds.propagate import Graph, Node
 from robustjax.bounds.receptive_fields import Groups
 
@@ -53,17 +59,40 @@ def inside(
     is_exact = {0}  # intervals are, up to the first nonlinearity
     for index, node in enumerate(graph.nodes, start=1):
         if not isinstance(node.operation, Affine | Narrowed):
-            for value in set(node.inputs) - is_exact:
-                if known[value][0].dtype == jnp.bool_:
-                    continue
+            for value in _floats(node, known) - is_exact:
                 groups = receptive_fields.groups(graph, value, ranges)
                 rows = _most_urgent(groups, known[value], node, effort.capacity)
-                known[value] = interval.in_order(refined(value, groups, rows=rows))
+                known[value] = refined(value, groups, rows=rows)
                 is_exact.add(value)  # as exact as it will be
+            _settle(node, known)
         known[index] = interval.through(node, known)
         if isinstance(node.operation, Affine) and node.inputs == (0,) and not within:
             is_exact.add(index)
     return known
+
+
+def intervals(graph: Graph, box: Interval) -> dict[int, Interval]:
+    """Interval bounds of all values, settled where lines rest on them. [device]."""
+    known = dict(enumerate(interval.propagate(graph, box)))
+    for node in graph.nodes:
+        _settle(node, known)
+    return known
+
+
+def _floats(node: Node, known: Mapping[int, Interval]) -> set[int]:
+    """The inputs of a node that are no counts or truth values."""
+    return {
+        value
+        for value in node.inputs
+        if jnp.issubdtype(known[value][0].dtype, jnp.floating)
+    }
+
+
+def _settle(node: Node, known: dict[int, Interval]) -> None:
+    """Settles the bounds from which the lines of a node are computed."""
+    if isinstance(node.operation, Elementwise | Product):
+        for value in _floats(node, known):
+            known[value] = interval.settled(known[value])
 
 
 def of_output(
@@ -135,7 +164,7 @@ def _refined(
     nothing = jnp.full((1, *low.shape[1:]), -jnp.inf, low.dtype)
     at = jnp.full(groups.num_rows, len(rows)).at[rows].set(jnp.arange(len(rows)))
     found = jnp.concatenate([low, nothing])[at[groups.row], :, groups.cell]
-    return interval.intersect((found[..., 0], -found[..., 1]), known[value])
+    return interval.narrowed(known[value], (found[..., 0], -found[..., 1]))
 
 
 def optimised(
@@ -205,7 +234,7 @@ def optimised(
     first = (mixes, optimizer.init(mixes), jnp.full(len(rows), -jnp.inf, dtype))
     (mixes, _, best), _ = jax.lax.scan(step, first, length=num_steps)
     best = jnp.fmax(best, bound(mixes)).reshape(2, *graph.shape_of(graph.output))
-    return interval.intersect((best[0], -best[1]), known[graph.output])
+    return interval.narrowed(known[graph.output], (best[0], -best[1]))
 
 
 class _Mixes(NamedTuple):

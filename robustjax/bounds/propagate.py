@@ -7,8 +7,8 @@ bounded, an elementwise function of it, a product, or known to intervals alone.
 The only module that touches `jax.extend.core`.
 """
 
-import os
-import pathlib
+import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -29,7 +29,6 @@ from robustjax.bounds.operations import Affine, Operation, UnsupportedError
 _RULE_MODULES = (
     affine_rules, elementwise_rules, curved_rules, order_rules, logic_rules,
 )  # fmt: skip
-_JAX_FOLDER = f"{pathlib.Path(jax.__file__).parent}{os.sep}"
 # Primitives that do nothing but call. Others have jaxprs for other ends: the step of a
 # reduction, the body of a loop.
 CALLS = (
@@ -46,6 +45,18 @@ class Node(NamedTuple):
     operation: Operation
     inputs: tuple[int, ...]  # values; value 0 is the input, value i + 1 is node i
     shape: tuple[int, ...]  # of its result
+    unit: float = 0.0  # roundoff that bounds have to cover, relative; 0: none
+    num_terms: int = 1  # at most so many in a sum, forward or backward
+
+    @property
+    def rounding(self) -> float:
+        """Of a sum and what is near it, relative to the sum of absolute values.
+
+        n terms, rounded once each and then n - 1 times in any order, are off by at most
+        n unit / (1 - n unit): Higham (2002), Accuracy and Stability, section 3.1. Twice
+        that, for the sums of rows times these, and a few for their factors.
+        """
+        return (2 * self.num_terms + 32) * self.unit
 
 
 class Graph(NamedTuple):
@@ -54,6 +65,12 @@ class Graph(NamedTuple):
     nodes: tuple[Node, ...]
     output: int  # a value
     shape: tuple[int, ...]  # of the input
+    unit: float = 0.0  # as of its nodes
+
+    @property
+    def rounding(self) -> float:
+        """Of a sum over the input, as that of a node."""
+        return (2 * math.prod(self.shape) + 32) * self.unit
 
     def shape_of(self, value: int) -> tuple[int, ...]:
         """Shape of a value."""
@@ -65,6 +82,7 @@ def trace(
     x: jax.ShapeDtypeStruct,
     *,
     ignores_casts: bool = False,
+    covers_rounding: bool = False,
 ) -> Graph:
     """The graph of a function of one array. [device].
 
@@ -72,7 +90,9 @@ def trace(
         fn: maps an array like x to an array.
         x: shape and dtype of the input.
         ignores_casts: leave out conversions between floats, so that every node computes
-            in the dtype of x, whatever that of the function is.
+            in the dtype of x, whatever that of the function is; what does not depend
+            on x as well.
+        covers_rounding: whether bounds have to cover that of the dtype of x.
 
     Returns:
         Its nodes, in order.
@@ -86,18 +106,20 @@ def trace(
         raise TypeError(
             f"Expected fn to return one array, got {len(closed.out_avals)}."
         )
-    builder = _Builder(x, wide=x.dtype if ignores_casts else None)
-    (output,) = builder.inline(closed.jaxpr, closed.consts, [builder.input])
+    unit = float(jnp.finfo(x.dtype).eps) if covers_rounding else 0.0
+    builder = _Builder(x, wide=x.dtype if ignores_casts else None, unit=unit)
+    (output,) = builder.inline(closed.jaxpr, closed.consts, [builder.input], [True])
     value = builder.as_value(output)  # may add a node
-    return Graph(tuple(builder.nodes), value, tuple(x.shape))
+    return Graph(tuple(builder.nodes), value, tuple(x.shape), unit)
 
 
 class _Builder:
     """Collects nodes while it reads a jaxpr."""
 
-    def __init__(self, x: jax.ShapeDtypeStruct, *, wide: Any) -> None:
+    def __init__(self, x: jax.ShapeDtypeStruct, *, wide: Any, unit: float) -> None:
         self.nodes: list[Node] = []
         self.wide = wide  # the one dtype, None where that of the function is kept
+        self.unit = unit
         self.input = operations.Bounded(0, tuple(x.shape), x.dtype)
 
     def inline(
@@ -105,9 +127,14 @@ class _Builder:
         jaxpr: core.Jaxpr,
         consts: Sequence[Any],
         arguments: Sequence[Any],
+        is_needed: Sequence[bool],
         site: str = "",
     ) -> list[Any]:
-        """The results of a jaxpr that is called at a site, constants or `Bounded`."""
+        """The results of a jaxpr that is called at a site, constants or `Bounded`.
+
+        None stands for those that are not needed, and equations of which no result is
+        are left out: a derivative keeps much of what it never uses.
+        """
         known: dict[Any, Any] = {}
         known |= zip(jaxpr.constvars, consts, strict=True)
         known |= zip(jaxpr.invars, arguments, strict=True)
@@ -115,25 +142,44 @@ class _Builder:
         def read(atom: Any) -> Any:
             return atom.val if isinstance(atom, core.Literal) else known[atom]
 
-        for equation in jaxpr.eqns:
+        outputs = zip(jaxpr.outvars, is_needed, strict=True)
+        needed = {v for v, is_used in outputs if is_used and isinstance(v, core.Var)}
+        equations = []
+        for equation in reversed(jaxpr.eqns):
+            used = [v in needed for v in equation.outvars]
+            if any(used) or equation.effects:
+                equations.append((equation, used))
+                needed |= {v for v in equation.invars if isinstance(v, core.Var)}
+        for equation, used in reversed(equations):
             here = _source(equation) or site
             values = [read(atom) for atom in equation.invars]
-            results = self._apply(equation, values, site=here)
+            results = self._apply(equation, values, used, site=here)
             known |= zip(equation.outvars, results, strict=True)
-        return [read(atom) for atom in jaxpr.outvars]
+        return [
+            read(atom) if is_used else None
+            for atom, is_used in zip(jaxpr.outvars, is_needed, strict=True)
+        ]
 
     def _apply(
-        self, equation: core.JaxprEqn, arguments: list[Any], *, site: str
+        self,
+        equation: core.JaxprEqn,
+        arguments: list[Any],
+        is_needed: list[bool],
+        *,
+        site: str,
     ) -> list[Any]:
         primitive, params = equation.primitive, equation.params
         called = _called(equation, site)
         if called is not None:
-            own = operations.for_function(_name_of(called))
-            if own is not None and isinstance(arguments[0], operations.Bounded):
-                return [own(self._add, _as_function(called), arguments)]
-            return self.inline(called.jaxpr, called.consts, arguments, site)
+            rule = _rule_of(called)
+            if rule is not None and isinstance(arguments[0], operations.Bounded):
+                return _as_list(rule(self._add, _as_function(called), arguments))
+            return self.inline(called.jaxpr, called.consts, arguments, is_needed, site)
+        bind = _Bind(primitive, params, self.wide)
         if not any(isinstance(a, operations.Bounded) for a in arguments):
-            results = primitive.bind(*arguments, **params)
+            if self.wide is not None and _rounds(equation):
+                return arguments[:1]
+            results = bind(*arguments)
             return list(results) if primitive.multiple_results else [results]
         if self.wide is not None and _rounds(equation):
             return arguments[:1]
@@ -145,9 +191,10 @@ class _Builder:
                 f"function: robustjax.bounds.register({primitive.name!r}, ...)."
             )
         try:
-            return [rule(self._add, _Bind(primitive, params, self.wide), arguments)]
+            found = rule(self._add, bind, arguments)
         except UnsupportedError as error:
             raise UnsupportedError(f"{error} ({site or 'source unknown'})") from None
+        return _as_list(found)
 
     def _add(
         self, operation: Operation, arguments: Sequence[Any]
@@ -156,7 +203,9 @@ class _Builder:
         structs = [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in bounded]
         result = jax.eval_shape(operation.point, *structs)
         inputs = tuple(a.value for a in bounded)
-        self.nodes.append(Node(operation, inputs, result.shape))
+        shapes = [result.shape, *(a.shape for a in bounded)]
+        num_terms = max(map(math.prod, shapes))
+        self.nodes.append(Node(operation, inputs, result.shape, self.unit, num_terms))
         return operations.Bounded(len(self.nodes), result.shape, result.dtype)
 
     def as_value(self, result: Any) -> int:
@@ -164,9 +213,13 @@ class _Builder:
         if isinstance(result, operations.Bounded):
             return result.value
         constant = Affine(
-            lambda _: jnp.asarray(result), lambda _: jnp.zeros_like(result)
+            lambda _: jnp.asarray(result), lambda _: jnp.zeros_like(result), signs=(1,)
         )
         return self._add(constant, [self.input]).value
+
+
+def _as_list(found: Any) -> list[Any]:
+    return found if isinstance(found, list) else [found]
 
 
 class _Bind(NamedTuple):
@@ -229,12 +282,38 @@ def _called(equation: core.JaxprEqn, site: str) -> core.ClosedJaxpr | None:
     return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
 
 
-def _name_of(called: core.ClosedJaxpr) -> str:
-    """The name of a function of JAX itself; "" for those of anybody else."""
+def _rule_of(called: core.ClosedJaxpr) -> operations.Rule | None:
+    """The rule of a function of JAX, None for anybody else's.
+
+    Its derivatives are calls of the same name, and so may others be: the call has to do
+    to the letter what the function does that has the rule.
+    """
     info = getattr(called.jaxpr, "debug_info", None)
-    source = str(getattr(info, "func_src_info", "") or "")
-    name, _, place = source.partition(" at ")
-    return name if place.startswith(_JAX_FOLDER) else ""
+    name, _, _ = str(getattr(info, "func_src_info", "") or "").partition(" at ")
+    found = operations.for_function(name)
+    if found is None or len(called.out_avals) != 1 or called.consts:
+        return None
+    original, rule = found
+    avals: list[Any] = list(called.in_avals)
+    structs = [(a.shape, jnp.dtype(a.dtype), bool(a.weak_type)) for a in avals]
+    same = _body_of(original, tuple(structs), bool(jax.config.read("jax_enable_x64")))
+    return rule if same == str(called.jaxpr) else None
+
+
+@functools.lru_cache(maxsize=256)
+def _body_of(original: Callable[..., Any], structs: Any, has_x64: bool) -> str | None:
+    """The jaxpr that a compiled function of JAX calls for such arguments."""
+    del has_x64  # in the key of the cache
+    arguments = [
+        jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
+        for shape, dtype, weak in structs
+    ]
+    try:
+        (equation,) = jax.make_jaxpr(original)(*arguments).jaxpr.eqns
+    except (TypeError, ValueError):
+        return None  # it takes no such arguments, or does more than to call
+    called = _called(equation, "")
+    return None if called is None else str(called.jaxpr)
 
 
 def _source(equation: core.JaxprEqn) -> str:

@@ -11,7 +11,6 @@ from jax.tree_util import Partial
 
 from robustjax import _callables, bounds
 from robustjax._precision import cpu
-from robustjax.bounds import margins
 from robustjax.semantic import enclosures, layers
 from robustjax.semantic.attributes import CONTRAST, HSL, Attribute
 
@@ -52,7 +51,7 @@ def of_cells(
         how: options.
 
     Returns:
-        `[n]` float64, lowered for the rounding of float64 as in `bounds.verify`.
+        `[n]` float64, which cover the rounding of float64 as in `bounds.verify`.
     """
     fn = _callables.as_partial(fn)
     if jax.default_backend() == "cpu":
@@ -72,7 +71,7 @@ def _in_float64(
     with jax.enable_x64(True), jax.default_device(cpu()):
         moved = jax.device_put(fn, cpu())
         arrays = [jnp.asarray(a, jnp.float64) for a in (image, cells, spec)]
-        return np.asarray(_least(moved, *arrays, how=how)) - margins.MARGIN_ERROR
+        return np.asarray(_least(moved, *arrays, how=how))
 
 
 def _spread_out(arrays: list[jax.Array]) -> list[jax.Array]:
@@ -127,7 +126,7 @@ def _bound(
 ) -> jax.Array:
     found = bounds.linear_bounds(
         fn, *box, spec=spec, within=within, method=how.method, casts="ignore",
-        chunk_size=how.chunk_size,
+        rounding="cover", chunk_size=how.chunk_size,
     )  # fmt: skip
     return found.lower
 

@@ -78,6 +78,11 @@ _FUNCTIONS = {
     "silu": lambda x: jax.nn.silu(x @ _weights(16, 4)),
     "where": lambda x: jnp.where(x @ _weights(16, 4) > 0.1, x[:4], 2 * x[4:8]),
     "where of one": lambda x: jnp.where(x[:4] <= x[4:8], 3.0, x[8:12]) + (x[0] < 0.1),
+    "equal": lambda x: jnp.where(jnp.sign(x) == jnp.sign(x[0]), x, 1.0),
+    "not equal": lambda x: jnp.where((jnp.round(x) != 0) | jnp.isnan(x), x, 1.0),
+    "count": lambda x: jnp.where(jnp.sum(x > 0) > 8, x, jnp.sum(x < 0) * x)[:4],
+    "parts": lambda x: jnp.split(x, 4)[1] + jnp.unstack(x.reshape(4, 4), axis=1)[2],
+    "negative power": lambda x: (3.0 + x[:4]) ** -3 + (2.0 + x[4:8]) ** -2,
     "logic": lambda x: jnp.where(
         (x >= 0) & ~(x[::-1] > 0) | (x < -0.4), x, 1.0),
     "stack": lambda x: jnp.stack([x[:4], jnp.tanh(x[4:8]), jnp.ones(4)]).sum(axis=0),
@@ -196,7 +201,7 @@ def _methods(names):
     return _in_all_boxes(names, bound)
 
 
-_JUMPS = {"sign", "floor", "round away"}  # rounding moves their steps
+_JUMPS = {"sign", "floor", "round away", "equal", "not equal"}  # at rounded places
 # Functions whose bounds are outputs of one program: they share none of their nodes.
 _GROUPS = (
     ("add", "sub", "neg", "stack", "update", "structure", "select", "gather"),

@@ -135,12 +135,12 @@ class VerifyTest(parameterized.TestCase):
             self.assertTrue(np.all(own.margin <= margin + 1e-5))
 
     def test_float64_decides(self):
-        """A margin of 1e-12 is too small to tell; float32 would take it for zero."""
+        """A margin of 1e-17 is too small to tell; float32 takes 1e-12 for zero."""
 
         def fn(gap, x):
             return jnp.stack([x[0] + gap, x[0]])
 
-        for gap, expected in ((1e-12, False), (1e-8, True), (-1e-8, False)):
+        for gap, expected in ((1e-17, False), (1e-12, True), (-1e-8, False)):
             with jax.enable_x64(True):
                 own = bounds.verify(
                     jax.tree_util.Partial(fn, np.float64(gap)),

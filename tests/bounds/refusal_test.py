@@ -1,6 +1,5 @@
 """What boxes, functions and arguments are refused, and by which words."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,7 +26,7 @@ class RefusalTest(parameterized.TestCase):
     @parameterized.parameters(
         (lambda x: lax.while_loop(lambda v: v[0] < 1, lambda v: v + 1, x), "'while'"),
         (lambda x: jnp.cbrt(2 * x), "'cbrt'.*refusal_test.py.*register"),
-        (lambda x: jnp.where(x == 0, x, 0.0), "'eq'"),
+        (lambda x: lax.lgamma(x + 2.0), "'lgamma'"),
         (lambda x: x.astype(jnp.bfloat16), "conversion from float32 to bfloat16"),
         (lambda x: jnp.arange(3.0)[x[0].astype(int)], "conversion"),
         (
@@ -55,14 +54,6 @@ class RefusalTest(parameterized.TestCase):
 
         own = bounds.interval_bounds(fn, jnp.zeros(3), jnp.ones(3))
         self.assertEqual((own.lower.tolist(), own.upper.tolist()), ([0, -5], [1, -5]))
-
-    def test_a_function_that_bears_a_name_of_jax_is_not_taken_for_it(self):
-        @jax.jit
-        def softplus(x):
-            return -x
-
-        own = bounds.interval_bounds(softplus, jnp.zeros(1), jnp.ones(1))
-        np.testing.assert_array_equal([own.lower[0], own.upper[0]], [-1.0, 0.0])
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ _AFFINE = {
     "add", "add_any", "broadcast_in_dim", "concatenate", "conv_general_dilated",
     "convert_element_type", "copy", "cumsum", "dynamic_slice", "dynamic_update_slice",
     "gather", "name", "neg", "pad", "reduce_sum", "reduce_window_sum", "reshape", "rev",
-    "sharding_constraint", "slice", "squeeze", "stack", "stop_gradient", "sub",
-    "transpose",
+    "sharding_constraint", "slice", "split", "squeeze", "stack", "stop_gradient", "sub",
+    "transpose", "unstack",
 }  # fmt: skip
 
 

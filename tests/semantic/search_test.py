@@ -195,8 +195,7 @@ class AcceleratorTest(absltest.TestCase):
             spec=np.array([[1.0, -1.0]]), how=how,
         )  # fmt: skip
         true, straight = 8 * cells[:, 0] - 0.5, bound()
-        # Margins are lowered by 1e-9 for rounding.
-        np.testing.assert_allclose(straight, true - 1e-9, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(straight, true, rtol=0, atol=1e-12)
         with mock.patch.object(jax, "default_backend", return_value="gpu"):
             found = bound()
         is_likely = true + 1 > 0
