@@ -164,14 +164,12 @@ def _kept_clean(apply_fn: Any, x: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.isfinite(logits).all(axis=-1) & (logits.argmax(axis=-1) == labels)
 
 
-@jax.jit
 def _kept_fgsm(
     apply_fn: Any, x: jax.Array, labels: jax.Array, epsilon: jax.Array
 ) -> jax.Array:
     return ~attacks.fgsm(apply_fn, x, labels, epsilon=epsilon).is_adversarial
 
 
-@functools.partial(jax.jit, static_argnames=("num_steps", "num_restarts"))
 def _kept_pgd(
     key: jax.Array,
     apply_fn: Any,
@@ -189,7 +187,6 @@ def _kept_pgd(
     return ~found.is_adversarial
 
 
-@functools.partial(jax.jit, static_argnames=("loss", "num_steps"))
 def _kept_apgd(
     key: jax.Array,
     apply_fn: Any,
@@ -229,7 +226,6 @@ class _ProbeState(NamedTuple):
     opt_state: Any
 
 
-@functools.partial(jax.jit, static_argnames="recipe")
 def _probe_step(
     key: jax.Array,
     state: _ProbeState,
@@ -237,10 +233,27 @@ def _probe_step(
     x: jax.Array,
     labels: jax.Array,
     *,
-    epsilon: jax.Array,
+    epsilon: float,
     recipe: _Recipe,
 ) -> _ProbeState:
     """One step of adversarial training."""
+    variables = {"params": {**fixed, **state.params}, **state.statistics}
+    attacked = attacks.pgd(
+        key, models.classifier(recipe.module, variables), x, labels=labels,
+        epsilon=epsilon, num_steps=recipe.num_attack_steps, loss="cross_entropy",
+    ).x  # fmt: skip
+    return _updated(state, fixed, attacked, labels, recipe=recipe)
+
+
+@functools.partial(jax.jit, static_argnames="recipe")
+def _updated(
+    state: _ProbeState,
+    fixed: Any,
+    attacked: jax.Array,
+    labels: jax.Array,
+    *,
+    recipe: _Recipe,
+) -> _ProbeState:
     module = recipe.module
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
@@ -251,12 +264,6 @@ def _probe_step(
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return losses.mean(), dict(updated)
 
-    variables = {"params": {**fixed, **state.params}, **state.statistics}
-    attacked = attacks.pgd(
-        key, models.classifier(module, variables), x, labels=labels,
-        epsilon=epsilon, num_steps=recipe.num_attack_steps, loss="cross_entropy",
-    ).x  # fmt: skip
-    attacked = jax.lax.stop_gradient(attacked)
     grads, statistics = jax.grad(loss_fn, has_aux=True)(state.params)
     updates, opt_state = recipe.optimizer.update(grads, state.opt_state)
     return _ProbeState(

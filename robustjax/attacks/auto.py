@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from robustjax import _validate
+from robustjax import _loops, _validate
 from robustjax.attacks.ball import Ball, ball
 from robustjax.attacks.results import (
     ApplyFn,
@@ -92,27 +92,38 @@ def apgd(
     _validate.integer(1, num_steps=num_steps, num_restarts=num_restarts)
     around = ball(x, epsilon, norm=norm, valid_range=valid_range)
     settings = AttackSettings("apgd", loss, norm, num_steps, num_restarts, valid_range)
-    aim = target(apply_fn, labels, epsilon=around.radius, settings=settings)
+    aim = target(apply_fn, labels, around=around, settings=settings)
     schedule = _schedule(num_steps)
 
-    def restart(best: AttackResult, key: jax.Array) -> tuple[AttackResult, None]:
-        first = around.random_point(key)
-        state = _start(aim, first)
+    def restart(best: AttackResult, key: jax.Array) -> AttackResult:
+        state = _loops.once(_random_start, aim, around, best, key)
+        return _loops.repeat(_step, (aim, around), state, items=schedule)[1]
 
-        def step(
-            carry: tuple[_State, AttackResult], now: tuple[jax.Array, jax.Array]
-        ) -> tuple[tuple[_State, AttackResult], None]:
-            (state, best), (window, share) = carry, now
-            moved = _move(aim, around, state, share=share)
-            state = jax.lax.cond(window > 0, _check, lambda s, _: s, moved, window)
-            return (state, stronger(best, aim.evaluated(moved.x))), None
+    clean = _loops.once(Target.evaluated, aim, around.centre)
+    keys = jax.random.split(key, num_restarts)
+    best = _loops.each(restart, clean, keys, seen=(aim, around))
+    return _loops.once(Target.evaluated, aim, best.x)
 
-        best = stronger(best, aim.evaluated(first))
-        (_, best), _ = jax.lax.scan(step, (state, best), schedule)
-        return best, None
 
-    clean = aim.evaluated(around.centre)
-    return jax.lax.scan(restart, clean, jax.random.split(key, num_restarts))[0]
+_Iterate = tuple[_State, AttackResult]  # where the attack is, and the best so far
+
+
+def _random_start(
+    aim: Target, around: Ball, best: AttackResult, key: jax.Array
+) -> _Iterate:
+    state, found = _start(aim, around.random_point(key))
+    return state, stronger(best, found)
+
+
+def _step(
+    context: tuple[Target, Ball],
+    scheduled: tuple[jax.Array, jax.Array],
+    iterate: _Iterate,
+) -> _Iterate:
+    (aim, around), (window, share), (state, best) = context, scheduled, iterate
+    moved, found = _move(aim, around, state, share=share)
+    state = jax.lax.cond(window > 0, _check, lambda s, _: s, moved, window)
+    return state, stronger(best, found)
 
 
 def _schedule(num_steps: int) -> tuple[jax.Array, jax.Array]:
@@ -129,37 +140,34 @@ def _schedule(num_steps: int) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(windows), jnp.asarray(shares, jnp.float32)
 
 
-def _gradient(aim: Target, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-    losses, pull = jax.vjp(aim.losses, x)
-    return losses, pull(jnp.ones_like(losses))[0]
-
-
-def _start(aim: Target, x: jax.Array) -> _State:
-    loss, gradient = _gradient(aim, x)
-    return _State(
+def _start(aim: Target, x: jax.Array) -> _Iterate:
+    loss, gradient, found = aim.gradient(x)
+    state = _State(
         x=x, last_x=x, gradient=gradient, loss=loss,
         top_x=x, top_gradient=gradient, top_loss=loss,
         size=jnp.full_like(loss, 2.0, x.dtype),
         num_gains=jnp.zeros_like(loss, jnp.int32),
         was_halved=jnp.ones_like(loss, bool), checked_loss=loss,
     )  # fmt: skip
+    return state, found
 
 
-def _move(aim: Target, around: Ball, state: _State, *, share: jax.Array) -> _State:
+def _move(aim: Target, around: Ball, state: _State, *, share: jax.Array) -> _Iterate:
     """One step of gradient, of which a share is taken, and momentum."""
     size = state.size.reshape(around.radius.shape)
     uphill = around.step(state.x, state.gradient, size)
     ahead = share * (uphill - state.x) + (1 - share) * (state.x - state.last_x)
     x = around.project(state.x + ahead)
-    loss, gradient = _gradient(aim, x)
+    loss, gradient, found = aim.gradient(x)
     is_top = loss > state.top_loss
-    return state._replace(
+    moved = state._replace(
         x=x, last_x=state.x, gradient=gradient, loss=loss,
         top_x=select(is_top, x, state.top_x),
         top_gradient=select(is_top, gradient, state.top_gradient),
         top_loss=jnp.where(is_top, loss, state.top_loss),
         num_gains=state.num_gains + (loss > state.loss),
     )  # fmt: skip
+    return moved, found
 
 
 def _check(state: _State, num_steps: jax.Array) -> _State:

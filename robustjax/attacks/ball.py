@@ -1,7 +1,7 @@
 """Balls around inputs, cut by the valid range: where attacks move."""
 
+import dataclasses
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,15 @@ from robustjax import _validate
 NORMS = ("linf", "l2")
 
 
-class Ball(NamedTuple):
-    """One ball an example; norm and range are static."""
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Ball:
+    """One ball an example."""
 
     centre: jax.Array  # [n, ...], inside the range
     radius: jax.Array  # [n, 1, ...]
-    norm: str
-    valid_range: tuple[float, float]
+    norm: str = dataclasses.field(metadata={"static": True})
+    valid_range: tuple[float, float] = dataclasses.field(metadata={"static": True})
 
     def project(self, x: jax.Array) -> jax.Array:
         """Into the ball, then into the range: both hold, as the centre does."""

@@ -1,8 +1,7 @@
 """Distances of the nearest adversarial inputs, to stand beside certified radii."""
 
-import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jax.typing import ArrayLike
 from robustjax import _callables, _validate
 from robustjax.attacks.ball import ball
 from robustjax.attacks.gradient import pgd
-from robustjax.attacks.results import ApplyFn, AttackResult
+from robustjax.attacks.results import ApplyFn
 
 
 class SmallestEpsilon(NamedTuple):
@@ -74,7 +73,10 @@ def smallest_epsilon(
     _validate.integer(1, num_halvings=num_halvings)
     start = ball(x, limit, norm=norm, valid_range=valid_range).centre
     classes = jnp.asarray(labels)
-    how = _Pgd(norm, num_steps, num_restarts, valid_range)
+    how: dict[str, Any] = dict(
+        norm=norm, num_steps=num_steps, num_restarts=num_restarts,
+        valid_range=valid_range,
+    )  # fmt: skip
     partial = _callables.as_partial(apply_fn)
     nearest = np.array(start)
     epsilon = np.full(len(nearest), np.inf)
@@ -87,7 +89,7 @@ def smallest_epsilon(
                 np.isinf(epsilon), limit / 2 ** (step - 1), (good + bad) / 2
             )
         step_key = jax.random.fold_in(key, step)
-        found = _attack(step_key, partial, start, classes, tried, how=how)
+        found = pgd(step_key, partial, start, labels=classes, epsilon=tried, **how)
         is_hit = np.asarray(found.is_adversarial)
         distance = _distance(
             np.asarray(found.x, float) - np.asarray(start, float), norm
@@ -99,28 +101,6 @@ def smallest_epsilon(
         good = np.where(is_hit | np.isinf(epsilon), good, tried)
         good = np.minimum(good, bad)
     return SmallestEpsilon(epsilon, nearest)
-
-
-class _Pgd(NamedTuple):
-    """Options of `pgd`; static under jit."""
-
-    norm: str
-    num_steps: int
-    num_restarts: int
-    valid_range: tuple[float, float]
-
-
-@functools.partial(jax.jit, static_argnames="how")
-def _attack(
-    key: jax.Array,
-    apply_fn: ApplyFn,
-    x: jax.Array,
-    labels: jax.Array,
-    epsilon: jax.Array,
-    *,
-    how: _Pgd,
-) -> AttackResult:
-    return pgd(key, apply_fn, x, labels=labels, epsilon=epsilon, **how._asdict())
 
 
 def _distance(delta: np.ndarray, norm: str) -> np.ndarray:

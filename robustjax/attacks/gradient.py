@@ -1,18 +1,20 @@
 """Attacks of fixed steps along the gradient: FGSM, PGD, and ascent of any loss."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from robustjax import _validate
-from robustjax.attacks.ball import ball
+from robustjax import _callables, _loops, _validate
+from robustjax.attacks.ball import Ball, ball
 from robustjax.attacks.results import (
     ApplyFn,
     AttackResult,
     AttackSettings,
+    Target,
     stronger,
     target,
 )
@@ -64,8 +66,12 @@ def fgsm(
     """
     around = ball(x, epsilon, valid_range=valid_range)
     settings = AttackSettings("fgsm", loss, "linf", 1, 1, valid_range, 1.0)
-    aim = target(apply_fn, labels, epsilon=around.radius, settings=settings)
-    gradient = jax.grad(aim.total_loss)(around.centre)
+    aim = target(apply_fn, labels, around=around, settings=settings)
+    return _loops.once(_corner, aim, around)
+
+
+def _corner(aim: Target, around: Ball) -> AttackResult:
+    _, gradient, _ = aim.gradient(around.centre)
     stepped = around.step(around.centre, gradient, 1.0)
     return stronger(aim.evaluated(around.centre), aim.evaluated(stepped))
 
@@ -126,22 +132,33 @@ def pgd(
     settings = AttackSettings(
         "pgd", loss, norm, num_steps, num_restarts, valid_range, share
     )
-    aim = target(apply_fn, labels, epsilon=around.radius, settings=settings)
+    aim = target(apply_fn, labels, around=around, settings=settings)
+    shares = jnp.full(num_steps, share, around.centre.dtype)
 
-    def step(best: AttackResult, now: jax.Array) -> tuple[jax.Array, AttackResult]:
-        now = around.step(now, jax.grad(aim.total_loss)(now), share)
-        return now, stronger(best, aim.evaluated(now))
+    def restart(best: AttackResult, key: jax.Array) -> AttackResult:
+        state = _loops.once(Ball.random_point, around, key), best
+        last, best = _loops.repeat(_descend, (aim, around), state, items=shares)
+        return _loops.once(_better, aim, best, last)
 
-    def restart(best: AttackResult, key: jax.Array) -> tuple[AttackResult, None]:
-        first = around.random_point(key)
-        best = stronger(best, aim.evaluated(first))
-        _, best = jax.lax.fori_loop(
-            0, num_steps, lambda _, state: step(state[1], state[0]), (first, best)
-        )
-        return best, None
+    clean = _loops.once(Target.evaluated, aim, around.centre)
+    keys = jax.random.split(key, num_restarts)
+    best = _loops.each(restart, clean, keys, seen=(aim, around))
+    return _loops.once(Target.evaluated, aim, best.x)
 
-    clean = aim.evaluated(around.centre)
-    return jax.lax.scan(restart, clean, jax.random.split(key, num_restarts))[0]
+
+_Iterate = tuple[jax.Array, AttackResult]  # where the attack is, and the best before
+
+
+def _descend(
+    context: tuple[Target, Ball], share: jax.Array, state: _Iterate
+) -> _Iterate:
+    (aim, around), (now, best) = context, state
+    _, gradient, found = aim.gradient(now)
+    return around.step(now, gradient, share), stronger(best, found)
+
+
+def _better(aim: Target, best: AttackResult, x: jax.Array) -> AttackResult:
+    return stronger(best, aim.evaluated(x))
 
 
 def ascend(
@@ -195,8 +212,17 @@ def ascend(
     _validate.positive(step_size=share)
     around = ball(x, epsilon, norm=norm, valid_range=valid_range)
     start = around.random_point(key) if random_start else around.centre
-    gradient = jax.grad(lambda now: jnp.sum(loss_fn(now)))
-    end = jax.lax.fori_loop(
-        0, num_steps, lambda _, now: around.step(now, gradient(now), share), start
-    )
-    return jax.lax.stop_gradient(AscentResult(end, loss_fn(end)))
+    partial = _callables.as_partial(loss_fn)
+    shares = jnp.full(num_steps, share, around.centre.dtype)
+    end = _loops.repeat(_climb, (partial, around), start, items=shares)
+    return jax.lax.stop_gradient(AscentResult(end, _loops.once(_value, partial, end)))
+
+
+def _climb(context: tuple[Partial, Ball], share: jax.Array, now: jax.Array) -> Any:
+    loss_fn, around = context
+    gradient = jax.grad(lambda x: jnp.sum(loss_fn(x)))(now)
+    return around.step(now, gradient, share)
+
+
+def _value(loss_fn: Partial, x: jax.Array) -> jax.Array:
+    return loss_fn(x)

@@ -6,9 +6,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from robustjax import _validate
+from robustjax import _callables, _validate
+from robustjax.attacks.ball import Ball
 
 LOSSES = ("margin", "cross_entropy", "dlr")
 ApplyFn = Callable[[jax.Array], jax.Array]
@@ -41,25 +43,31 @@ class AttackResult:
     settings: AttackSettings = dataclasses.field(metadata={"static": True})
 
 
-class Target(NamedTuple):
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Target:
     """A classifier and the classes that it shall lose."""
 
-    apply_fn: ApplyFn
+    apply_fn: Partial
     labels: jax.Array  # [n]
     epsilon: jax.Array  # [n]
-    settings: AttackSettings
+    settings: AttackSettings = dataclasses.field(metadata={"static": True})
 
-    def losses(self, x: jax.Array) -> jax.Array:
-        """`[n]`, what the attack raises, or what rises with it."""
-        return _raised(self.apply_fn(x), self.labels, self.settings.loss)
+    def gradient(self, x: jax.Array) -> tuple[jax.Array, jax.Array, AttackResult]:
+        """Losses `[n]`, their gradients by rows, and what the classifier makes of x."""
 
-    def total_loss(self, x: jax.Array) -> jax.Array:
-        """The gradient of a row is that of its own loss."""
-        return jnp.sum(self.losses(x))
+        def losses(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+            logits = self.apply_fn(x)
+            return _raised(logits, self.labels, self.settings.loss), logits
+
+        found, pull, logits = jax.vjp(losses, x, has_aux=True)
+        return found, pull(jnp.ones_like(found))[0], self._judged(x, logits)
 
     def evaluated(self, x: jax.Array) -> AttackResult:
         """What the classifier makes of x."""
-        logits = self.apply_fn(x)
+        return self._judged(x, self.apply_fn(x))
+
+    def _judged(self, x: jax.Array, logits: jax.Array) -> AttackResult:
         is_finite = jnp.all(jnp.isfinite(logits), axis=-1)
         margin = jnp.where(is_finite, _margin(logits, self.labels), -jnp.inf)
         is_lost = (jnp.argmax(logits, axis=-1) != self.labels) | ~is_finite
@@ -70,18 +78,24 @@ class Target(NamedTuple):
 
 
 def target(
-    apply_fn: ApplyFn,
-    labels: ArrayLike,
-    *,
-    epsilon: jax.Array,
-    settings: AttackSettings,
+    apply_fn: ApplyFn, labels: ArrayLike, *, around: Ball, settings: AttackSettings
 ) -> Target:
     """Checks what depends on the loss and the labels."""
     _validate.one_of(LOSSES, loss=settings.loss)
-    classes, num = jnp.asarray(labels), len(epsilon)
+    classes, num = jnp.asarray(labels), len(around.centre)
     if classes.shape != (num,):
         raise ValueError(f"Expected labels [{num}], as many as x, got {classes.shape}.")
-    return Target(apply_fn, classes, epsilon.reshape(-1), settings)
+    partial = _callables.as_partial(apply_fn)
+    shape = _logits.eval_shape(partial, around.centre).shape
+    if len(shape) != 2 or shape[0] != num:
+        raise ValueError(f"Expected apply_fn to give logits [{num}, k], got {shape}.")
+    _validate.labels(shape[1], labels=classes)
+    return Target(partial, classes, around.radius.reshape(-1), settings)
+
+
+@jax.jit
+def _logits(apply_fn: Partial, x: jax.Array) -> jax.Array:
+    return apply_fn(x)
 
 
 def stronger(old: AttackResult, new: AttackResult) -> AttackResult:

@@ -1,0 +1,87 @@
+"""Attacks from Python and inside of a compiled function: the same, compiled once."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from absl.testing import absltest, parameterized
+
+from robustjax import _loops, attacks
+
+_WEIGHT = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+
+
+def _net(x):
+    return jnp.tanh(x.reshape(len(x), -1) @ jnp.asarray(_WEIGHT)) * 3
+
+
+def _inputs(num=8):
+    x = np.random.default_rng(1).uniform(0.2, 0.8, (num, 6)).astype(np.float32)
+    return x, np.asarray(_net(x)).argmax(axis=-1)
+
+
+def _attack(attack, x, labels, epsilon):
+    return attack(
+        jax.random.key(3), _net, x, labels=labels, epsilon=epsilon, num_steps=7,
+        num_restarts=2,
+    )  # fmt: skip
+
+
+class LoopsTest(parameterized.TestCase):
+    @parameterized.parameters(attacks.pgd, attacks.apgd)
+    def test_steps_from_python_are_those_of_a_traced_loop(self, attack):
+        x, labels = _inputs()
+        own = _attack(attack, x, labels, 0.1)
+        traced = jax.jit(lambda *a: _attack(attack, *a))(x, labels, 0.1)
+        np.testing.assert_allclose(own.x, traced.x, atol=1e-6)
+        np.testing.assert_allclose(own.margin, traced.margin, atol=1e-5)
+        np.testing.assert_array_equal(own.is_adversarial, traced.is_adversarial)
+
+    @pytest.mark.newest
+    def test_a_loop_of_xla_gives_the_same(self):
+        """As on accelerators."""
+        x, labels = _inputs()
+        own = _attack(attacks.pgd, x, labels, 0.1)
+        with absltest.mock.patch.object(_loops, "on_host", lambda *_: False):
+            other = _attack(attacks.pgd, x, labels, 0.1)
+        np.testing.assert_allclose(own.x, other.x, atol=1e-6)
+
+    @parameterized.parameters(attacks.pgd, attacks.apgd)
+    def test_another_radius_or_image_compiles_nothing(self, attack):
+        x, labels = _inputs()
+        _attack(attack, x, labels, 0.1)
+        counts = [f._cache_size() for f in (_loops._next, _loops.once)]
+        for epsilon in (0.2, np.float32(0.3), np.full(8, 0.1)):
+            _attack(attack, x[::-1], labels[::-1], epsilon)
+        self.assertEqual(counts, [f._cache_size() for f in (_loops._next, _loops.once)])
+
+    def test_the_arrays_of_the_caller_are_kept(self):
+        carry, items = jnp.ones(3), jnp.arange(4.0)
+        last = _loops.repeat(_sum, jnp.float32(2.0), carry, items=items)
+        np.testing.assert_array_equal(last, 1 + 2 * 6 * np.ones(3))
+        np.testing.assert_array_equal(carry, np.ones(3))
+
+
+def _sum(context, item, carry):
+    return carry + context * item
+
+
+class LabelsTest(parameterized.TestCase):
+    @parameterized.parameters(attacks.fgsm, attacks.pgd, attacks.apgd)
+    def test_labels_that_no_class_has_are_refused(self, attack):
+        x, labels = _inputs(3)
+        key = () if attack is attacks.fgsm else (jax.random.key(0),)
+        for wrong in (labels + 3, labels - 3, labels.astype(np.float32)):
+            with self.assertRaisesRegex(ValueError, "Expected labels"):
+                attack(*key, _net, x, labels=wrong, epsilon=0.1)
+        with self.assertRaisesRegex(ValueError, r"logits \[3, k\]"):
+            attack(*key, lambda x: x[:, 0], x, labels=labels, epsilon=0.1)
+
+    def test_of_the_smallest_epsilon(self):
+        x, labels = _inputs(3)
+        with self.assertRaisesRegex(ValueError, "Expected labels in"):
+            attacks.smallest_epsilon(jax.random.key(0), _net, x, labels=labels + 3)
+
+
+if __name__ == "__main__":
+    absltest.main()
