@@ -26,9 +26,8 @@ _MARGIN = 1e-9  # of the dual value above 1/2
 _ROUNDING = 64 * np.finfo(np.float64).eps  # of the terms that the dual value sums
 _DEVICE_MARGIN = {4: 1e-4, 8: 1e-8}  # by bytes of a number; float32 errs by 2e-5
 _ATTEMPTS = 8
-_BATCHES = (64, 2048)  # sizes that are compiled
+_BATCHES = (2048, 256, 64)  # sizes that are compiled
 _STARTS = (0.0, 0.05, 0.3, 2.0)  # least radius of a start; a free a needs all of them
-_SMALL = 1e-9  # perpendicular parts below it count as zero
 
 
 def first_order_radius(
@@ -120,10 +119,12 @@ def _host_radius(
     free_parallel: bool,
 ) -> NDArray[np.float64]:
     """Radii `[m]` in float64, batch by batch."""
-    size = next((s for s in _BATCHES if s >= p_lower.size), _BATCHES[-1])
-    parts = []
-    for first in range(0, p_lower.size, size):
+    parts, first = [], 0
+    while first < p_lower.size:
+        rest = p_lower.size - first
+        size = next((s for s in _BATCHES if s <= rest), _BATCHES[-1])
         part = slice(first, first + size)
+        first += size
         parts.append(
             _host_batch(
                 p_lower[part],
@@ -201,7 +202,7 @@ def _device_radius(
     interval = worst_interval(known.q, jnp.minimum(known.parallel, 0.0), DEVICE)
     proposal = _propose(known, free_parallel=free_parallel)
     proved = jax.vmap(_checked_on_device, (0, None))(proposal, known)
-    proved = jnp.where(known.perpendicular > _SMALL, jnp.max(proved, axis=0), 0.0)
+    proved = jnp.where(known.perpendicular > solver.SMALL, jnp.max(proved, axis=0), 0.0)
     best = jnp.maximum(interval.radius, proved)
     eps = jnp.finfo(dtype).eps
     if free_parallel and dtype.itemsize == 8:  # float32 cannot tell a half-space
@@ -286,7 +287,7 @@ def _prove(
     terms = c * known.q + b * known.perpendicular + np.abs(a * known.parallel)
     rounding = _MARGIN + _ROUNDING * np.abs(terms)
     r = np.where(np.isfinite(r), np.maximum(r, 1e-3), 1e-3)
-    pending = np.flatnonzero(known.perpendicular > _SMALL)
+    pending = np.flatnonzero(known.perpendicular > solver.SMALL)
     for _ in range(_ATTEMPTS):
         if not pending.size:
             break

@@ -21,6 +21,7 @@ _NUM_NODES = 64  # on each side: D to 1e-9 for all but the sharpest cases
 _MAX_STEPS = 48  # 24 are enough for 20,000 random boxes; a free a needs more
 _MOST_LENGTH = 0.3  # that r may change in one step
 _MOST_SHRINK = 0.7  # of b in one step
+SMALL = 1e-9  # perpendicular parts below it count as zero: there the interval is best
 
 
 class Proposal(NamedTuple):
@@ -49,8 +50,9 @@ def solve(known: Constraints, interval: Any, *, free_parallel: bool) -> Proposal
     multipliers, r = _start(known, interval)
     first = _evaluate(multipliers, r, known)
     proved, no = _proved(r, first), jnp.zeros(r.shape, bool)
+    is_flat = known.perpendicular <= SMALL  # no b would ever settle
     state = _State(
-        multipliers, r, first, proved, jnp.zeros_like(r), no, no, jnp.int32(0)
+        multipliers, r, first, proved, jnp.zeros_like(r), no, is_flat, jnp.int32(0)
     )
 
     def goes_on(state: _State) -> jax.Array:
