@@ -165,7 +165,7 @@ def _encoder(
         features = np.asarray(feature_fn(probes))
     else:
         fn = _callables.as_partial(feature_fn)
-        features = np.asarray(jax.jit(lambda f, x: f(x))(fn, probes))
+        features = np.asarray(_callables.applied(fn, probes))
     digest = hashlib.sha256(
         f"{features.shape}".encode() + np.float32(features).tobytes()
     )

@@ -3,31 +3,44 @@ r"""Decides properties of ONNX networks in VNN-LIB files: sat, unsat or unknown.
     python experiments/verify_vnnlib.py --instances=instances.csv --workdir=runs/vnncomp
     python experiments/verify_vnnlib.py --onnx=net.onnx --vnnlib=property.vnnlib
 
-"unsat": no input of the property's boxes has an unsafe output, proven in float64.
-"sat": one was found and evaluated in float64. Networks of few inputs are decided by
-branch and bound over the inputs, others by bounds of each box and by PGD. With workdir
-the answers go to results.csv there, a line an instance, counterexamples to
-counterexample_N.npz; an instance that is there is not decided again.
+"unsat": no input of the property's boxes has an unsafe output, proven for the numbers
+as they are written in the file. "sat": one was found and evaluated in float64. "error":
+a file of this instance could not be used; the reason stands in its row, the other
+instances are decided, and the exit code is 2.
+
+Networks of few inputs are decided by branch and bound over the inputs, others by bounds
+of each box and by PGD. With workdir the answers go to results.csv there, a line an
+instance, and counterexamples to counterexample_N.npz. Started again with the same
+settings, the script takes over the answers to instances whose files have the same
+content; other settings or files need another workdir.
 """
 
 import csv
 import dataclasses
+import io
 import pathlib
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import command_line
 import jax
-import jax.numpy as jnp
 import numpy as np
+import vnnlib_decision
 from absl import logging
 from command_line import setting
 
-from robustjax import _validate, attacks, bounds, data, models
+from robustjax import _validate, bounds, data, results
 from robustjax.bounds import engine
+from robustjax.results import atomic
 
-_COLUMNS = ("number", "onnx", "vnnlib", "status", "seconds", "boxes")
-_FEW_INPUTS = 16  # so many can be split
+_ANSWERS = ("unsat", "sat", "unknown", "error")
+_SHOWN = ("number", "onnx", "vnnlib", "status", "seconds", "boxes")
+_DECISIVE = ("onnx_sha256", "vnnlib_sha256", "timeout")  # with the settings
+_COLUMNS = (*_SHOWN, *_DECISIVE, "reason")
+_OPERATIONAL = ("workdir", "instances", "onnx", "vnnlib", "allow_version_change")
+_ERRORS = (ValueError, OSError, bounds.UnsupportedError, jax.errors.JaxRuntimeError)
+_TIMEOUT = 60.0  # seconds, where neither the settings nor the list say
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +53,14 @@ class VnnlibConfig:
     workdir: str = setting("", "folder of results.csv; default: print only")
     method: str = setting("alpha", f"of the bounds: {', '.join(engine.METHODS)}")
     num_steps: int = setting(50, "of Adam, for method=alpha")
-    max_boxes: int = setting(20000, "boxes bounded for a case of few inputs")
+    max_boxes: int = setting(20000, "boxes bounded for each box of few inputs")
     timeout: float = setting(0.0, "seconds an instance; 0: those of the list, or 60")
     attack_steps: int = setting(200, "gradient steps of each start of PGD")
     attack_restarts: int = setting(10, "random starts of PGD")
     seed: int = setting(0, "seed of the attack")
+    allow_version_change: bool = setting(
+        False, "continue a run of other software or hardware; numbers may differ"
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""
@@ -61,6 +77,20 @@ class VnnlibConfig:
         _validate.seed(seed=self.seed)
 
 
+def main(config: VnnlibConfig) -> None:
+    """Runs, and fails if an instance could not be decided for an error.
+
+    Raises:
+        ValueError: as `run`, and naming the first instance with an error.
+    """
+    failed = [row for row in run(config) if row["status"] == "error"]
+    if failed:
+        raise ValueError(
+            f"{len(failed)} instances are not decided, the first is number "
+            f"{failed[0]['number']}: {failed[0]['reason']}"
+        )
+
+
 def run(config: VnnlibConfig) -> list[dict[str, Any]]:
     """Decides the instances that have no answer yet; returns all answers.
 
@@ -71,142 +101,169 @@ def run(config: VnnlibConfig) -> list[dict[str, Any]]:
         A row an instance, with the columns of results.csv.
 
     Raises:
-        ValueError: if a file is damaged, or network and property do not fit.
-        OSError: if a file is missing or the folder cannot be written.
+        ValueError: if the list is damaged, the folder holds another run, or answers to
+            other files; if a single instance is given, also if its files are damaged or
+            do not fit.
+        OSError: if the folder cannot be written, or as before.
     """
-    instances = [
-        data.Instance(pathlib.Path(config.onnx), pathlib.Path(config.vnnlib), 60)
-    ]
     if config.instances:
         instances = data.read_instances(config.instances)
-    path = pathlib.Path(config.workdir, "results.csv") if config.workdir else None
-    rows = _known(path)
-    for number, instance in enumerate(instances):
-        if number < len(rows):
-            _check_same(rows[number], instance)
+    else:
+        paths = pathlib.Path(config.onnx), pathlib.Path(config.vnnlib)
+        instances = [data.Instance(*paths, None)]
+    rows = [_begun(config, *numbered) for numbered in enumerate(instances)]
+    for known in _known(config, instances):
+        _take_over(rows, known)
+    for row, instance in zip(rows, instances, strict=True):
+        if row["status"]:
             continue
-        rows.append(_row(config, number, instance))
-        print(",".join(str(rows[-1][name]) for name in _COLUMNS), flush=True)
-        if path is not None:
-            _append(path, rows[-1])
-    counts = {
-        s: sum(r["status"] == s for r in rows) for s in ("unsat", "sat", "unknown")
-    }
+        x = _decide(config, row, instance)
+        shown = [str(row[name]) for name in _SHOWN]
+        print(",".join(shown + [row["reason"]] * bool(row["reason"])), flush=True)
+        if config.workdir:
+            if x is not None:
+                name = f"counterexample_{row['number']}.npz"
+                np.savez(pathlib.Path(config.workdir, name), x=x)
+            _write(config, rows)
+    counts = {s: sum(row["status"] == s for row in rows) for s in _ANSWERS}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     return rows
 
 
-def _known(path: pathlib.Path | None) -> list[dict[str, Any]]:
-    if path is None or not path.exists():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if row["boxes"]]  # whole lines
-
-
-def _check_same(row: dict[str, Any], instance: data.Instance) -> None:
-    names = [row["onnx"], row["vnnlib"]]
-    if names != [instance.onnx.name, instance.vnnlib.name]:
-        raise ValueError(
-            f"results.csv has answers of another list: {', '.join(names)} in place of "
-            f"{instance.onnx.name}, {instance.vnnlib.name}."
-        )
-
-
-def _append(path: pathlib.Path, row: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    is_new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, _COLUMNS)
-        if is_new:
-            writer.writeheader()
-        writer.writerow(row)
-
-
-def _row(config: VnnlibConfig, number: int, instance: data.Instance) -> dict[str, Any]:
-    began = time.perf_counter()
-    model = models.load_onnx(instance.onnx)
-    of = data.read_vnnlib(instance.vnnlib)
-    sizes = int(np.prod(model.input_shape)), int(np.prod(model.output_shape))
-    if sizes != (of.num_inputs, of.num_outputs):
-        raise ValueError(
-            f"{instance.onnx} has {sizes[0]} inputs and {sizes[1]} outputs, "
-            f"{instance.vnnlib} has {of.num_inputs} and {of.num_outputs}."
-        )
-    limit = began + (config.timeout or instance.timeout)
-    answers = []
-    for case in of.cases:
-        answer = _decide(config, model, case, limit - time.perf_counter())
-        answers.append(answer)
-        if answer.x is not None:
-            if config.workdir:
-                folder = pathlib.Path(config.workdir)
-                folder.mkdir(parents=True, exist_ok=True)
-                np.savez(folder / f"counterexample_{number}.npz", x=answer.x)
-            break
-    found = {answer.status for answer in answers}
-    status = next(s for s in ("sat", "unknown", "unsat") if s in found)
+def _begun(
+    config: VnnlibConfig, number: int, instance: data.Instance
+) -> dict[str, Any]:
+    """A row without an answer: what the answer depends on."""
+    timeout = config.timeout or instance.timeout
     return {
         "number": number,
         "onnx": instance.onnx.name,
         "vnnlib": instance.vnnlib.name,
-        "status": status,
-        "seconds": round(time.perf_counter() - began, 3),
-        "boxes": sum(answer.num_bounded for answer in answers),
+        "status": "",
+        "seconds": 0.0,
+        "boxes": 0,
+        "onnx_sha256": _digest(instance.onnx),
+        "vnnlib_sha256": _digest(instance.vnnlib),
+        "timeout": _TIMEOUT if timeout is None else timeout,
+        "reason": "",
     }
 
 
+def _digest(path: pathlib.Path) -> str:
+    """That of the content; empty if the file cannot be read."""
+    try:
+        return vnnlib_decision.digest(path)
+    except OSError:
+        return ""
+
+
+def _known(
+    config: VnnlibConfig, instances: Iterable[data.Instance]
+) -> list[dict[str, str]]:
+    """The answers of an earlier start with the same settings, without the errors."""
+    if not config.workdir:
+        return []
+    folder = pathlib.Path(config.workdir)
+    inputs = [pathlib.Path(config.instances)] if config.instances else []
+    inputs += [path for instance in instances for path in instance[:2]]
+    messages = results.start_run(
+        folder,
+        flags=command_line.flags_of(config),
+        flags_text=command_line.flags_text(config),
+        facts={},
+        operational=_OPERATIONAL,
+        expected_entries=_entries(folder, inputs),
+        allow_version_change=config.allow_version_change,
+    )
+    for message in messages:
+        logging.warning(message)
+    path = folder / "results.csv"
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    if any(row.keys() != set(_COLUMNS) or None in row.values() for row in rows):
+        raise ValueError(f"{path}: expected the columns {','.join(_COLUMNS)}.")
+    return [row for row in rows if row["status"] != "error"]
+
+
+def _entries(folder: pathlib.Path, inputs: Iterable[pathlib.Path]) -> set[str]:
+    """Names in a folder under which inputs of the run lie."""
+    folder = folder.resolve()
+    paths = [path.resolve() for path in inputs]
+    inside = [path for path in paths if path.is_relative_to(folder) and path != folder]
+    return {path.relative_to(folder).parts[0] for path in inside}
+
+
+def _take_over(rows: list[dict[str, Any]], known: dict[str, str]) -> None:
+    """The answer of an earlier start, if it is one to the same question."""
+    number = int(known["number"])
+    nothing: dict[str, Any] = dict.fromkeys(_DECISIVE, "")
+    here = rows[number] if number < len(rows) else nothing
+    wrong = [
+        f"{name} is {known[name]} there and {here[name] or 'unknown'} here"
+        for name in _DECISIVE
+        if known[name] != str(here[name])
+    ]
+    if wrong:
+        raise ValueError(
+            "results.csv has answers of another list or to other files, use another "
+            f"workdir: of number {number}, {known['onnx']} and {known['vnnlib']}, "
+            f"{'; '.join(wrong)}."
+        )
+    here["status"] = known["status"]
+    here["seconds"], here["boxes"] = float(known["seconds"]), int(known["boxes"])
+
+
+def _write(config: VnnlibConfig, rows: Iterable[dict[str, Any]]) -> None:
+    """All rows with an answer."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(row for row in rows if row["status"])
+    atomic.write_text(pathlib.Path(config.workdir, "results.csv"), text.getvalue())
+
+
 def _decide(
-    config: VnnlibConfig, model: models.OnnxModel, case: data.Case, seconds: float
-) -> bounds.Exclusion:
-    """One case: an attack, then bounds, then smaller boxes where inputs are few."""
-    if seconds <= 0:
-        return bounds.Exclusion("unknown", None, 0)
-    began = time.perf_counter()
-    low, high = (v.reshape(model.input_shape) for v in (case.lower, case.upper))
-    x = _attacked(config, model, case, low, high)
-    if x is not None:
-        return bounds.Exclusion("sat", x, 0)
-    is_small = low.size <= _FEW_INPUTS
-    logging.debug("no counterexample found by PGD")
-
-    def fn(x: jax.Array) -> jax.Array:
-        return bounds.single(model.apply_fn)(x).reshape(-1)
-
-    return bounds.exclude(
-        fn, low, high, rows=case.rows, offsets=case.offsets,
-        method="crown" if is_small else config.method, num_steps=config.num_steps,
-        max_boxes=config.max_boxes if is_small else 1,
-        time_limit=seconds - (time.perf_counter() - began),
-    )  # fmt: skip
-
-
-def _attacked(
-    config: VnnlibConfig,
-    model: models.OnnxModel,
-    case: data.Case,
-    low: np.ndarray,
-    high: np.ndarray,
+    config: VnnlibConfig, row: dict[str, Any], instance: data.Instance
 ) -> np.ndarray | None:
-    """An input with an unsafe output that PGD finds, checked in float64."""
+    """Fills in the answer; returns the counterexample, if there is one."""
+    began = time.perf_counter()
+    found = bounds.Exclusion("error", None, 0)
+    try:
+        found = _answer(config, row, instance, began + row["timeout"])
+    except _ERRORS as error:
+        if not config.instances:
+            raise
+        row["reason"] = " ".join(str(error).split()) or type(error).__name__
+        logging.warning("number %d: %s", row["number"], row["reason"])
+    row["status"], row["boxes"] = found.status, found.num_bounded
+    row["seconds"] = round(time.perf_counter() - began, 3)
+    return found.x
 
-    def worst(share: jax.Array) -> jax.Array:
-        """The inequality that fails most, as a margin over a constant logit."""
-        y = model.apply_fn(low[None] + (high - low)[None] * share)
-        sides = jnp.matmul(y.reshape(len(y), -1), case.rows.T) + case.offsets[None]
-        highest = jnp.max(sides, axis=1)
-        return jnp.stack([highest, jnp.zeros_like(highest)], axis=1)
 
-    found = attacks.pgd(
-        jax.random.key(config.seed), worst, jnp.full((1, *low.shape), 0.5),
-        labels=jnp.zeros(1, int), epsilon=0.5, num_steps=config.attack_steps,
-        num_restarts=config.attack_restarts,
-    )  # fmt: skip
-    share = np.asarray(found.x, np.float64)
-    x = np.clip(low + (high - low) * share[0], low, high)
-    with jax.enable_x64(True):
-        y = np.asarray(model.apply_fn(jnp.asarray(x)[None])).reshape(-1)
-    return x if np.max(case.rows @ y + case.offsets) < 0 else None
+def _answer(
+    config: VnnlibConfig, row: dict[str, Any], instance: data.Instance, deadline: float
+) -> bounds.Exclusion:
+    model = vnnlib_decision.load(instance.onnx, row["onnx_sha256"])
+    of = data.read_vnnlib(instance.vnnlib)
+    if vnnlib_decision.digest(instance.vnnlib) != row["vnnlib_sha256"]:
+        raise ValueError(f"{instance.vnnlib} changed while it was read.")
+    try:
+        given = vnnlib_decision.problem(model, of, deadline)
+    except ValueError as error:
+        names = f"{instance.onnx}, {instance.vnnlib}"
+        raise ValueError(f"{names}: {error}") from None
+    effort = vnnlib_decision.Effort(
+        method=config.method,
+        num_steps=config.num_steps,
+        max_boxes=config.max_boxes,
+        attack_steps=config.attack_steps,
+        attack_restarts=config.attack_restarts,
+        seed=config.seed,
+    )
+    return vnnlib_decision.decide(given, effort)
 
 
 if __name__ == "__main__":
-    command_line.launch(VnnlibConfig, run)
+    command_line.launch(VnnlibConfig, main)

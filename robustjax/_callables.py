@@ -6,6 +6,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
+import jax
 from jax.tree_util import Partial
 
 
@@ -28,3 +29,9 @@ def as_partial(fn: Callable[..., Any]) -> Partial:
     if isinstance(inspect.unwrap(fn), stable):  # unwrapped: also if jitted
         return Partial(fn)
     return Partial(functools.partial(fn))  # equal to no other: compiles anew
+
+
+@jax.jit
+def applied(fn: Partial, x: jax.Array) -> jax.Array:
+    """What a function gives, compiled once for each function and shape. [device]."""
+    return fn(x)

@@ -14,7 +14,7 @@ import robustjax
 
 _ROOT = pathlib.Path(__file__).parent.parent / "robustjax"
 _FLOORS = (
-    {"_callables", "_precision", "_validate"},
+    {"_callables", "_loops", "_precision", "_validate"},
     {"norms", "special"},
     {"attacks", "bounds", "gaussian"},
     {"contrastive", "probes", "semantic", "smoothing"},

@@ -86,16 +86,11 @@ def target(
     if classes.shape != (num,):
         raise ValueError(f"Expected labels [{num}], as many as x, got {classes.shape}.")
     partial = _callables.as_partial(apply_fn)
-    shape = _logits.eval_shape(partial, around.centre).shape
+    shape = _callables.applied.eval_shape(partial, around.centre).shape
     if len(shape) != 2 or shape[0] != num:
         raise ValueError(f"Expected apply_fn to give logits [{num}, k], got {shape}.")
     _validate.labels(shape[1], labels=classes)
     return Target(partial, classes, around.radius.reshape(-1), settings)
-
-
-@jax.jit
-def _logits(apply_fn: Partial, x: jax.Array) -> jax.Array:
-    return apply_fn(x)
 
 
 def stronger(old: AttackResult, new: AttackResult) -> AttackResult:

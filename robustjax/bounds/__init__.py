@@ -9,7 +9,7 @@ from robustjax.bounds.engine import (
     linear_bounds,
     single,
 )
-from robustjax.bounds.exclusion import Exclusion, exclude
+from robustjax.bounds.exclusion import Exclusion, exclude, exclude_cases
 from robustjax.bounds.margins import (
     LargestEpsilon,
     Verification,
@@ -32,6 +32,7 @@ __all__ = [
     "Verification",
     "affine_bounds",
     "exclude",
+    "exclude_cases",
     "interval_bounds",
     "largest_epsilon",
     "linear_bounds",

@@ -1,11 +1,20 @@
-"""Whether a box holds an input whose output is unsafe: branch and bound over inputs."""
+"""Whether boxes hold inputs whose outputs are unsafe: branch and bound over inputs.
+
+An output y is unsafe for a case if rows @ y + offsets <= 0. With lower bounds L of all
+rows on a box of inputs, a case is excluded there where
+
+    max_i (L_i + offset_i) > 0,
+
+as one of its inequalities then fails everywhere. All rows of all cases are bounded by
+one program, in which what the network does inside is bounded once.
+"""
 
 import functools
 import heapq
 import itertools
 import time
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +27,12 @@ from robustjax._precision import cpu
 from robustjax.bounds import boxes
 from robustjax.bounds.engine import METHODS, linear_bounds
 
-_BATCH = 16  # boxes at a time; a first one alone
+_BATCH = 16  # boxes at a time, filled up to so many
+_FEW = 64  # inputs; boxes of more come one at a time
+_ROWS = (16, 64)  # rows at a time, filled up to one of these
+_ULPS = 2 * np.finfo(np.float64).eps  # of a sum of two numbers
+
+_Confirm = Callable[[int, np.ndarray], np.ndarray | None]
 
 
 class Exclusion(NamedTuple):
@@ -27,6 +41,7 @@ class Exclusion(NamedTuple):
     status: str  # "unsat": nowhere; "sat": at x; "unknown": neither was found
     x: np.ndarray | None  # an input with an unsafe output
     num_bounded: int  # boxes whose outputs were bounded
+    open_cases: tuple[int, ...] = ()  # not excluded; of "sat" the one that x meets
 
 
 def exclude(
@@ -45,11 +60,12 @@ def exclude(
 
     [host] All inequalities have to hold for an output to be unsafe, so a box is done
     where one of them fails everywhere. Other boxes are halved along the widest side,
-    which pays for a few inputs; their centres are tried as counterexamples.
+    which pays for a few inputs. Their centres are tried as counterexamples, and the
+    corners that lower an inequality most by its gradient at the centre.
 
     Guarantee:
         "unsat" holds in exact arithmetic, as in `verify`. Of "sat" all inequalities
-        hold strictly at x in float64.
+        hold at x in float64; equality counts.
 
     Args:
         fn: maps one example to an output `[k]`.
@@ -79,47 +95,231 @@ def exclude(
 
     Reference: ours.
     """
+    return exclude_cases(
+        fn, [(lower, upper, rows, offsets)], method=method, num_steps=num_steps,
+        max_boxes=max_boxes, time_limit=time_limit,
+    )  # fmt: skip
+
+
+def exclude_cases(
+    fn: Callable[[jax.Array], jax.Array],
+    cases: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]],
+    *,
+    method: str = "crown",
+    num_steps: int = 20,
+    max_boxes: int = 1,
+    time_limit: float = float("inf"),
+    confirm: _Confirm | None = None,
+) -> Exclusion:
+    """Whether no input is in the box of a case and has an output unsafe for it.
+
+    [host] As `exclude` for a disjunction. Cases with equal boxes are decided together:
+    rows that several have are bounded once, and numbers of rows and boxes are filled up
+    to few sizes, so that the same function is compiled once.
+
+    Guarantee:
+        As `exclude`, for all cases. Rows may be off by half an ulp, as of decimals.
+
+    Args:
+        fn: maps one example to an output `[k]`.
+        cases: one or more, each the lower and the upper corner, rows `[m, k]` and
+            offsets `[m]` as for `exclude`; corners are of one shape, m may differ and
+            be zero.
+        method: as in `linear_bounds`.
+        num_steps: as in `linear_bounds`.
+        max_boxes: at most so many boxes are bounded for each box of the cases; 1 splits
+            nothing.
+        time_limit: in seconds, after which no batch is begun.
+        confirm: checks a counterexample: confirm(case, x) gets the index of a case and
+            an input of its box whose output is unsafe in float64. It returns this
+            input, or another one to report in its place, or None to search on.
+
+    Returns:
+        An `Exclusion`.
+
+    Raises:
+        ValueError: if shapes do not match, or a box is empty or not finite.
+        UnsupportedError: if a primitive has no rule.
+
+    Example:
+        >>> fn = lambda x: jnp.stack([x[0] + x[1]])
+        >>> box = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
+        >>> cases = [(*box, [[-1.0]], [3.0]), (*box, [[1.0]], [2.0])]
+        >>> found = exclude_cases(fn, cases)  # x + y >= 3, or x + y <= -2
+        >>> found.status, found.x, found.open_cases
+        ('sat', array([-1., -1.]), (1,))
+
+    Reference: ours.
+    """
     began = time.perf_counter()
     _validate.one_of(METHODS, method=method)
     _validate.integer(1, max_boxes=max_boxes)
-    low, high = (np.asarray(corner, np.float64) for corner in (lower, upper))
-    boxes.check(low, high)
-    spec, constant = (np.asarray(v, np.float64) for v in (rows, offsets))
-    if spec.ndim != 2 or constant.shape != spec.shape[:1] or not len(spec):
-        raise ValueError(
-            f"Expected rows [m, k] and offsets [m], got {spec.shape} and "
-            f"{constant.shape}."
-        )
-    order = itertools.count()
-    pending = [(0.0, next(order), low, high)]
-    num_bounded = 0
+    numbers = itertools.count()
+    unsafe, queue = _prepared(cases, numbers)
+    num_bounded, budget = 0, max_boxes * len(queue)
+    unresolved: list[_Entry] = []  # boxes that no float64 halves
     with jax.enable_x64(True), jax.default_device(cpu()):
         partial = jax.device_put(_callables.as_partial(fn), cpu())
-        bound = functools.partial(
-            _bounded, partial, spec=spec, offsets=constant, method=method,
-            num_steps=num_steps,
-        )  # fmt: skip
-        while pending:
-            size = min(_BATCH if num_bounded else 1, max_boxes - num_bounded)
+        bound = functools.partial(_bounded, partial, method=method, num_steps=num_steps)
+        while queue:
+            size = min(_batch(queue[0]), budget - num_bounded, len(queue))
             if size <= 0 or time.perf_counter() - began > time_limit:
-                return Exclusion("unknown", None, num_bounded)
-            chosen = [heapq.heappop(pending) for _ in range(min(size, len(pending)))]
-            filled = [chosen[i % len(chosen)] for i in range(_BATCH)]
-            filled = filled[:1] if len(chosen) == 1 else filled
-            lows, highs = (np.stack([box[k] for box in filled]) for k in (2, 3))
-            least, at_centre = (np.asarray(v) for v in bound(lows, highs))
-            num_bounded += len(chosen)
-            for (_, _, a, b), value, centre in zip(
-                chosen, least, at_centre, strict=False
-            ):
-                if np.isfinite(centre) and centre < 0:
-                    return Exclusion("sat", 0.5 * (a + b), num_bounded)
-                if not value > 0:
-                    for half in _halves(a, b):
-                        heapq.heappush(
-                            pending, (float(np.nan_to_num(value)), next(order), *half)
-                        )
-    return Exclusion("unsat", None, num_bounded)
+                break
+            chosen = [heapq.heappop(queue) for _ in range(size)]
+            num_bounded += size
+            found = _evaluated(bound, chosen, unsafe)
+            for case, x in found.candidates:
+                point = x if confirm is None else confirm(case, x)
+                if point is not None:
+                    return Exclusion("sat", point, num_bounded, (case,))
+            for entry, sides in zip(chosen, found.least, strict=True):
+                is_open = ~(sides > 0)
+                if not is_open.any():
+                    continue
+                rest = entry._replace(
+                    rank=float(np.min(np.nan_to_num(sides[is_open]))),
+                    cases=entry.cases[is_open],
+                )
+                halves = _halves(rest, numbers)
+                for half in halves:
+                    heapq.heappush(queue, half)
+                if not halves:
+                    unresolved.append(rest)
+    left = [entry.cases for entry in (*queue, *unresolved)]
+    if not left:
+        return Exclusion("unsat", None, num_bounded)
+    open_cases = tuple(np.unique(np.concatenate(left)).tolist())
+    return Exclusion("unknown", None, num_bounded, open_cases)
+
+
+class _Unsafe(NamedTuple):
+    """The polytopes of all cases; those with fewer inequalities repeat their first."""
+
+    rows: np.ndarray  # [num_rows, k], no two of them equal
+    numbers: np.ndarray  # [num_cases, m], of the rows of a case
+    offsets: np.ndarray  # [num_cases, m]
+
+    def least(self, lower: np.ndarray, cases: np.ndarray) -> np.ndarray:
+        """Lower bounds of max_i (row_i @ y + offset_i), [n], from those of all rows."""
+        bounds, offsets = lower[self.numbers[cases]], self.offsets[cases]
+        slack = _ULPS * (np.abs(bounds) + np.abs(offsets))
+        return np.max(bounds + offsets - slack, axis=1)
+
+    def met(
+        self, cases: np.ndarray, part: np.ndarray, values: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Where each case is met best, [n], and the largest of its left sides there.
+
+        Of outputs [1 + p, k] those are tried that a case may like: the first, and for
+        each of its rows that is in part, [p] sorted, the one behind it.
+        """
+        index = self.numbers[cases]
+        at = np.minimum(np.searchsorted(part, index), len(part) - 1)
+        own = np.where(part[at] == index, 1 + at, 0)
+        own = np.concatenate([np.zeros_like(own[:, :1]), own], axis=1)
+        sides = np.einsum("cik,cjk->cji", self.rows[index], values[own])
+        sides = sides + self.offsets[cases][:, None]
+        largest = np.where(np.isfinite(sides).all(axis=2), sides.max(axis=2), np.inf)
+        best = largest.argmin(axis=1)[:, None]
+        return (
+            np.take_along_axis(own, best, axis=1)[:, 0],
+            np.take_along_axis(largest, best, axis=1)[:, 0],
+        )
+
+
+class _Entry(NamedTuple):
+    """A box in the queue, with the cases open there; the lowest rank is next."""
+
+    rank: float
+    number: int  # no two are equal
+    low: np.ndarray
+    high: np.ndarray
+    cases: np.ndarray
+
+
+def _batch(entry: _Entry) -> int:
+    return _BATCH if entry.low.size <= _FEW else 1
+
+
+class _Evaluated(NamedTuple):
+    """What is known of a batch of boxes."""
+
+    least: list[np.ndarray]  # of each box the lower bounds for its cases
+    candidates: list[tuple[int, np.ndarray]]  # a case and an input that meets it
+
+
+def _prepared(
+    cases: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]],
+    numbers: Iterator[int],
+) -> tuple[_Unsafe, list[_Entry]]:
+    """The polytopes, and each different box with its cases."""
+    shared: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray, list[int]]] = {}
+    polytopes = []
+    for case, (lower, upper, rows, offsets) in enumerate(cases):
+        low, high = (np.asarray(corner, np.float64) for corner in (lower, upper))
+        boxes.check(low, high)
+        shared.setdefault((low.tobytes(), high.tobytes()), (low, high, []))[2].append(
+            case
+        )
+        spec, constant = (np.asarray(v, np.float64) for v in (rows, offsets))
+        if spec.ndim != 2 or constant.shape != spec.shape[:1]:
+            raise ValueError(
+                f"Expected rows [m, k] and offsets [m], got {spec.shape} and "
+                f"{constant.shape}."
+            )
+        if not len(spec):  # 0 y - 1 <= 0 is met by every y
+            spec, constant = np.zeros((1, spec.shape[1])), np.full(1, -1.0)
+        polytopes.append((spec, constant))
+    shapes = {low.shape for low, _, _ in shared.values()}
+    widths = {spec.shape[1] for spec, _ in polytopes}
+    if len(shapes) != 1 or len(widths) != 1:
+        raise ValueError(
+            f"Expected cases, of one shape {shapes} and number of outputs {widths}."
+        )
+    entries = [
+        _Entry(0.0, next(numbers), low, high, np.asarray(own))
+        for low, high, own in shared.values()
+    ]
+    return _unsafe(polytopes), entries
+
+
+def _unsafe(polytopes: Sequence[tuple[np.ndarray, np.ndarray]]) -> _Unsafe:
+    stacked = np.concatenate([spec for spec, _ in polytopes])
+    rows, inverse = np.unique(stacked, axis=0, return_inverse=True)
+    counts = np.asarray([len(spec) for spec, _ in polytopes])
+    column = np.arange(counts.max())[None]
+    starts = np.cumsum(counts) - counts
+    at = starts[:, None] + np.where(column < counts[:, None], column, 0)
+    offsets = np.concatenate([constant for _, constant in polytopes])
+    return _Unsafe(rows, inverse.reshape(-1)[at], offsets[at])
+
+
+def _evaluated(
+    bound: Callable[..., Any], chosen: Sequence[_Entry], unsafe: _Unsafe
+) -> _Evaluated:
+    """Bounds a batch of boxes, all rows that their cases need."""
+    filled = [chosen[i % len(chosen)] for i in range(_batch(chosen[0]))]
+    lows, highs = (np.stack([getattr(e, n) for e in filled]) for n in ("low", "high"))
+    needed = np.unique(unsafe.numbers[np.concatenate([e.cases for e in chosen])])
+    lower = np.full((len(filled), len(unsafe.rows)), -np.inf)
+    met: list[tuple[float, int, np.ndarray]] = []
+    with np.errstate(invalid="ignore", over="ignore"):
+        for first in range(0, len(needed), _ROWS[-1]):
+            part = needed[first : first + _ROWS[-1]]
+            size = next(size for size in _ROWS if len(part) <= size)
+            spec = np.resize(unsafe.rows[part], (size, unsafe.rows.shape[1]))
+            found, points, values = map(np.asarray, bound(lows, highs, spec))
+            lower[:, part] = found[:, : len(part)]
+            for entry, x, y in zip(chosen, points, values, strict=False):
+                at, largest = unsafe.met(entry.cases, part, y)
+                for i in np.flatnonzero(largest <= 0):
+                    met.append((float(largest[i]), int(entry.cases[i]), x[at[i]]))
+        met.sort(key=lambda one: one[0])
+        least = [
+            unsafe.least(row, entry.cases)
+            for row, entry in zip(lower, chosen, strict=False)
+        ]
+    return _Evaluated(least, [(case, x) for _, case, x in met])
 
 
 @functools.partial(jax.jit, static_argnames=("method", "num_steps"))
@@ -127,30 +327,44 @@ def _bounded(
     fn: Partial,
     lower: jax.Array,
     upper: jax.Array,
-    *,
     spec: jax.Array,
-    offsets: jax.Array,
+    *,
     method: str,
     num_steps: int,
-) -> tuple[jax.Array, jax.Array]:
-    """Of each box the best lower bound of a side, and the largest at its centre."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of each box lower bounds [b, s] of the rows, and points with their outputs.
 
-    def one(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array]:
+    The points [b, 1 + s, ...] are the centre, and for each row the corner that lowers
+    it most by its gradient there; entries of the input without one stay in the middle.
+    """
+
+    def one(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         found = linear_bounds(
             fn, low, high, spec=spec, method=method, num_steps=num_steps,
             casts="ignore", rounding="cover",
         )  # fmt: skip
-        centre = jnp.matmul(spec, fn(0.5 * (low + high)), precision="highest") + offsets
-        unit = jnp.finfo(offsets.dtype).eps  # of the last sum
-        slack = 2 * unit * (jnp.abs(found.lower) + jnp.abs(offsets))
-        return jnp.max(found.lower + offsets - slack), jnp.max(centre)
+        centre = 0.5 * low + 0.5 * high
+        back = jax.vjp(fn, centre)[1]
+        (slopes,) = jax.vmap(back)(spec)
+        corners = jnp.where(slopes > 0, low[None], centre[None])
+        corners = jnp.where(slopes < 0, high[None], corners)
+        points = jnp.concatenate([centre[None], corners])
+        return found.lower, points, jax.vmap(fn)(points)
 
     return jax.vmap(one)(lower, upper)
 
 
-def _halves(low: np.ndarray, high: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The box cut across its widest side."""
-    at = np.unravel_index(np.argmax(high - low), low.shape)
+def _halves(entry: _Entry, numbers: Iterator[int]) -> list[_Entry]:
+    """The box cut across its widest side; nothing if no float64 is inside of any."""
+    low, high = entry.low, entry.high
+    middle = 0.5 * low + 0.5 * high
+    width = np.where((low < middle) & (middle < high), high - low, 0.0)
+    at = np.unravel_index(np.argmax(width), low.shape)
+    if not width[at] > 0:
+        return []
     below, above = high.copy(), low.copy()
-    below[at] = above[at] = 0.5 * (low[at] + high[at])
-    return [(low, below), (above, high)]
+    below[at] = above[at] = middle[at]
+    return [
+        entry._replace(number=next(numbers), high=below),
+        entry._replace(number=next(numbers), low=above),
+    ]

@@ -1,35 +1,37 @@
 """Properties of networks in VNN-LIB files, and lists of what is to be verified.
 
 A property asks for a counterexample: an input of a box whose output is unsafe. The
-format is SMT-LIB cut down to `declare-const` of the reals X_0, X_1, ... (inputs) and
-Y_0, Y_1, ... (outputs), and to `assert` of linear inequalities under `and` and `or`.
+format is SMT-LIB cut down to the reals X_0, X_1, ... (inputs) and Y_0, Y_1, ...
+(outputs), and to `assert` of linear inequalities and equations under `and` and `or`.
+
+All numbers of a file are read as fractions. What is asserted becomes a disjunction of
+boxes with polytopes, which is then rounded to float64 twice: outward, for proofs that
+no counterexample exists, and inward, for counterexamples.
 
 Reference:
     Demarchi, Guidotti, Pulina and Tacchella (2023), Supporting Standardization of
     Neural Networks Verification with VNN-LIB and CoCoNet. FoMLAS 2023.
 """
 
+import codecs
+import copy
 import csv
 import gzip
-import itertools
 import math
 import os
 import pathlib
 import re
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import numpy as np
 
-_TOKEN = re.compile(r"[()]|[^\s()]+")
-_VARIABLE = re.compile(r"[XY]_(0|[1-9][0-9]*)")
-_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_SIGNS = {"<=": 1.0, "<": 1.0, ">=": -1.0, ">": -1.0}  # of a - b in a - b <= 0
-_MAX_CASES = 10_000  # an `and` of `or`s multiplies them
-_MAX_DEPTH = 100
-_CHAIN = itertools.chain.from_iterable
-_ONE = ""  # stands for the constant among the variables of a linear expression
+from robustjax.data import smtlib
+
+_SECONDS = re.compile(r"([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 class Case(NamedTuple):
@@ -44,9 +46,10 @@ class Case(NamedTuple):
 class Property(NamedTuple):
     """Violated by an x in the box of any case whose output is unsafe for that case."""
 
-    cases: tuple[Case, ...]
+    cases: tuple[Case, ...]  # rounded outward: they hold all counterexamples
     num_inputs: int
     num_outputs: int
+    inner: tuple[Case, ...]  # the same rounded inward: they hold nothing else
 
 
 class Instance(NamedTuple):
@@ -54,28 +57,38 @@ class Instance(NamedTuple):
 
     onnx: pathlib.Path
     vnnlib: pathlib.Path
-    timeout: float
+    timeout: float | None  # None where the list does not say
 
 
 def read_vnnlib(path: str | os.PathLike[str]) -> Property:
     """Reads a property; the file may be gzipped.
 
-    [host] Decimals become the nearest float64. Strict inequalities are read as if they
-    allowed equality: that no counterexample exists then holds for the file as well, but
-    one with equality is none of the file. Cases with an empty box are left out.
+    [host] Numbers are decimals, or quotients of them as in `(/ 1 4)`. Strict
+    inequalities are told apart in `inner`. Cases that nothing can satisfy are left out.
+    The commands set-logic, set-info, set-option, check-sat, get-model and exit are
+    skipped.
+
+    Guarantee:
+        `cases` hold every counterexample of the file in exact arithmetic: boxes are
+        rounded outward and offsets down. `inner` hold counterexamples only: boxes and
+        offsets are rounded the other way, and past the limit of a strict inequality. An
+        inner box without a float64 has lower > upper. Rows are exact, scaled by a
+        common denominator if need be. If even that gives no float64, the factors are
+        the nearest ones; `bounds.exclude_cases` covers their rounding.
 
     Args:
-        path: the file; gzip is recognised by its content, not by its name.
+        path: the file; gzip is recognised by its content, not by its name. The text is
+            UTF-8, or UTF-16 with a byte order mark.
 
     Returns:
-        The cases, one for each way to pick a branch of every `or`; their boxes may be
-        equal.
+        The cases, one for each way to pick a branch of every `or`. Equal boxes may be
+        the same arrays, so do not change them in place.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: naming file, line and expression, if the file is damaged, if an
-            inequality is not linear, holds inputs and outputs or several inputs, or if
-            an input of a case is not bounded.
+            inequality is not linear, holds inputs and outputs or several inputs, if
+            an input of a case is not bounded, or if no case can be satisfied.
 
     Example:
         >>> import tempfile
@@ -89,15 +102,11 @@ def read_vnnlib(path: str | os.PathLike[str]) -> Property:
     """
     path = pathlib.Path(path)
     try:
-        declared, disjunction = _read(_forms(_text(path)))
-    except _RefusedError as error:
+        counts, formula = smtlib.read(_text(path))
+        outer, inner = _rounded(formula, *counts)
+    except ValueError as error:
         raise ValueError(f"{path}:{error}") from None
-    counts = _counts(path, declared)
-    cases = [_case(path, conjunction, counts) for conjunction in disjunction]
-    kept = tuple(case for case in cases if np.all(case.lower <= case.upper))
-    if not kept:
-        raise ValueError(f"{path}: expected a case whose box is not empty.")
-    return Property(kept, *counts)
+    return Property(outer, *counts, inner)
 
 
 def read_instances(path: str | os.PathLike[str]) -> list[Instance]:
@@ -105,7 +114,7 @@ def read_instances(path: str | os.PathLike[str]) -> list[Instance]:
 
     [host] Paths are relative to the folder of the list. Where a file is missing and its
     name with `.gz` is there, that is taken; files that are missing altogether stay in
-    the list.
+    the list. The seconds may be left out.
 
     Args:
         path: the CSV file, as in `*_instances.csv` of VNN-COMP.
@@ -126,12 +135,15 @@ def read_instances(path: str | os.PathLike[str]) -> list[Instance]:
     """
     path = pathlib.Path(path)
     instances = []
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8-sig") as file:
         for number, row in enumerate(csv.reader(file), 1):
             cells = [cell.strip() for cell in row]
-            if len(cells) == 3 and all(cells) and _NUMBER.fullmatch(cells[2]):
+            seconds = cells[2] if len(cells) == 3 else ""
+            are_there = len(cells) in (2, 3) and all(cells[:2])
+            if are_there and (not seconds or _SECONDS.fullmatch(seconds)):
                 network, query = (_existing(path.parent / name) for name in cells[:2])
-                instances.append(Instance(network, query, float(cells[2])))
+                timeout = float(seconds) if seconds else None
+                instances.append(Instance(network, query, timeout))
             elif any(cells):
                 raise ValueError(
                     f"{path}:{number}: expected network, property and seconds, "
@@ -140,43 +152,16 @@ def read_instances(path: str | os.PathLike[str]) -> list[Instance]:
     return instances
 
 
-class _Form(NamedTuple):
-    """A parenthesised list and the line on which it starts."""
-
-    line: int
-    items: tuple["str | _Form", ...]
-
-    def __str__(self) -> str:
-        return f"({' '.join(map(str, self.items))})"
-
-
-class _Constraint(NamedTuple):
-    """Terms + constant <= 0, the terms of one input or of outputs."""
-
-    terms: dict[str, float]
-    constant: float
-
-
-_Conjunction = tuple[_Constraint, ...]
-
-
-class _RefusedError(Exception):
-    """Line and reason; the file's name is added later."""
-
-
-def _refused(form: _Form, reason: str) -> _RefusedError:
-    return _RefusedError(f"{form.line}: {reason}, got {form!s:.200}.")
-
-
 def _text(path: pathlib.Path) -> str:
     raw = path.read_bytes()
     try:
         plain = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise ValueError(
-            f"{path}: expected a complete gzip file, got a damaged one ({error})."
+            f" expected a complete gzip file, got a damaged one ({error})."
         ) from error
-    return plain.decode(errors="replace")
+    encoding = "utf-16" if plain.startswith(_UTF16) else "utf-8-sig"
+    return plain.decode(encoding, errors="replace")
 
 
 def _existing(path: pathlib.Path) -> pathlib.Path:
@@ -185,143 +170,137 @@ def _existing(path: pathlib.Path) -> pathlib.Path:
     return packed if packed.is_file() and not path.is_file() else path
 
 
-def _forms(text: str) -> list[_Form]:
-    """The commands of a file."""
-    pending: list[tuple[int, list[str | _Form]]] = [(0, [])]  # not yet closed
-    for number, line in enumerate(text.splitlines(), 1):
-        for token in _TOKEN.findall(line.partition(";")[0]):
-            if token == "(":
-                pending.append((number, []))
-            elif len(pending) == 1:
-                raise _RefusedError(f"{number}: {token!r} stands outside of commands.")
-            elif token == ")":
-                start, items = pending.pop()
-                pending[-1][1].append(_Form(start, tuple(items)))
-            else:
-                pending[-1][1].append(token)
-            if len(pending) > _MAX_DEPTH:
-                raise _RefusedError(f"{number}: more than {_MAX_DEPTH} open '('.")
-    if len(pending) > 1:
-        raise _RefusedError(f"{pending[-1][0]}: this '(' is not closed.")
-    return [form for form in pending[0][1] if isinstance(form, _Form)]
-
-
-def _read(forms: Iterable[_Form]) -> tuple[set[str], list[_Conjunction]]:
-    """The declared variables, and what is asserted as a disjunction."""
-    declared: set[str] = set()
-    asserted = []
-    for form in forms:
-        match form.items:
-            case ("declare-const", str(name), "Real") if (
-                _VARIABLE.fullmatch(name) and name not in declared
-            ):
-                declared.add(name)
-            case ("assert", _Form() as formula):
-                asserted.append(_cases(formula, declared))
-            case _:
-                reason = "expected an assertion, or to declare a new X_i or Y_i as Real"
-                raise _refused(form, reason)
-    return declared, _all_of(asserted, _Form(1, ("assert", "...")))
-
-
-def _cases(form: _Form, declared: set[str]) -> list[_Conjunction]:
-    """A formula as a disjunction of conjunctions."""
-    head, *parts = form.items or ("",)
-    if head not in ("and", "or"):
-        return [(_constraint(form, declared),)]
-    branches = []
-    for part in parts:
-        if not isinstance(part, _Form):
-            raise _refused(form, "expected inequalities")
-        branches.append(_cases(part, declared))
-    return _all_of(branches, form) if head == "and" else [*_CHAIN(branches)]
-
-
-def _all_of(branches: Sequence[list[_Conjunction]], form: _Form) -> list[_Conjunction]:
-    """Every way to pick one conjunction of each."""
-    if math.prod(map(len, branches)) > _MAX_CASES:
-        raise _refused(form, f"expected at most {_MAX_CASES} cases")
-    return [tuple(_CHAIN(picked)) for picked in itertools.product(*branches)]
-
-
-def _constraint(form: _Form, declared: set[str]) -> _Constraint:
-    """An inequality, everything on its left side."""
-    if len(form.items) != 3 or form.items[0] not in _SIGNS:
-        raise _refused(form, "expected an inequality <=, >=, < or > of two expressions")
-    sign = _SIGNS[str(form.items[0])]
-    sides = [_linear(side, form, declared) for side in form.items[1:]]
-    terms = _sum(sides, (sign, -sign))
-    constant = terms.pop(_ONE, 0.0)
-    terms = {name: factor for name, factor in terms.items() if factor}
-    kinds = {name[0] for name in terms}
-    if kinds != {"Y"} and not (kinds == {"X"} and len(terms) == 1):
-        raise _refused(form, "expected an inequality of one input, or of outputs only")
-    return _Constraint(terms, constant)
-
-
-def _linear(part: str | _Form, form: _Form, declared: set[str]) -> dict[str, float]:
-    """Factors of the variables in an expression, and its constant."""
-    if isinstance(part, str):
-        if part in declared:
-            return {part: 1.0}
-        if _NUMBER.fullmatch(part) and math.isfinite(float(part)):
-            return {_ONE: float(part)}
-        raise _refused(form, f"{part!r} is no finite number and no declared variable")
-    operator, *operands = part.items or ("",)
-    terms = [_linear(operand, form, declared) for operand in operands]
-    if operator == "+":
-        return _sum(terms, [1.0] * len(terms))
-    if operator == "-" and terms:
-        return _sum(terms, [1.0] + [-1.0] * (len(terms) - 1) if terms[1:] else [-1.0])
-    variable = [term for term in terms if term.keys() != {_ONE}]
-    if operator == "*" and len(variable) <= 1:
-        factor = math.prod(term[_ONE] for term in terms if term not in variable)
-        return _sum(variable or [{_ONE: 1.0}], [factor])
-    raise _refused(form, "expected sums, differences and multiples")
-
-
-def _sum(
-    terms: Sequence[Mapping[str, float]], factors: Sequence[float]
-) -> dict[str, float]:
-    total: dict[str, float] = {}
-    for term, factor in zip(terms, factors, strict=True):
-        for name, value in term.items():
-            total[name] = total.get(name, 0.0) + factor * value
-    return total
-
-
-def _counts(path: pathlib.Path, declared: set[str]) -> tuple[int, int]:
-    """Numbers of inputs and outputs, each declared from zero on without a gap."""
-    counts = {kind: sum(name[0] == kind for name in declared) for kind in "XY"}
-    for kind, count in counts.items():
-        wanted = {f"{kind}_{index}" for index in range(max(count, 1))}
-        for name in sorted(wanted - declared):
-            raise ValueError(f"{path}: {name} is not declared.")
-    return counts["X"], counts["Y"]
-
-
-def _case(
-    path: pathlib.Path, constraints: _Conjunction, counts: tuple[int, int]
-) -> Case:
-    """The box of the inputs and the polytope of the outputs."""
-    lower, upper = np.full(counts[0], -np.inf), np.full(counts[0], np.inf)
-    rows, offsets = [], []
-    for terms, constant in constraints:
-        indices = [int(name[2:]) for name in terms]
-        factors = list(terms.values())
-        if any(name[0] == "Y" for name in terms):
-            rows.append(np.zeros(counts[1]))
-            rows[-1][indices] = factors
-            offsets.append(constant)
+def _rounded(
+    formula: smtlib.Formula, num_inputs: int, num_outputs: int
+) -> tuple[tuple[Case, ...], tuple[Case, ...]]:
+    """The cases that can be satisfied, rounded outward and inward."""
+    always = _parted(formula.always)
+    whole = _Box(num_inputs).cut(always[0])
+    outer, inner = [], []
+    for conjunction in formula.cases:
+        limits, inequalities = _parted(conjunction)
+        box = whole.cut(limits)
+        if box.is_empty:
             continue
-        (index,), limit = indices, 0.0 - constant / factors[0]
-        if factors[0] > 0:
-            upper[index] = min(upper[index], limit)
-        else:
-            lower[index] = max(lower[index], limit)
-    for side, bound in (("lower", lower), ("upper", upper)):
-        if np.isinf(bound).any():
-            name = f"X_{np.isinf(bound).argmax()}"
-            raise ValueError(f"{path}: a case has no {side} bound of {name}.")
-    shape = (len(rows), counts[1])
-    return Case(lower, upper, np.reshape(rows, shape), np.asarray(offsets, np.float64))
+        box.check_bounded()
+        rows, down, up = _polytope([*always[1], *inequalities], num_outputs)
+        outer.append(Case(*box.outer, rows, down))
+        inner.append(Case(*box.inner, rows, up))
+    if not outer:
+        raise ValueError(" expected a case whose box is not empty.")
+    return tuple(outer), tuple(inner)
+
+
+def _parted(
+    constraints: smtlib.Conjunction,
+) -> tuple[list[smtlib.Constraint], list[smtlib.Constraint]]:
+    """Those of inputs and those of outputs."""
+    parts: dict[str, list[smtlib.Constraint]] = {"X": [], "Y": []}
+    for constraint in constraints:
+        parts[next(iter(constraint.terms))[0]].append(constraint)
+    return parts["X"], parts["Y"]
+
+
+class _Box:
+    """Limits of inputs: exact ones, and what they are in float64.
+
+    Those from above are kept as limits of -x from below: row 0 is of x, row 1 of -x.
+    """
+
+    def __init__(self, num_inputs: int) -> None:
+        self.is_empty = False
+        self._limits: dict[tuple[int, int], tuple[Fraction, bool]] = {}  # value, strict
+        self._outer = np.full((2, num_inputs), -np.inf)
+        self._inner = np.full((2, num_inputs), -np.inf)
+        self._set_sides()
+
+    def cut(self, constraints: Sequence[smtlib.Constraint]) -> "_Box":
+        """The part in which constraints of single inputs hold."""
+        if not constraints:
+            return self
+        part = copy.copy(self)
+        part._limits = dict(self._limits)
+        part._outer, part._inner = self._outer.copy(), self._inner.copy()
+        for terms, constant, is_strict in constraints:
+            ((name, factor),) = terms.items()
+            value = constant / abs(factor)
+            part._limit(int(factor > 0), int(name[2:]), value, is_strict)
+        part._set_sides()
+        return part
+
+    def check_bounded(self) -> None:
+        """Raises ValueError if an input has no limit on a side."""
+        for side, row in zip(("lower", "upper"), self._outer, strict=True):
+            if np.isinf(row).any():
+                name = f"X_{np.isinf(row).argmax()}"
+                raise ValueError(f" a case has no {side} bound of {name}.")
+
+    def _set_sides(self) -> None:
+        """Lower and upper sides, the same arrays for all cases with this box.
+
+        Of the smallest box of float64 that holds this one; and the least and the
+        largest float64 in it, crossed where there is none.
+        """
+        self.outer = self._outer[0], 0.0 - self._outer[1]
+        self.inner = self._inner[0], 0.0 - self._inner[1]
+
+    def _limit(self, side: int, index: int, value: Fraction, is_strict: bool) -> None:
+        """x, or -x, is at least a value."""
+        limit = max((value, is_strict), self._limits.get((side, index), (value, False)))
+        self._limits[side, index] = limit
+        self._outer[side, index] = _at_most(limit[0])
+        self._inner[side, index] = _at_least(*limit)
+        other = self._limits.get((1 - side, index))
+        if other is not None:
+            gap = -limit[0] - other[0]
+            self.is_empty |= gap < 0 or (gap == 0 and (limit[1] or other[1]))
+
+
+def _polytope(
+    inequalities: Sequence[smtlib.Constraint], num_outputs: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the outputs, and their offsets rounded down and up."""
+    rows = np.zeros((len(inequalities), num_outputs))
+    down, up = np.zeros(len(inequalities)), np.zeros(len(inequalities))
+    for at, (terms, constant, is_strict) in enumerate(inequalities):
+        scale = _scale(list(terms.values()))
+        for name, factor in terms.items():
+            rows[at, int(name[2:])] = _nearest(scale * factor)
+        down[at] = _at_most(scale * constant)
+        up[at] = _at_least(scale * constant, is_strict)
+    return rows, down, up
+
+
+def _scale(factors: Sequence[Fraction]) -> Fraction:
+    """Makes factors whole numbers where they are no float64, but are so as these."""
+    if _are_floats(factors):
+        return Fraction(1)
+    scale = Fraction(
+        math.lcm(*(factor.denominator for factor in factors)),
+        math.gcd(*(factor.numerator for factor in factors)),
+    )
+    return scale if _are_floats([scale * f for f in factors]) else Fraction(1)
+
+
+def _are_floats(numbers: Sequence[Fraction]) -> bool:
+    return all(_nearest(number) == number for number in numbers)
+
+
+def _nearest(number: Fraction) -> float:
+    try:
+        return float(number)
+    except OverflowError:
+        return math.copysign(math.inf, number)
+
+
+def _at_most(number: Fraction) -> float:
+    """The largest float64 that is not above a number."""
+    near = _nearest(number)
+    return near if near <= number else math.nextafter(near, -math.inf)
+
+
+def _at_least(number: Fraction, is_strict: bool) -> float:
+    """The least float64 that is not below a number; above it, if strict."""
+    near = _nearest(number)
+    is_past = near > number if is_strict else near >= number
+    return near if is_past else math.nextafter(near, math.inf)

@@ -7,6 +7,7 @@ import operator
 import pathlib
 import re
 import tempfile
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ class VnnlibTest(parameterized.TestCase):
 
     def read(self, text, pack=bytes):
         path = self.folder / "net.vnnlib"
-        path.write_bytes(pack(text.encode()))
+        path.write_bytes(pack(text.encode() if isinstance(text, str) else text))
         return data.read_vnnlib(str(path))
 
     @parameterized.parameters(bytes, gzip.compress)
@@ -92,6 +93,107 @@ class VnnlibTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "net.vnnlib: .*not empty"):
             self.read(_DECLARED + "(assert (>= X_0 0.6))")
 
+    @parameterized.named_parameters(
+        ("fun", lambda t: re.sub("const (.*?) Real", r"fun \1 () Real", t)),
+        ("mark", lambda t: "\ufeff" + t),
+        ("old_lines", lambda t: t.replace("\n", "\r")),
+        ("utf16", lambda t: t.encode("utf-16")),
+        (
+            "commands",
+            lambda t: (
+                "(set-logic QF_LRA) (set-info :source |; a (half|) \n"
+                f'(set-option :a "b) ;"){t}(check-sat)\n(get-model) (exit)'
+            ),
+        ),
+        ("zero", lambda t: t + "(assert (<= (* 0 X_0) 1000)) (assert (<= Y_0 Y_0))"),
+        ("constants", lambda t: t + "(assert (or false (and true (>= 0 (* Y_1 0)))))"),
+        ("dropped", lambda t: t + "(assert (or (< Y_0 Y_0) (and) (and (= 1 2) true)))"),
+        (
+            "quotient",
+            lambda t: t.replace("-2e0", "(/ (- 6) 3)").replace("3.", "(/ 6 2)"),
+        ),
+        ("chain", lambda t: t + "(assert (<= -1 X_0 (/ 1 2) 0.7))"),
+    )
+    def test_spellings_of_the_same_property(self, respell):
+        text = respell(_DECLARED + "(assert (>= Y_0 Y_1))\n")
+        expected = self.read(_DECLARED + "(assert (>= Y_0 Y_1))")
+        found = self.read(text)
+        np.testing.assert_equal(found, expected)
+
+    def test_equations_are_two_inequalities(self):
+        text = "(assert (= X_0 (/ 1 4)))(assert (= Y_0 (* 2 Y_1) 3))"
+        (case,) = self.read(_DECLARED + text).cases
+        self.assertEqual([case.lower[0], case.upper[0]], [0.25, 0.25])
+        np.testing.assert_array_equal(case.rows, [[1, -2], [-1, 2], [0, 2], [0, -2]])
+        np.testing.assert_array_equal(case.offsets, [0, 0, -3, 3])
+
+    @parameterized.parameters(0, 1, 2)
+    def test_decimals_are_rounded_to_the_safe_side(self, seed):
+        """By fractions: outer cases hold the property, which holds the inner ones."""
+        rng = np.random.default_rng(seed)
+        lower, upper, *factors = (f"{v:.{seed + 1}f}" for v in (-0.1, 1.3, 0.7, -1.1))
+        limit = f"{rng.normal():.17g}"
+        text = (
+            f"(assert (> X_0 {lower} (- 5)))(assert (<= (/ X_0 3) {upper}))"
+            "(assert (<= X_1 0.3)) (assert (< 0.1 X_1))"
+            f"(assert (< (+ (* {factors[0]} Y_0) (* Y_1 {factors[1]})) {limit}))"
+        )
+        names = "".join(
+            f"(declare-const {v} Real)" for v in ("X_0", "X_1", "Y_0", "Y_1")
+        )
+        found = self.read(names + text)
+        (outer,), (inner,) = found.cases, found.inner
+        exact = [
+            (Fraction(lower), 3 * Fraction(upper)),
+            (Fraction("0.1"), Fraction("0.3")),
+        ]
+        for i, (low, high) in enumerate(exact):
+            near = _neighbours(float(low)) + _neighbours(float(high))
+            inside = [x for x in near if low < Fraction(x) <= high]
+            self.assertEqual((inner.lower[i], inner.upper[i]), (inside[0], inside[-1]))
+            self.assertLessEqual(Fraction(outer.lower[i]), low)
+            self.assertGreaterEqual(Fraction(outer.upper[i]), high)
+            self.assertGreater(Fraction(np.nextafter(outer.lower[i], 9)), low)
+            self.assertLess(Fraction(np.nextafter(outer.upper[i], -9)), high)
+        num_between = 0
+        for _ in range(20):
+            other = float(rng.normal())
+            side = Fraction(factors[1]) * Fraction(other) - Fraction(limit)
+            for y in _neighbours(float(-side / Fraction(factors[0]))):
+                is_unsafe = Fraction(factors[0]) * Fraction(y) + side < 0
+                sides = [_exact_side(case, [y, other]) for case in (outer, inner)]
+                self.assertLessEqual(is_unsafe, sides[0] <= 0)
+                self.assertLessEqual(sides[1] <= 0, is_unsafe)
+                num_between += sides[0] <= 0 < sides[1]
+        self.assertLess(num_between, 60)  # of 180: the two are not far apart
+
+    def test_a_limit_that_is_no_float64_leaves_nothing_inside(self):
+        found = self.read(_DECLARED + "(assert (= X_0 0.1)) (assert (= X_1 0.5))")
+        (outer,), (inner,) = found.cases, found.inner
+        self.assertEqual(outer.lower[0], np.nextafter(outer.upper[0], 0))
+        self.assertLess(Fraction(outer.lower[0]), Fraction("0.1"))
+        self.assertGreater(inner.lower[0], inner.upper[0])
+        self.assertEqual([v[1] for v in (*outer[:2], *inner[:2])], [0.5] * 4)
+
+    def test_strict_limits_are_told_apart(self):
+        found = self.read(_DECLARED + "(assert (> Y_0 1)) (assert (>= Y_1 1))")
+        (outer,), (inner,) = found.cases, found.inner
+        np.testing.assert_array_equal(outer.offsets, [1, 1])
+        np.testing.assert_array_equal(inner.offsets, [np.nextafter(1, 2), 1])
+        self.assertEqual((outer.upper[1], inner.upper[1]), (3, np.nextafter(3, 0)))
+
+    def test_many_cases_share_their_box(self):
+        branches = " ".join(f"(and (>= Y_0 {i}))" for i in range(12_000))
+        cases = self.read(f"{_DECLARED}(assert (or {branches}))").cases
+        self.assertEqual([case.offsets[0] for case in cases], [*range(12_000)])
+        self.assertEqual(len({id(case.upper) for case in cases}), 1)
+
+    def test_depth_is_no_limit(self):
+        depth = 2_000  # far more than Python's frames
+        nested = "".join(f"(or (>= Y_0 {i}) " for i in range(depth))
+        text = f"{_DECLARED}(assert {nested}(<= Y_1 0){')' * depth})"
+        self.assertLen(self.read(text).cases, depth + 1)
+
     def test_no_condition_on_the_output_is_an_empty_polytope(self):
         (case,) = self.read(_DECLARED).cases
         self.assertEqual((case.rows.shape, case.offsets.shape), ((0, 2), (0,)))
@@ -129,19 +231,23 @@ class VnnlibTest(parameterized.TestCase):
             "(assert (<= X_0 X_1))",
             "6: expected an inequality of one input",
         ),
-        ("cancelled", "(assert (<= Y_0 Y_0))", "6: expected an inequality of one"),
         ("not_linear", "(assert (<= (* Y_0 Y_1) 1))", "6: .* multiples"),
-        ("quotient", "(assert (<= (/ Y_0 2) 1))", "6: .* multiples"),
+        ("quotient", "(assert (<= (/ 2 Y_0) 1))", "6: .* divide by numbers"),
+        ("divided_by_0", "(assert (<= (/ Y_0 (- 1 1)) 1))", "6: .* divide by numbers"),
         ("nothing", "(assert (<= () 1))", "6: .* multiples"),
         ("undeclared", "(assert (<= Y_2 1))", "6: 'Y_2' is no finite number"),
         ("infinite", "(assert (<= Y_0 1e999))", "6: '1e999' is no finite"),
         ("nan", "(assert (<= Y_0 nan))", "6: 'nan' is no finite"),
-        ("equality", "(assert (= Y_0 1))", "6: expected an inequality <=, >=, < or >"),
-        ("three", "(assert (<= Y_0 1 2))", "6: expected an inequality <="),
+        ("huge", "(assert (<= Y_0 1e99999))", "6: '1e99999' is no finite"),
+        ("one", "(assert (<= Y_0))", "6: expected an inequality <=, >=, <, > or"),
+        ("outputs_in_or", "(assert (or true (<= Y_0 false)))", "6: 'false' is no"),
         ("implication", "(assert (=> (<= Y_0 1) (<= Y_1 1)))", "6: .*, got .*=>"),
         ("atom", "(assert (or Y_0))", "6: expected inequalities, got .or Y_0."),
         ("empty", "(assert ())", "6: expected an inequality"),
-        ("command", "(check-sat)", "6: expected an assertion, .* got .check-sat."),
+        ("command", "(push 1)", "6: expected an assertion, .* got .push 1."),
+        ("after", "(check-sat)(assert (<= Y_0 1))", "6: expected an assertion, .*Y_0"),
+        ("argument", "(declare-fun Y_2 (Real) Real)", "6: .* a new X_i or Y_i"),
+        ("quote", '(assert (<= Y_0 "1))', "6: '\"' is no finite number"),
         ("twice", "(declare-const Y_0 Real)", "6: .* a new X_i or Y_i"),
         ("integer", "(declare-const Y_2 Int)", "6: .* as Real"),
         ("name", "(declare-const Z_0 Real)", "6: .* got .declare-const Z_0 Real"),
@@ -150,7 +256,8 @@ class VnnlibTest(parameterized.TestCase):
         ("open", "(assert (or\n(<= Y_0 1)", "6: this '.' is not closed"),
         ("closed", "(assert (<= Y_0 1)))", "6: '.' stands outside"),
         ("outside", "assert", "6: 'assert' stands outside"),
-        ("deep", "(assert " + "(and " * 200, "6: more than 100 open"),
+        ("never", "(assert (and (>= Y_0 1) false))", " .*not empty"),
+        ("strictly_empty", "(assert (and (> X_0 0) (<= X_0 0)))", " .*not empty"),
         ("no_branch", "(assert (or))", " .*not empty"),
         (
             "too_many_cases",
@@ -187,12 +294,34 @@ class VnnlibTest(parameterized.TestCase):
         )
         self.assertEqual(third, (self.folder / "c", self.folder / "sub" / "d", 0.5))
 
-    @parameterized.parameters("a.onnx,b.vnnlib", "a,b,c", ",b,3", "a,b,3,4", "a,b,nan")
+    def test_a_list_may_have_a_mark_and_no_seconds(self):
+        path = self.folder / "instances.csv"
+        path.write_text("\ufeffa.onnx,b.vnnlib\nc,d,\n", encoding="utf-8")
+        for found, names in zip(data.read_instances(path), ("ab", "cd"), strict=True):
+            self.assertEqual([found.onnx.name[0], found.vnnlib.name[0]], list(names))
+            self.assertEqual((found.onnx.parent, found.timeout), (self.folder, None))
+
+    @parameterized.parameters("a.onnx", "a,b,c", ",b,3", "a,b,3,4", "a,b,nan", "a,b,-1")
     def test_bad_instances_are_named(self, row):
         path = self.folder / "instances.csv"
         path.write_text(f"a,b,3\n{row}\n")
         with self.assertRaisesRegex(ValueError, f"instances.csv:2: .* got '{row}'"):
             data.read_instances(path)
+
+
+def _neighbours(value):
+    """A float64 and the four next to it on each side, in order."""
+    below, above = [value], [value]
+    for _ in range(4):
+        below.insert(0, float(np.nextafter(below[0], -np.inf)))
+        above.append(float(np.nextafter(above[-1], np.inf)))
+    return below[:-1] + above
+
+
+def _exact_side(case, y):
+    (row,), (offset,) = case.rows, case.offsets
+    terms = [Fraction(a) * Fraction(b) for a, b in zip(row, y, strict=True)]
+    return sum(terms) + Fraction(offset)
 
 
 def _number(rng):

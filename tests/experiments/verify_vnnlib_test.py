@@ -3,25 +3,53 @@
 import csv
 import dataclasses
 import pathlib
+import shutil
 import tempfile
 
 import numpy as np
 import pytest
 import verify_vnnlib
 from absl.testing import absltest, parameterized
+from onnx import helper
 from real_data import folder as data_folder
 
 from robustjax import data, models
+from tests import compilations
+from tests.models import onnx_networks
 
 
 def _folder():
     return data_folder("vnncomp2021") / "test"
 
 
+def _network(bias=0.0):
+    """[x] to [x, -relu(x)] + bias, the same bytes each time."""
+    constants = {
+        "w": np.asarray([[1, -1, 1]], np.float32),
+        "v": np.asarray([[1, 0], [-1, 0], [0, -1]], np.float32),
+        "b": np.full(2, bias, np.float32),
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["h"]),
+        helper.make_node("Relu", ["h"], ["r"]),  # relu(x), relu(-x), relu(x)
+        helper.make_node("Gemm", ["r", "v", "b"], ["y"]),
+    ]
+    proto = onnx_networks.network(nodes, [1, 1], constants)
+    return proto.SerializeToString(deterministic=True)
+
+
+def _property(low, high, unsafe=""):
+    return (
+        "(declare-const X_0 Real)(declare-const Y_0 Real)(declare-const Y_1 Real)"
+        f"(assert (>= X_0 {low}))(assert (<= X_0 {high})){unsafe}"
+    )
+
+
 class RunTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.workdir = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.workdir = self.folder / "run"
 
     def _config(self, **options):
         settings = {"workdir": str(self.workdir), "timeout": 120.0, "num_steps": 5}
@@ -29,10 +57,24 @@ class RunTest(parameterized.TestCase):
 
     def _list(self, *names):
         """A list of instances, with paths to the folder of the data."""
-        path = self.workdir / "instances.csv"
+        path = self.folder / "instances.csv"
         lines = [f"{_folder() / a},{_folder() / b},60\n" for a, b in names]
         path.write_text("".join(lines))
         return str(path)
+
+    def _own(self, *texts, rows=None, network=None):
+        """A list of the network of this file with properties of these texts."""
+        (self.folder / "net.onnx").write_bytes(network or _network())
+        names = [f"p{number}.vnnlib" for number in range(len(texts))]
+        for name, text in zip(names, texts, strict=True):
+            (self.folder / name).write_text(text)
+        path = self.folder / "own.csv"
+        path.write_text("\n".join(rows or [f"net.onnx,{name}" for name in names]))
+        return str(path)
+
+    def _statuses(self, *texts, **options):
+        config = self._config(instances=self._own(*texts), workdir="", **options)
+        return [row["status"] for row in verify_vnnlib.run(config)]
 
     def test_answers_are_kept_and_taken_up_again(self):
         names = [(f"test_{n}.onnx", f"test_{n}.vnnlib") for n in ("nano", "tiny")]
@@ -44,12 +86,109 @@ class RunTest(parameterized.TestCase):
         path.write_text("".join(lines[:2]))
         again = verify_vnnlib.run(config)
         self.assertEqual([row["status"] for row in again], ["unsat", "unsat"])
-        self.assertEqual(again[0]["seconds"], str(rows[0]["seconds"]))
+        self.assertEqual(again[0], rows[0])
         with path.open(newline="") as file:
             self.assertLen(list(csv.DictReader(file)), 2)
         other = self._config(instances=self._list(names[1]))
         with self.assertRaisesRegex(ValueError, "answers of another list"):
             verify_vnnlib.run(other)
+
+    def test_answers_belong_to_contents_and_settings(self):
+        unsafe = "(assert (>= Y_0 2))"
+        text = _property(0, 1, unsafe)
+        first = self._config(instances=self._own(text), timeout=0.0)
+        (row,) = verify_vnnlib.run(first)
+        self.assertEqual((row["status"], row["timeout"]), ("unsat", 60.0))
+        moved = self.folder / "elsewhere"
+        moved.mkdir()
+        for path in self.folder.glob("*.*"):
+            shutil.copy(path, moved)
+        elsewhere = str(moved / "own.csv")
+        (same,) = verify_vnnlib.run(dataclasses.replace(first, instances=elsewhere))
+        self.assertEqual(same, row)
+        for options, message in (
+            ({"network": _network(5.0)}, "number 0, net.onnx .* onnx_sha256 is "),
+            ({"text": _property(0, 3, unsafe)}, "vnnlib_sha256 is "),
+            ({"rows": ["net.onnx,p0.vnnlib,61"]}, "timeout is 60.0 there and 61.0"),
+            ({"rows": ["no.onnx,p0.vnnlib"]}, "onnx_sha256 is .* and unknown here"),
+        ):
+            own = {"text": text} | options
+            self._own(own.pop("text"), **own)
+            with self.assertRaisesRegex(ValueError, message):
+                verify_vnnlib.run(first)
+        self._own(text)
+        for name, value in (("method", "crown"), ("seed", 1), ("max_boxes", 7)):
+            with self.assertRaisesRegex(ValueError, f"another run: --{name}"):
+                verify_vnnlib.run(dataclasses.replace(first, **{name: value}))
+        self.assertEqual(verify_vnnlib.run(first), [row])
+
+    def test_a_folder_of_another_kind_is_left_alone(self):
+        self.workdir.mkdir()
+        (self.workdir / "results.csv").write_text("number,onnx,vnnlib,status\n")
+        config = self._config(instances=self._own(_property(0, 1)))
+        with self.assertRaisesRegex(ValueError, "is not a run .* results.csv"):
+            verify_vnnlib.run(config)
+
+    def test_one_bad_instance_does_not_stop_the_list(self):
+        good = _property(0, 1, "(assert (>= Y_0 2))")
+        names = ["no.onnx,p0.vnnlib", "net.onnx,p1.vnnlib", "net.onnx,p0.vnnlib"]
+        path = self._own(good, "(assert", rows=names)
+        config = self._config(instances=path)
+        rows = verify_vnnlib.run(config)
+        self.assertEqual([r["status"] for r in rows], ["error", "error", "unsat"])
+        self.assertRegex(rows[0]["reason"], "no.onnx")
+        self.assertRegex(rows[1]["reason"], "p1.vnnlib:1: this '.' is not closed")
+        (self.folder / "no.onnx").write_bytes(_network(5.0))
+        with self.assertRaisesRegex(ValueError, "1 instances .* number 1: .*p1.vnnlib"):
+            verify_vnnlib.main(config)
+        with (self.workdir / "results.csv").open(newline="") as file:
+            written = [row["status"] for row in csv.DictReader(file)]
+        self.assertEqual(written, ["sat", "error", "unsat"])
+
+    def test_equality_no_output_and_strict_limits(self):
+        texts = {
+            _property(-1, 1, "(assert (>= Y_1 0))"): "sat",  # dead units
+            _property(0, 1, "(assert (>= Y_0 1))"): "sat",  # at a face
+            _property(0, 1, "(assert (> Y_0 1))"): "unknown",  # not there, nor excluded
+            _property(0, 1, "(assert (> Y_0 1.001))"): "unsat",
+            _property(0, 1, "(assert (< X_0 1))(assert (>= Y_0 1))"): "unknown",
+            _property(0.5, 0.5, "(assert (<= Y_0 0.5))"): "sat",  # a point
+            _property(0.5, 0.5, "(assert (<= Y_0 0.4))"): "unsat",
+            _property(0, 1): "sat",  # every input is
+            _property(0, 1, "(assert (or (>= Y_0 5) (<= X_0 0.5)))"): "sat",
+        }
+        self.assertEqual(self._statuses(*texts, max_boxes=50), [*texts.values()])
+
+    def test_decimals_that_are_no_float64(self):
+        """0.1 lies between two of them, 0.1 - 8.3e-18 and 0.1 + 5.6e-18."""
+        texts = {
+            _property(0, "0.1", "(assert (>= Y_0 0.100000000000000002))"): "unknown",
+            _property(0, "0.1", "(assert (>= Y_0 0.1))"): "unknown",  # at 0.1 alone
+            _property("0.1", "0.1", "(assert (<= Y_0 0.1000001))"): "sat",
+            _property("0.1", "0.1", "(assert (<= Y_0 0.0999999))"): "unsat",
+            _property(
+                "0.1", "0.1", "(assert (<= Y_0 0.099999999999999992))"
+            ): "unknown",
+            _property("0.1", "0.1"): "sat",
+        }
+        self.assertEqual(self._statuses(*texts, max_boxes=50), [*texts.values()])
+
+    def test_a_second_property_compiles_nothing(self):
+        self._statuses(_property(-1, 1, "(assert (>= Y_0 0.5))(assert (>= Y_1 0))"))
+        branches = " ".join(f"(and (>= Y_0 {i}) (<= Y_1 Y_0))" for i in range(2, 14))
+        cut = "(and (<= X_0 0.5) (>= Y_0 1))"
+        with compilations.counted() as compiled:
+            found = self._statuses(_property(-1, 1, f"(assert (or {branches} {cut}))"))
+        self.assertEqual(found, ["unsat"])
+        self.assertEmpty(compiled)
+
+    def test_many_disjuncts_are_decided(self):
+        branches = [f"(and (>= X_0 {i / 9999}) (>= Y_0 2))" for i in range(1_000)]
+        safe = _property(0, 1, f"(assert (or {' '.join(branches)}))")
+        branches[700] = "(and (<= X_0 0.25) (<= Y_0 -0.5))"
+        branches[900] = "(>= Y_0 0.75)"
+        unsafe = _property(0, 1, f"(assert (or {' '.join(branches)}))")
+        self.assertEqual(self._statuses(safe, unsafe), ["unsat", "sat"])
 
     @pytest.mark.newest
     def test_a_counterexample_is_unsafe(self):
@@ -74,6 +213,17 @@ class RunTest(parameterized.TestCase):
         )
         (row,) = verify_vnnlib.run(config)
         self.assertEqual(row["status"], "unsat")
+
+    @pytest.mark.slow
+    def test_published_verdicts_of_mnistfc(self):
+        folder = data_folder("vnncomp2021") / "mnistfc"
+        network = folder / "mnist-net_256x2.onnx"
+        path = self.folder / "instances.csv"
+        names = ["prop_2_0.03", "prop_4_0.03", "prop_7_0.03", "prop_3_0.05"]
+        path.write_text("".join(f"{network},{folder / n}.vnnlib\n" for n in names))
+        rows = verify_vnnlib.run(self._config(instances=str(path)))
+        found = [row["status"] for row in rows]
+        self.assertEqual(found, ["unsat", "unsat", "sat", "sat"])
 
     def test_files_that_do_not_fit(self):
         config = self._config(

@@ -137,16 +137,6 @@ class HostTest(parameterized.TestCase):
             actual = smoothing.first_order_radius(*known)
         np.testing.assert_allclose(actual, box, rtol=0, atol=1.1e-6)
 
-    def test_certificates_cost_what_they_are_many(self):
-        """Of each number, how many are computed."""
-        known, _ = _in_table(_FEW)
-        for size, expected in ((70, 128), (300, 320), (1000, 1024), (2048, 2048)):
-            with mock.patch.object(first_order, "_host_batch") as batch:
-                batch.side_effect = lambda p, *_, size, free_parallel: np.zeros(p.size)
-                smoothing.first_order_radius(*(np.resize(v, size) for v in known))
-            sizes = [call.kwargs["size"] for call in batch.call_args_list]
-            self.assertEqual(sum(sizes), expected)
-
     def test_noted_table_in_the_exact_form(self):
         _, (exact, _) = _in_table(_FEW)
         actual = _batch("exact")["table"][0]
