@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax.bounds import operations
+from robustjax.bounds import operations, shares
 from robustjax.bounds.operations import Add, Affine, Bounded
 
 _MOVES = (
@@ -64,7 +64,13 @@ def _move(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     if "fill_value" in bind.params:  # what gather fills in has no width
         moved = bind._replace(params=dict(bind.params) | {"fill_value": 0})
     point, radius = (_filled(move, arguments, _same) for move in (bind, moved))
-    return add(Affine(point, radius, is_linear=moved is bind, signs=(1,)), arguments)
+    affine = Affine(point, radius, is_linear=moved is bind, signs=(1,))
+    result = add(affine, arguments)
+    if bind.primitive.name in ("broadcast_in_dim", "reshape"):
+        return shares.moved(result, arguments[0])
+    if bind.primitive.name == "reduce_sum":
+        return shares.total(add, result, arguments[0], bind.params["axes"])
+    return result
 
 
 @operations.rule("split")
@@ -151,7 +157,7 @@ def subtract(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
             s for s, a in zip((1, -1), arguments, strict=True) if isinstance(a, Bounded)
         ),
     )
-    return add(affine, arguments)
+    return shares.difference(add, add(affine, arguments), *arguments)
 
 
 @operations.rule("neg")
@@ -214,7 +220,8 @@ def _divide(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bou
     if not isinstance(denominator, Bounded):
         return add(_scaled(bind, arguments), arguments)
     inverse = add(operations.for_name("reciprocal"), [denominator])
-    return multiply(add, jnp.multiply, [numerator, inverse])
+    found = multiply(add, jnp.multiply, [numerator, inverse])
+    return shares.quotient(add, found, numerator, denominator)
 
 
 def _precise(bind: Any) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from robustjax.bounds import affine_rules, curved_rules, operations
+from robustjax.bounds import affine_rules, curved_rules, operations, shares
 from robustjax.bounds.operations import (
     Add,
     Bounded,
@@ -166,8 +166,13 @@ def at_least(constant: Any) -> Elementwise:
 
 
 RELU = at_least(0.0)
-for _name, _f in (("exp", jnp.exp), ("expm1", jnp.expm1)):
-    _register(_name, _f, functools.partial(_convex_lines, _f))
+_EXP = Elementwise(
+    "exp",
+    jnp.exp,
+    functools.partial(_rising, jnp.exp),
+    functools.partial(_convex_lines, jnp.exp),
+)
+_register("expm1", jnp.expm1, functools.partial(_convex_lines, jnp.expm1))
 for _name, _f in (("log", jnp.log), ("log1p", jnp.log1p), ("sqrt", jnp.sqrt)):
     _register(_name, _f, functools.partial(_concave_lines, _f))
 for _name, _f in (
@@ -303,6 +308,11 @@ _register(
     "rsqrt", jax.lax.rsqrt, functools.partial(_convex_lines, jax.lax.rsqrt),
     _falling_positive(jax.lax.rsqrt),
 )  # fmt: skip
+
+
+@operations.rule("exp")
+def _exponential(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    return shares.exponential(add(_EXP, arguments), arguments[0])
 
 
 @operations.rule("round")

@@ -18,12 +18,22 @@ class UnsupportedError(NotImplementedError):
     """Bounds cannot be carried through an operation; the text names it."""
 
 
+class About(NamedTuple):
+    """What a result is of another value: see `shares`."""
+
+    kind: str
+    value: int  # that it is of
+    axes: tuple[int, ...]
+    shape: tuple[int, ...]  # of that value
+
+
 class Bounded(NamedTuple):
     """A result that depends on the bounded input."""
 
     value: int
     shape: tuple[int, ...]
     dtype: Any
+    about: About | None = None
 
 
 class Lines(NamedTuple):

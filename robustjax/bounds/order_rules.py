@@ -11,7 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax.bounds import affine_rules, elementwise_rules, interval, operations
+from robustjax import _validate
+from robustjax.bounds import (
+    affine_rules,
+    elementwise_rules,
+    interval,
+    operations,
+    shares,
+)
 from robustjax.bounds.operations import (
     Add,
     Affine,
@@ -31,6 +38,9 @@ def maximum(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     if not isinstance(first, Bounded):
         first, second = second, first
     if not isinstance(second, Bounded):
+        known = _validate.concrete(second)
+        if known is not None and np.all(known == -np.inf):
+            return first
         shape = jnp.broadcast_shapes(first.shape, jnp.shape(second))
         return add(
             elementwise_rules.at_least(second), [affine_rules.spread(add, first, shape)]
@@ -87,11 +97,14 @@ def _reduce_max(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     (x,) = arguments
     axes = sorted(bind.params["axes"], reverse=True)
     if max((x.shape[axis] for axis in axes), default=0) > _FEW or 0 in x.shape:
-        return _in_order(add, bind, arguments)
+        return shares.of_axes("largest", _in_order(add, bind, arguments), x, axes)
+    result = x
     for axis in axes:
-        slices = [_taken(add, x, np.asarray(i), axis) for i in range(x.shape[axis])]
-        x = _largest_of(add, slices)
-    return x
+        slices = [
+            _taken(add, result, np.asarray(i), axis) for i in range(x.shape[axis])
+        ]
+        result = _largest_of(add, slices)
+    return shares.of_axes("largest", result, x, axes)
 
 
 @operations.rule("reduce_window_max")

@@ -138,6 +138,9 @@ class OverflowTest(absltest.TestCase):
             self.assertFalse(np.isnan([own.lower, own.upper]).any())
             self.assertTrue(np.all(own.lower <= value.min(axis=0) + 1e-4))
             self.assertTrue(np.all(own.upper >= value.max(axis=0) - 1e-4))
+            for part in (slice(3), slice(4, 7)):  # softmax
+                self.assertTrue(np.all(own.lower[part] >= 0))
+                self.assertTrue(np.all(own.upper[part] <= 1 + 1e-6))
 
     def test_infinite_constants_are_no_bounds_of_numbers_inside(self):
         """exp(800) is a number: its logarithm is not said to be infinite."""
@@ -151,6 +154,50 @@ class OverflowTest(absltest.TestCase):
             )
         self.assertLessEqual(own.lower[0], -200)
         self.assertGreaterEqual(own.upper[0], -100)
+
+
+class SharesTest(absltest.TestCase):
+    def test_what_only_looks_like_softmax_is_not_taken_for_it(self):
+        """Another sum, other axes, or a sum that lies across."""
+
+        def with_other_sum(x):
+            e = jnp.exp(x - jnp.max(x))
+            return e / (jnp.sum(e**2) + 0 * x)
+
+        def of_another(x):
+            return jnp.exp(x - jnp.max(x)) / jnp.sum(
+                jnp.exp(0.5 * x - jnp.max(0.5 * x))
+            )
+
+        def across(x):
+            y = jnp.stack([x, 2 * x, x**2])
+            e = jnp.exp(y - jnp.max(y, axis=0, keepdims=True))
+            return (e / jnp.sum(e, axis=0)[:, None]).ravel()
+
+        def along_others(x):
+            y = jnp.stack([x, 2 * x, x**2])
+            e = jnp.exp(y - jnp.max(y, axis=0, keepdims=True))
+            return jnp.sum(e, axis=1)
+
+        def of_another_largest(x):
+            return x - jnp.max(0.5 * x)
+
+        lower, upper = np.float32([-1.0, -3.0, 0.5]), np.float32([1.5, -1.0, 2.0])
+        share = np.random.default_rng(0).uniform(size=(2000, 3)).round(1)
+        points = np.float32(lower + share * (upper - lower))
+
+        def fn(x):
+            return jnp.concatenate([
+                f(x) for f in (with_other_sum, of_another, across, along_others,
+                               of_another_largest)
+            ])  # fmt: skip
+
+        value = np.asarray(jax.jit(jax.vmap(fn))(points))
+        for own in jax.device_get(
+            jax.jit(functools.partial(_all_bounds, fn))(lower, upper)
+        ):
+            self.assertTrue(np.all(own.lower <= value.min(axis=0) + 1e-5))
+            self.assertTrue(np.all(own.upper >= value.max(axis=0) - 1e-5))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,89 @@
+"""What is known of softmax: exp(x - max x) has a largest entry of one.
+
+Intervals alone lose that the same x stands on both sides. So a result may carry what it
+is, `operations.About`, from its largest entry to the shares of a sum:
+
+    largest(x), x - largest(x) <= 0, exp of that, a sum >= 1, shares in [0, 1].
+"""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from robustjax.bounds.operations import About, Add, Bounded, Interval, Narrowed
+
+
+def of_axes(kind: str, result: Bounded, x: Bounded, axes: Any) -> Bounded:
+    """A result as the largest entry, or the sum, of x along axes. [host]."""
+    sorted_axes = tuple(sorted(int(axis) for axis in axes))
+    return result._replace(about=About(kind, x.value, sorted_axes, x.shape))
+
+
+def moved(result: Bounded, argument: Bounded) -> Bounded:
+    """What a result is that has the numbers of an argument, in their order. [host]."""
+    about = argument.about
+    if about is not None and result.shape in (_kept(about), _without(about)):
+        return result._replace(about=about)
+    return result
+
+
+def difference(add: Add, result: Bounded, x: Any, largest: Any) -> Bounded:
+    """At most zero, where the largest entry of x itself is subtracted. [host]."""
+    about = _about(largest, "largest", x)
+    if about is None:
+        return result
+    found = add(_within(-jnp.inf, 0.0), [result, result])
+    return found._replace(about=About("below", found.value, about.axes, x.shape))
+
+
+def exponential(result: Bounded, x: Bounded) -> Bounded:
+    """Of what is at most zero, and zero somewhere along the axes. [host]."""
+    if x.about is None or x.about.kind != "below":
+        return result
+    return result._replace(about=x.about._replace(kind="peak", value=result.value))
+
+
+def total(add: Add, result: Bounded, x: Bounded, axes: Any) -> Bounded:
+    """At least one, where x has an entry of one along the axes. [host]."""
+    same = tuple(sorted(int(axis) for axis in axes))
+    if x.about is None or x.about.kind != "peak" or x.about.axes != same:
+        return result
+    found = add(_within(1.0, jnp.inf), [result, result])
+    return of_axes("sum", found, x, axes)
+
+
+def quotient(add: Add, result: Bounded, x: Any, sum_of_x: Any) -> Bounded:
+    """In [0, 1], where x is divided by its own sum. [host]."""
+    if _about(sum_of_x, "sum", x) is None:
+        return result
+    return add(_within(0.0, 1.0), [result, result])
+
+
+def _about(argument: Any, kind: str, x: Any) -> About | None:
+    """What an argument is, if it is of that kind and of x.
+
+    It lies along x: a primitive takes two arrays of one rank, or a scalar, so its shape
+    is that of x with ones for the axes.
+    """
+    about = argument.about if isinstance(argument, Bounded) else None
+    if about is None or not isinstance(x, Bounded):
+        return None
+    is_it = about.kind == kind and about.value == x.value
+    return about if is_it else None
+
+
+def _kept(about: About) -> tuple[int, ...]:
+    return tuple(1 if k in about.axes else n for k, n in enumerate(about.shape))
+
+
+def _without(about: About) -> tuple[int, ...]:
+    return tuple(n for k, n in enumerate(about.shape) if k not in about.axes)
+
+
+def _within(low: float, high: float) -> Narrowed:
+    """A range in which a value lies if it is a number."""
+
+    def bounds(of_result: Interval) -> Interval:
+        return jnp.full_like(of_result[0], low), jnp.full_like(of_result[1], high)
+
+    return Narrowed(bounds)
