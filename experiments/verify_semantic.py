@@ -29,12 +29,16 @@ import processes
 import semantic_report
 from absl import logging
 from command_line import setting
+from jax.tree_util import Partial
 
 from robustjax import _validate, bounds, data, results, semantic
 from robustjax.semantic import attributes, limits
 
 _COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-_OPERATIONAL = ("workdir", "data_dir", "checkpoint", "compile_cache", "show")
+_OPERATIONAL = (  # change no row
+    "workdir", "data_dir", "checkpoint", "compile_cache", "show",
+    "allow_version_change",
+)  # fmt: skip
 _RANGE = ("start", "skip", "max_examples")
 _MODES = ("auto", "exact", "search")
 
@@ -77,6 +81,9 @@ class SemanticConfig:
     show: int = setting(2, "images in ends.png")
     seed: int = setting(0, "of a model trained here")
     compile_cache: str = setting("", "folder that keeps compiled programs")
+    allow_version_change: bool = setting(
+        False, "continue a run of other software or hardware; numbers may differ"
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""
@@ -165,6 +172,7 @@ def run(config: SemanticConfig) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "flags": command_line.flags_of(config),
         "operational": _OPERATIONAL,
+        "allow_version_change": config.allow_version_change,
         "expected_entries": (classifiers.MODEL_FOLDER,),
     }
     facts = {"data": data.fingerprint(dataset)}
@@ -213,7 +221,7 @@ def _row(
 ) -> dict[str, Any]:
     began = time.perf_counter()
     x, label = dataset.images[index], int(dataset.labels[index])
-    predicted = int(np.argmax(jax.jit(lambda f, x: f(x))(apply_fn, x[None])[0]))
+    predicted = int(np.argmax(_logits(apply_fn, x[None])[0]))
     own: dict[str, Any] = {}
     for attribute in config.moving():
         found = _found(config, apply_fn, x, label, attribute=attribute)
@@ -227,6 +235,11 @@ def _row(
         "time": round(time.perf_counter() - began, 6),
         **own,
     }
+
+
+@jax.jit
+def _logits(apply_fn: Partial, x: jax.Array) -> jax.Array:
+    return apply_fn(x)
 
 
 def _found(

@@ -69,7 +69,8 @@ def _move(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     if bind.primitive.name in ("broadcast_in_dim", "reshape"):
         return shares.moved(result, arguments[0])
     if bind.primitive.name == "reduce_sum":
-        return shares.total(add, result, arguments[0], bind.params["axes"])
+        axes = bind.params["axes"]
+        return shares.total(add, result, of=arguments[0], axes=axes)
     return result
 
 
@@ -157,7 +158,8 @@ def subtract(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
             s for s, a in zip((1, -1), arguments, strict=True) if isinstance(a, Bounded)
         ),
     )
-    return shares.difference(add, add(affine, arguments), *arguments)
+    found = add(affine, arguments)
+    return shares.difference(add, found, terms=arguments)
 
 
 @operations.rule("neg")
@@ -176,8 +178,7 @@ def _linear(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bou
 
 
 def _check_floats(arguments: Sequence[Any]) -> None:
-    dtypes = [jnp.result_type(a.dtype) for a in arguments]
-    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+    if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in arguments):
         raise operations.UnsupportedError("Bounds cannot follow products of integers.")
 
 
@@ -221,7 +222,7 @@ def _divide(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bou
         return add(_scaled(bind, arguments), arguments)
     inverse = add(operations.for_name("reciprocal"), [denominator])
     found = multiply(add, jnp.multiply, [numerator, inverse])
-    return shares.quotient(add, found, numerator, denominator)
+    return shares.quotient(add, found, terms=arguments)
 
 
 def _precise(bind: Any) -> Callable[..., Any]:

@@ -1,6 +1,5 @@
 """Bounds of the output of any JAX function on a box."""
 
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,7 +8,7 @@ import jax.numpy as jnp
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from robustjax import _validate
+from robustjax import _callables, _validate
 from robustjax.bounds import boxes, interval, jax_verify, linear, passes, propagate
 from robustjax.bounds.domains import Within
 from robustjax.bounds.operations import Interval
@@ -251,25 +250,23 @@ def affine_bounds(
     )
 
 
-def single(apply_fn: Callable[[jax.Array], jax.Array]) -> Callable[..., jax.Array]:
+def single(apply_fn: Callable[[jax.Array], jax.Array]) -> Partial:
     """A batched function as a function of one example.
 
     [device]
 
     Args:
-        apply_fn: maps `[n, ...]` to `[n, ...]`; of a `jax.tree_util.Partial` the result
-            is one as well.
+        apply_fn: maps `[n, ...]` to `[n, ...]`.
 
     Returns:
-        A function that maps `[...]` to `[...]`.
+        A `jax.tree_util.Partial` that maps `[...]` to `[...]`: programs that were
+        compiled for it are found again, and arrays of a `Partial` stay arguments.
 
     Example:
         >>> single(lambda x: x + 1)(jnp.zeros(2)).shape
         (2,)
     """
-    if isinstance(apply_fn, Partial):
-        return Partial(_first_row, apply_fn)  # its arrays stay arguments of jit
-    return functools.partial(_first_row, apply_fn)
+    return Partial(_first_row, _callables.as_partial(apply_fn))
 
 
 def _first_row(apply_fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:

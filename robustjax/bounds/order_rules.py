@@ -97,14 +97,15 @@ def _reduce_max(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     (x,) = arguments
     axes = sorted(bind.params["axes"], reverse=True)
     if max((x.shape[axis] for axis in axes), default=0) > _FEW or 0 in x.shape:
-        return shares.of_axes("largest", _in_order(add, bind, arguments), x, axes)
+        found = _in_order(add, bind, arguments)
+        return shares.along("largest", found, of=x, axes=axes)
     result = x
     for axis in axes:
         slices = [
             _taken(add, result, np.asarray(i), axis) for i in range(x.shape[axis])
         ]
         result = _largest_of(add, slices)
-    return shares.of_axes("largest", result, x, axes)
+    return shares.along("largest", result, of=x, axes=axes)
 
 
 @operations.rule("reduce_window_max")

@@ -6,6 +6,7 @@ is, `operations.About`, from its largest entry to the shares of a sum:
     largest(x), x - largest(x) <= 0, exp of that, a sum >= 1, shares in [0, 1].
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -13,10 +14,9 @@ import jax.numpy as jnp
 from robustjax.bounds.operations import About, Add, Bounded, Interval, Narrowed
 
 
-def of_axes(kind: str, result: Bounded, x: Bounded, axes: Any) -> Bounded:
-    """A result as the largest entry, or the sum, of x along axes. [host]."""
-    sorted_axes = tuple(sorted(int(axis) for axis in axes))
-    return result._replace(about=About(kind, x.value, sorted_axes, x.shape))
+def along(kind: str, result: Bounded, *, of: Bounded, axes: Any) -> Bounded:
+    """A result as the largest entry, or the sum, of a value along axes. [host]."""
+    return result._replace(about=About(kind, of.value, _in_order(axes), of.shape))
 
 
 def moved(result: Bounded, argument: Bounded) -> Bounded:
@@ -27,8 +27,9 @@ def moved(result: Bounded, argument: Bounded) -> Bounded:
     return result
 
 
-def difference(add: Add, result: Bounded, x: Any, largest: Any) -> Bounded:
+def difference(add: Add, result: Bounded, *, terms: Sequence[Any]) -> Bounded:
     """At most zero, where the largest entry of x itself is subtracted. [host]."""
+    x, largest = terms
     about = _about(largest, "largest", x)
     if about is None:
         return result
@@ -43,17 +44,18 @@ def exponential(result: Bounded, x: Bounded) -> Bounded:
     return result._replace(about=x.about._replace(kind="peak", value=result.value))
 
 
-def total(add: Add, result: Bounded, x: Bounded, axes: Any) -> Bounded:
-    """At least one, where x has an entry of one along the axes. [host]."""
-    same = tuple(sorted(int(axis) for axis in axes))
-    if x.about is None or x.about.kind != "peak" or x.about.axes != same:
+def total(add: Add, result: Bounded, *, of: Bounded, axes: Any) -> Bounded:
+    """At least one, where a value has an entry of one along the axes. [host]."""
+    about = of.about
+    if about is None or about.kind != "peak" or about.axes != _in_order(axes):
         return result
     found = add(_within(1.0, jnp.inf), [result, result])
-    return of_axes("sum", found, x, axes)
+    return along("sum", found, of=of, axes=axes)
 
 
-def quotient(add: Add, result: Bounded, x: Any, sum_of_x: Any) -> Bounded:
+def quotient(add: Add, result: Bounded, *, terms: Sequence[Any]) -> Bounded:
     """In [0, 1], where x is divided by its own sum. [host]."""
+    x, sum_of_x = terms
     if _about(sum_of_x, "sum", x) is None:
         return result
     return add(_within(0.0, 1.0), [result, result])
@@ -70,6 +72,10 @@ def _about(argument: Any, kind: str, x: Any) -> About | None:
         return None
     is_it = about.kind == kind and about.value == x.value
     return about if is_it else None
+
+
+def _in_order(axes: Any) -> tuple[int, ...]:
+    return tuple(sorted(int(axis) for axis in axes))
 
 
 def _kept(about: About) -> tuple[int, ...]:

@@ -34,8 +34,7 @@ def plain() -> Transform:
     """
 
     def mass(pairs: Pairs) -> Mass:
-        sums = row_sums(pairs, 1.0)
-        return _unclamped(sums.log_sums[0], sums)
+        return _unclamped(row_sums(pairs))
 
     return Transform("negatives", mass)
 
@@ -47,8 +46,9 @@ def hard(beta: ArrayLike) -> Transform:
     gradients.
 
     Args:
-        beta: hardness >= 0; 0 leaves negatives as they are. An array that JAX traces
-            may be annealed without a new compilation.
+        beta: hardness >= 0; 0 leaves negatives as they are, and with a large one only
+            the nearest negative counts, N exp(max_k s_k). An array that JAX traces may
+            be annealed without a new compilation.
 
     Returns:
         A `Transform`.
@@ -61,9 +61,7 @@ def hard(beta: ArrayLike) -> Transform:
     _validate.at_least(0, beta=beta)
 
     def mass(pairs: Pairs) -> Mass:
-        sums = row_sums(pairs, 1.0 + beta, beta)
-        heavy, light = sums.log_sums
-        return _unclamped(heavy - light + jnp.log(sums.num_negatives), sums)
+        return _unclamped(row_sums(pairs, beta=beta))
 
     return Transform("negatives", mass)
 
@@ -107,8 +105,8 @@ def debias(tau_plus: ArrayLike) -> Transform:
     return Transform("debias", debiased)
 
 
-def _unclamped(log_mass: jax.Array, sums: RowSums) -> Mass:
-    return Mass(log_mass, jnp.zeros_like(log_mass, bool), sums)
+def _unclamped(sums: RowSums) -> Mass:
+    return Mass(sums.log_mass, jnp.zeros_like(sums.log_mass, bool), sums)
 
 
 def _log_mean_exp(logits: jax.Array) -> jax.Array:

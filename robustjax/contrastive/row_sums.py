@@ -1,9 +1,15 @@
 """Log-sum-exps over the negatives of each anchor: at once, or in blocks.
 
-Every loss of this package knows its negatives by log sum_k exp(c s_ik) for one or two
-numbers c, alone. In blocks no array of anchors by negatives exists, neither in the
-forward pass nor in the derivative, which is c exp(c s_ik - log sum) and is computed
-again from the embeddings.
+Every loss of this package needs one number of the negatives of anchor i, its log mass
+
+    log(N sum_k q_k exp(s_k)),    q_k proportional to exp(beta s_k),    s_k = c_k / t,
+
+with cosines c_k and their number N; without beta it is log sum_k exp(s_k). Exponents
+are taken relative to the largest cosine, so a large beta or a small temperature t loses
+no digits. The derivative in s_k is p_k + beta (p_k - q_k), p_k proportional to
+q_k exp(s_k), where p_k - q_k is not computed as a difference. In blocks no array of
+anchors by negatives exists, neither in the forward pass nor in the derivative, which is
+computed again from the embeddings.
 """
 
 from typing import Any, NamedTuple
@@ -16,19 +22,28 @@ from robustjax.contrastive.logits import Pairs
 
 
 class RowSums(NamedTuple):
-    """What is summed over the negatives of each anchor; NaN where there are none."""
+    """Sums over the negatives of each anchor; NaN where there are none."""
 
-    log_sums: jax.Array  # [s, n]: log sum_k exp(c s), for each number c
+    log_mass: jax.Array  # [n]
     num_negatives: jax.Array  # [n]
     mean: jax.Array  # [n], of cosines; carries no gradient
     effective: jax.Array  # [n], Kish's number of negatives; carries no gradient
 
 
-class _Parts(NamedTuple):
-    """Sums over some of the negatives."""
+class _Exponents(NamedTuple):
+    """Factors of cosines, `[n]`, and whose weights they are."""
 
-    log_sums: jax.Array  # [s, n], -inf where there are none
-    log_squares: jax.Array  # [n], log sum exp(2 c s) of the first c
+    step: jax.Array  # 1 / t, of exp(s)
+    tilt: jax.Array | None  # beta / t, of the weights; None: equal weights
+
+
+class _Parts(NamedTuple):
+    """Sums over one block, with exponents relative to its largest cosine."""
+
+    peak: jax.Array  # [n], the largest cosine, 0 where there are no negatives
+    heavy: jax.Array  # [n], log sum exp((tilt + step) (c - peak))
+    light: jax.Array  # [n], log sum exp(tilt (c - peak))
+    squares: jax.Array  # [n], log sum exp(2 (tilt + step) (c - peak))
     num_negatives: jax.Array  # [n]
     total: jax.Array  # [n], of cosines
 
@@ -42,51 +57,66 @@ class _Block(NamedTuple):
     is_padding: jax.Array | None  # [k]
 
 
-def row_sums(pairs: Pairs, *scales: ArrayLike) -> RowSums:
-    """Sums over the negatives of every anchor, for each number c.
+def row_sums(pairs: Pairs, *, beta: ArrayLike | None = None) -> RowSums:
+    """Sums over the negatives of every anchor.
 
     [device]
 
     Args:
         pairs: of `pair_up`; with a block size for negatives `[k, d]`. Negatives
             `[n, k, d]` are larger than their logits, and always taken at once.
-        *scales: the numbers c; the first also weighs the effective number.
+        beta: negatives have weights exp(beta s), beta >= 0; None: equal weights.
 
     Returns:
         `RowSums`, float32 at least.
     """
     batch, size = pairs.batch, pairs.block_size
     each = jnp.ones_like(pairs.positive_logits[0])
-    sharpness = jnp.stack([each * c / pairs.temperature for c in scales])
+    exponents = _Exponents(
+        each / pairs.temperature,
+        None if beta is None else _finite(each * beta / pairs.temperature),
+    )
     block = _Block(batch.negatives, batch.negative_ids, batch.mask, None)
     if batch.negatives.ndim == 3 or size is None or size >= len(batch.negatives):
-        return _finished(_sums(batch.anchors, block, sharpness, batch.anchor_ids))
-    blocks = _split(block, size)
-    parts = _sums_of_blocks(batch.anchors, blocks, sharpness, batch.anchor_ids)
-    return _finished(parts)
+        return _at_once(batch.anchors, block, exponents, batch.anchor_ids)
+    return _in_blocks(batch.anchors, _split(block, size), exponents, batch.anchor_ids)
 
 
-def _finished(parts: _Parts) -> RowSums:
-    log_sums = jnp.where(parts.num_negatives > 0, parts.log_sums, jnp.nan)
-    squares, number, total = jax.lax.stop_gradient(parts[1:])
-    effective = jnp.exp(2 * jax.lax.stop_gradient(log_sums[0]) - squares)
-    return RowSums(log_sums, number, total / number, effective)
+def _finite(tilt: jax.Array) -> jax.Array:
+    """Where beta / t overflows, the nearest negative has all the weight anyway."""
+    return jnp.minimum(tilt, jnp.finfo(tilt.dtype).max / 8)
 
 
-def _sums(
-    anchors: jax.Array, block: _Block, sharpness: jax.Array, ids: jax.Array | None
-) -> _Parts:
-    """Of one block."""
+def _at_once(
+    anchors: jax.Array, block: _Block, exponents: _Exponents, ids: jax.Array | None
+) -> RowSums:
     cosines = _products(anchors, block.rows)
     is_negative = _is_negative(cosines, block, ids)
-    log_sums = [_masked_lse(c[:, None] * cosines, is_negative) for c in sharpness]
-    squares = jax.lax.stop_gradient(2 * sharpness[0][:, None] * cosines)
-    return _Parts(
-        jnp.stack(log_sums),
-        _masked_lse(squares, is_negative),
-        is_negative.sum(axis=1).astype(cosines.dtype),
-        jnp.where(is_negative, cosines, 0).sum(axis=1),
-    )
+    number = is_negative.sum(axis=1).astype(cosines.dtype)
+    peak, gaps = _gaps(cosines, is_negative)
+    weights = is_negative.astype(cosines.dtype)
+    if exponents.tilt is not None:
+        own = jnp.where(is_negative, exponents.tilt[:, None] * gaps, -jnp.inf)
+        own = jnp.where(number[:, None] > 0, own, 0)
+        weights = number[:, None] * jax.nn.softmax(own, axis=1)
+    terms = weights * jnp.exp(exponents.step[:, None] * gaps)
+    log_mass = exponents.step * peak + jnp.log(_or_nan(terms.sum(axis=1), number))
+    shares = jax.lax.stop_gradient(terms)
+    total = jnp.where(is_negative, jax.lax.stop_gradient(cosines), 0).sum(axis=1)
+    effective = shares.sum(axis=1) ** 2 / (shares**2).sum(axis=1)
+    return RowSums(log_mass, number, total / number, effective)
+
+
+def _gaps(cosines: jax.Array, is_negative: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The largest cosine of a negative, and how far others are below it; 0 of none."""
+    known = jax.lax.stop_gradient(cosines)
+    peak = jnp.max(jnp.where(is_negative, known, -jnp.inf), axis=1)
+    peak = jnp.where(is_negative.any(axis=1), peak, 0)
+    return peak, jnp.where(is_negative, cosines - peak[:, None], 0)
+
+
+def _or_nan(values: jax.Array, number: jax.Array) -> jax.Array:
+    return jnp.where(number > 0, values, jnp.nan)
 
 
 def _is_negative(cosines: jax.Array, block: _Block, ids: jax.Array | None) -> jax.Array:
@@ -116,67 +146,122 @@ def _split(block: _Block, size: int) -> _Block:
     )
 
 
-@jax.custom_vjp
-def _sums_of_blocks(
-    anchors: jax.Array, blocks: _Block, sharpness: jax.Array, ids: jax.Array | None
+def _sums(
+    anchors: jax.Array, block: _Block, exponents: _Exponents, ids: jax.Array | None
 ) -> _Parts:
-    parts = jax.lax.map(lambda block: _sums(anchors, block, sharpness, ids), blocks)
+    """Of one block."""
+    cosines = _products(anchors, block.rows)
+    is_negative = _is_negative(cosines, block, ids)
+    number = is_negative.sum(axis=1).astype(cosines.dtype)
+    peak, gaps = _gaps(cosines, is_negative)
+
+    def log_sum(factor: jax.Array) -> jax.Array:
+        terms = jnp.exp(factor[:, None] * gaps)
+        return jnp.log(jnp.where(is_negative, terms, 0).sum(axis=1))
+
+    light, heavy = _factors(exponents)
     return _Parts(
-        jax.nn.logsumexp(parts.log_sums, axis=0),
-        jax.nn.logsumexp(parts.log_squares, axis=0),
-        parts.num_negatives.sum(axis=0),
-        parts.total.sum(axis=0),
+        peak=peak,
+        heavy=log_sum(heavy),
+        light=log_sum(light),
+        squares=log_sum(2 * heavy),
+        num_negatives=number,
+        total=jnp.where(is_negative, cosines, 0).sum(axis=1),
     )
 
 
-_Saved = tuple[jax.Array, _Block, jax.Array, jax.Array | None, jax.Array]
+def _factors(exponents: _Exponents) -> tuple[jax.Array, jax.Array]:
+    """Of the weights alone, and with exp(s)."""
+    step, tilt = exponents
+    return (jnp.zeros_like(step), step) if tilt is None else (tilt, tilt + step)
+
+
+def _together(parts: _Parts, exponents: _Exponents) -> _Parts:
+    """Of all blocks, from sums `[b, n]` of each."""
+    is_some = parts.num_negatives > 0
+    peak = jnp.max(jnp.where(is_some, parts.peak, -jnp.inf), axis=0)
+    peak = jnp.where(is_some.any(axis=0), peak, 0)
+    gaps = jnp.where(is_some, parts.peak - peak[None], 0)
+
+    def log_sum(own: jax.Array, factor: jax.Array) -> jax.Array:
+        return jax.nn.logsumexp(own + factor[None] * gaps, axis=0)
+
+    light, heavy = _factors(exponents)
+    return _Parts(
+        peak=peak,
+        heavy=log_sum(parts.heavy, heavy),
+        light=log_sum(parts.light, light),
+        squares=log_sum(parts.squares, 2 * heavy),
+        num_negatives=parts.num_negatives.sum(axis=0),
+        total=parts.total.sum(axis=0),
+    )
+
+
+_Saved = tuple[jax.Array, _Block, _Exponents, jax.Array | None, _Parts]
+
+
+@jax.custom_vjp
+def _in_blocks(
+    anchors: jax.Array, blocks: _Block, exponents: _Exponents, ids: jax.Array | None
+) -> RowSums:
+    return _forward(anchors, blocks, exponents, ids)[0]
 
 
 def _forward(
-    anchors: jax.Array, blocks: _Block, sharpness: jax.Array, ids: jax.Array | None
-) -> tuple[_Parts, _Saved]:
-    parts = _sums_of_blocks(anchors, blocks, sharpness, ids)
-    return parts, (anchors, blocks, sharpness, ids, parts.log_sums)
+    anchors: jax.Array, blocks: _Block, exponents: _Exponents, ids: jax.Array | None
+) -> tuple[RowSums, _Saved]:
+    parts = jax.lax.map(lambda block: _sums(anchors, block, exponents, ids), blocks)
+    whole = _together(parts, exponents)
+    number = whole.num_negatives
+    log_mass = exponents.step * whole.peak + whole.heavy
+    if exponents.tilt is not None:
+        log_mass += jnp.log(number) - whole.light
+    found = RowSums(
+        _or_nan(log_mass, number),
+        number,
+        whole.total / number,
+        jnp.exp(2 * whole.heavy - whole.squares),
+    )
+    return found, (anchors, blocks, exponents, ids, whole)
 
 
-def _backward(saved: _Saved, cotangents: _Parts) -> tuple[Any, ...]:
-    """From d log_sum / d cosine_k = c exp(c cosine_k - log_sum), block by block."""
-    anchors, blocks, sharpness, ids, log_sums = saved
+def _backward(saved: _Saved, cotangents: RowSums) -> tuple[Any, ...]:
+    """From step p_k + tilt (p_k - q_k), block by block."""
+    anchors, blocks, exponents, ids, whole = saved
+    weight = cotangents.log_mass[:, None]
+    light, heavy = (factor[:, None] for factor in _factors(exponents))
+    step = exponents.step[:, None]
 
-    def step(so_far: tuple[Any, Any], block: _Block) -> tuple[Any, jax.Array]:
+    def add(so_far: tuple[Any, Any], block: _Block) -> tuple[Any, jax.Array]:
         cosines = _products(anchors, block.rows)
         is_negative = _is_negative(cosines, block, ids)
-        slopes, by_sharpness = jnp.zeros_like(cosines), []
-        for c, log_sum, weight in zip(
-            sharpness, log_sums, cotangents.log_sums, strict=True
-        ):
-            exponents = c[:, None] * cosines - log_sum[:, None]
-            shares = weight[:, None] * jnp.exp(
-                jnp.where(is_negative, exponents, -jnp.inf)
-            )
-            slopes += c[:, None] * shares
-            by_sharpness.append(jnp.sum(shares * cosines, axis=1))
+        gaps = jnp.where(is_negative, cosines - whole.peak[:, None], 0)
+
+        def share(factor: jax.Array, log_sum: jax.Array) -> jax.Array:
+            own = jnp.exp(factor * gaps - log_sum[:, None])
+            return weight * jnp.where(is_negative, own, 0)
+
+        near = share(heavy, whole.heavy)  # p_k
+        slopes, by_exponents = step * near, [jnp.sum(near * cosines, axis=1)]
+        if exponents.tilt is not None:
+            log_ratio = step * gaps - (whole.heavy - whole.light)[:, None]
+            nearer = share(light, whole.light) * jnp.expm1(log_ratio)  # p_k - q_k
+            slopes += light * nearer
+            by_exponents.append(jnp.sum(nearer * gaps, axis=1))
         slopes = slopes.astype(anchors.dtype)
-        own = (_products(slopes, block.rows.T), jnp.stack(by_sharpness))
+        own = _products(slopes, block.rows.T), jnp.stack(by_exponents)
         by_rows = _products(slopes.T, anchors.T).astype(anchors.dtype)
         return jax.tree.map(jnp.add, so_far, own), by_rows
 
-    wide = jnp.zeros_like(anchors, sharpness.dtype)
-    start = (wide, jnp.zeros_like(sharpness))
-    (by_anchors, by_sharpness), by_rows = jax.lax.scan(step, start, blocks)
+    wide = jnp.zeros_like(anchors, exponents.step.dtype)
+    start = wide, jnp.zeros_like(jnp.stack(jax.tree.leaves(exponents)))
+    (by_anchors, by_exponents), by_rows = jax.lax.scan(add, start, blocks)
     by_blocks = _Block(by_rows, None, None, None)
-    return by_anchors.astype(anchors.dtype), by_blocks, by_sharpness, None
+    of_exponents = jax.tree.unflatten(jax.tree.structure(exponents), by_exponents)
+    return by_anchors.astype(anchors.dtype), by_blocks, of_exponents, None
 
 
-_sums_of_blocks.defvjp(_forward, _backward)
-
-
-def _masked_lse(values: jax.Array, is_there: jax.Array) -> jax.Array:
-    """Log sum exp over the last axis; -inf where nothing is there, without NaN."""
-    is_some = is_there.any(axis=-1)
-    safe = jnp.where(is_there, values, -jnp.inf)
-    safe = jnp.where(is_some[..., None], safe, 0)
-    return jnp.where(is_some, jax.nn.logsumexp(safe, axis=-1), -jnp.inf)
+_in_blocks.defvjp(_forward, _backward)
 
 
 def _products(x: jax.Array, y: jax.Array) -> jax.Array:

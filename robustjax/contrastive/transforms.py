@@ -35,7 +35,8 @@ def similarity(
     """Logits: cosines divided by a temperature. [device].
 
     Args:
-        temperature: t > 0; logits are a.b / t.
+        temperature: t > 0; logits are a.b / t, and the loss is NaN where 1 / t
+            overflows (t below 3e-39 in float32).
         normalize: give all embeddings length 1 first; without it they are expected to
             have it, as debiasing relies on cosines >= -1.
         block_size: shared negatives at a time, so that memory is linear in the number

@@ -20,7 +20,7 @@ class LinearRule(NamedTuple):
     """Predict 1 where weight @ (x - center) > offset; each of the shape of epsilon."""
 
     weight: _Numbers  # [..., p]
-    offset: _Numbers  # log((1 - prior) / prior) / 2
+    offset: _Numbers  # log((1 - prior) / prior) / 2; 0 where the multiplier is inf
     multiplier: _Numbers  # of the constraint; weight = multiplier * worst shift
     robust_accuracy: _Numbers  # against every shift up to epsilon
     standard_accuracy: _Numbers
@@ -49,14 +49,18 @@ def robust_bayes(
     Args:
         mean: `[p]`, half the difference of the class means.
         covariance: a number or `[p]` variances, or a `[p, p]` matrix; it may be
-            singular (pseudo-inverse).
+            singular. Eigenvalues of a matrix that is not diagonal are known up to a
+            rounding of p times the machine epsilon of the largest: below it they count
+            as that much noise, or are left out where the mean has no part.
         epsilon: length of the shifts, >= 0, in units of the mean; of any shape.
         prior: P(y = 1), in (0, 1); a number or of the shape of epsilon.
 
     Returns:
         A `LinearRule`. From epsilon = ``|mean|`` on the weight is 0 and the likelier
-        class wins. Where the part of the mean without noise is longer than epsilon the
-        accuracies are 1, the multiplier is inf and the weight is that part.
+        class wins. Where the part of the mean without noise (variances that are 0) is
+        longer than epsilon the accuracies are 1, the multiplier is inf, the offset 0
+        and the weight is that part. Its root is found to rounding on every spectrum.
+        NaN for NaN and for a matrix with a negative eigenvalue.
 
     Raises:
         ValueError: if a shape does not fit, or a concrete value is out of range.
@@ -99,23 +103,35 @@ def rule_of(
 ) -> LinearRule:
     """`robust_bayes` for one epsilon, of a covariance whose spectrum is known."""
     length = jnp.linalg.norm(mean)
-    noiseless = jnp.where(own.values > 0, 0, own.project(mean))
-    hidden = jnp.linalg.norm(noiseless)
+    components = own.project(jax.lax.stop_gradient(mean))
+    is_zero = own.values == 0
+    hidden = jnp.linalg.norm(jnp.where(is_zero, components, 0))
+    is_exact = own.rounding == 0
     rounding = 8 * len(mean) * jnp.finfo(mean.dtype).eps
-    is_separable = (hidden > rounding * length) & (epsilon <= hidden)
-    is_trivial = epsilon >= length
+    is_there = hidden > jnp.where(is_exact, 0, rounding * length)
+    noise = jnp.where(is_zero & is_there, own.rounding, own.values)
+    is_separable = is_exact & (epsilon < hidden * (1 - rounding))
+    is_trivial = (epsilon >= length) | ~jnp.any((noise != 0) & (components != 0))
+    is_trivial &= ~is_separable
     is_regular = ~is_separable & ~is_trivial
-    values = jnp.where(jnp.any(own.values > 0), own.values, 1)
 
     epsilon = jnp.where(is_regular, epsilon, 0)
     weight, ridge = _ridge_rule(
-        own._replace(values=values), mean, covariance, epsilon=epsilon
+        own._replace(values=jnp.where(jnp.all(noise == 0), 1, noise)),
+        mean,
+        covariance,
+        epsilon=epsilon,
+        is_used=~is_zero | is_there,
     )
-    spread = jnp.sqrt(jnp.maximum(_quadratic(covariance, weight), 0))
-    spread = jnp.where(spread > 0, spread, 1)
+    # A^2 = w'Sw = w'm - epsilon |w|; what S may hide below its rounding is noise
+    square = _quadratic(covariance, weight)
+    exact = jnp.sum(noise * own.project(jax.lax.stop_gradient(weight)) ** 2)
+    square = square + jax.lax.stop_gradient(exact - square)
+    variance = square + own.rounding * jnp.sum(weight**2)
+    spread = jnp.sqrt(jnp.where(variance > 0, variance, 1))
     offset = 0.5 * jnp.log((1 - prior) / prior)
     signal = jnp.where(is_regular, weight @ mean / spread, 0)
-    margin = jnp.where(is_regular, spread, 0)  # (w'm - epsilon |w|) / spread
+    margin = jnp.where(is_regular, square / spread, 0)
 
     def either(
         regular: jax.Array, trivial: ArrayLike, separable: ArrayLike
@@ -125,8 +141,8 @@ def rule_of(
     likelier = jnp.maximum(prior, 1 - prior)
     shift = offset / spread
     return LinearRule(
-        weight=either(weight, 0.0, own.unproject(noiseless)),
-        offset=offset,
+        weight=either(weight, 0.0, own.unproject(jnp.where(is_zero, components, 0))),
+        offset=either(offset, offset, 0.0),
         multiplier=either(1 / ridge, 0.0, jnp.inf),
         robust_accuracy=either(_accuracy(margin, shift, prior), likelier, 1.0),
         standard_accuracy=either(_accuracy(signal, shift, prior), likelier, 1.0),
@@ -159,7 +175,10 @@ def linear_accuracy(
         prior: P(y = 1), in (0, 1).
 
     Returns:
-        P(correct after the worst shift), of the shape of epsilon, offset and prior.
+        P(correct after the worst shift), of the shape of epsilon, offset and prior. A
+        weight without noise decides by its sign; a boundary that is met counts as
+        wrong. Noise that is rounding of a matrix, p times the machine epsilon of
+        ``|w|' |S| |w|``, counts as noise.
 
     Raises:
         ValueError: if a shape does not fit, or a concrete value is out of range.
@@ -177,9 +196,16 @@ def linear_accuracy(
     epsilon, offset, prior = (
         jnp.asarray(v, mean.dtype) for v in (epsilon, offset, prior)
     )
-    spread = jnp.sqrt(_quadratic(covariance, weight))
+    variance = jnp.maximum(_quadratic(covariance, weight), 0)
+    if covariance.ndim == 2:
+        rounding = len(weight) * jnp.finfo(weight.dtype).eps
+        variance += rounding * _quadratic(jnp.abs(covariance), jnp.abs(weight))
+    has_noise = variance > 0
+    spread = jnp.sqrt(jnp.where(has_noise, variance, 1))
     left = (weight @ mean - epsilon * jnp.linalg.norm(weight)) / spread
-    return _accuracy(left, offset / spread, prior)
+    shift = offset / spread
+    sure = prior * (left > shift) + (1 - prior) * (left > -shift)
+    return jnp.where(has_noise, _accuracy(left, shift, prior), sure)
 
 
 def _accuracy(signal: jax.Array, shift: jax.Array, prior: jax.Array) -> jax.Array:
@@ -194,6 +220,8 @@ def _operands(mean: ArrayLike, covariance: ArrayLike) -> list[jax.Array]:
             "Expected mean [p] and covariance as a number, [p] or [p, p], got shapes "
             f"{vector} and {matrix}."
         )
+    if len(matrix) < 2:
+        _validate.at_least(0, covariance=covariance)
     (mean,), (covariance,) = as_floats(mean), as_floats(covariance)
     dtype = jnp.result_type(mean, covariance)
     size = vector if matrix == () else matrix
@@ -211,18 +239,26 @@ def _quadratic(covariance: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _ridge_rule(
-    own: Spectrum, mean: jax.Array, covariance: jax.Array, *, epsilon: jax.Array
+    own: Spectrum,
+    mean: jax.Array,
+    covariance: jax.Array,
+    *,
+    epsilon: jax.Array,
+    is_used: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """W = (S + ridge I)^-1 m with |ridge w| = epsilon, and the ridge.
+
+    Of the directions that are used, `[p]` in the basis of the spectrum.
 
     The root is found without derivatives; one more Newton step, of size zero, carries
     those of the implicit function.
     """
     known = jax.lax.stop_gradient
-    components = own.project(known(mean))
+    components = jnp.where(is_used, own.project(known(mean)), 0)
     ridge = spectrum.ridge_of(components, own.values, known(epsilon))
     total = own.values + ridge
-    inverse = jnp.where(total > 0, 1 / jnp.where(total > 0, total, 1), 0)
+    is_some = is_used & (total != 0)
+    inverse = jnp.where(is_some, 1 / jnp.where(is_some, total, 1), 0)
 
     def solve(ridge: jax.Array) -> jax.Array:
         return jax.lax.custom_linear_solve(

@@ -18,7 +18,7 @@ from robustjax import _callables, _validate
 from robustjax.gaussian import rules
 from robustjax.gaussian.mixture import BLOCK
 from robustjax.gaussian.moments import FeatureMoments
-from robustjax.gaussian.task import Task
+from robustjax.gaussian.task import Inputs, Task
 
 GROUP = 128  # test inputs whose sums are kept together
 _TRAIN, _TEST = 0, 1  # streams
@@ -36,8 +36,8 @@ class ScaleResult(NamedTuple):
     sums: np.ndarray  # [e, g, 4], of 128 inputs: all, correct ones, their u, u squared
     half_sums: np.ndarray  # under rules of half of the training; NaN of one epsilon
     multiplier: np.ndarray  # [e], 1 / ridge
-    rank: np.ndarray  # of the covariance after the cut
-    dropped_mean_fraction: np.ndarray  # part of the mean in directions that were cut
+    rank: np.ndarray  # of the covariance, after the cut
+    dropped_mean_fraction: np.ndarray  # of the mean, in the other directions
     shrinkage: np.ndarray  # the weight used
     num_features: np.ndarray
 
@@ -101,7 +101,7 @@ def measure_scale(
         size = min(batch_size, -(-num_samples // multiple) * multiple)
         numbers = np.array([round(task.scales[index] / _MICRO), stream], np.int32)
         calls = (
-            extract(key, _Place(scale, numbers, start), task=task, size=size)
+            extract(key, _Place(task.inputs, scale, numbers, start), size=size)
             for start in range(0, num_samples, size)
         )
         where = f"scale {task.scales[index]}, {('training', 'test')[stream]}"
@@ -120,7 +120,7 @@ def measure_scale(
         half_sums=sums[1] if has_choice else np.full_like(sums[0], np.nan),
         multiplier=np.asarray(full.multiplier),
         rank=np.asarray(full.rank),
-        dropped_mean_fraction=np.asarray(full.dropped),
+        dropped_mean_fraction=np.asarray(full.noiseless),
         shrinkage=np.asarray(full.shrinkage),
         num_features=np.asarray(total.mean.shape[1]),
     )
@@ -136,36 +136,37 @@ def _replicated(feature_fn: FeatureFn, mesh: Mesh | None) -> Any:
 class _Place(NamedTuple):
     """Which inputs: of a scale and stream, from a number on."""
 
+    inputs: Inputs
     scale: Any
     numbers: Any  # [2], of scale and stream
     start: Any
 
-    def draw(self, key: jax.Array, task: Task, first: Any, size: int) -> Any:
+    def draw(self, key: jax.Array, first: Any, size: int) -> Any:
         """Inputs and classes, `first` of them after the start."""
         for number in self.numbers:
             key = jax.random.fold_in(key, number)
-        return task.draw(key, self.scale, start=self.start + first, num_samples=size)
+        start = self.start + first
+        return self.inputs.draw(key, self.scale, start=start, num_samples=size)
 
 
 def _extract_on_host(
-    fn: FeatureFn, key: jax.Array, place: _Place, *, task: Task, size: int
+    fn: FeatureFn, key: jax.Array, place: _Place, *, size: int
 ) -> tuple[np.ndarray, jax.Array]:
-    x, labels = _draw(key, place, task=task, size=size)
+    x, labels = _draw(key, place, size=size)
     return np.asarray(fn(np.array(x))), labels  # a copy, as PyTorch wants to write
 
 
-@functools.partial(jax.jit, static_argnames=("task", "size"))
-def _draw(key: jax.Array, place: _Place, *, task: Task, size: int) -> Any:
-    return place.draw(key, task, 0, size)
+@functools.partial(jax.jit, static_argnames="size")
+def _draw(key: jax.Array, place: _Place, *, size: int) -> Any:
+    return place.draw(key, 0, size)
 
 
-@functools.partial(jax.jit, static_argnames=("task", "size", "mesh"))
+@functools.partial(jax.jit, static_argnames=("size", "mesh"))
 def _extract(
     fn: Any,
     key: jax.Array,
     place: _Place,
     *,
-    task: Task,
     size: int,
     mesh: Mesh | None,
 ) -> tuple[jax.Array, jax.Array]:
@@ -174,7 +175,7 @@ def _extract(
     def on_device(fn: Any) -> tuple[jax.Array, jax.Array]:
         own = size // num_devices
         first = 0 if mesh is None else jax.lax.axis_index(mesh.axis_names) * own
-        x, labels = place.draw(key, task, first, own)
+        x, labels = place.draw(key, first, own)
         try:
             return fn(x), labels
         except jax.errors.TracerArrayConversionError as error:

@@ -37,7 +37,7 @@ def sample(
     covariance: Covariance = None,
     prior: ArrayLike = 0.5,
     center: ArrayLike = 0.0,
-    valid_range: tuple[float, float] | None = None,
+    valid_range: tuple[ArrayLike, ArrayLike] | None = None,
     is_stratified: bool = False,
 ) -> Sample:
     """Samples of two Gaussian classes: 1 at center + mean, 0 at center - mean.

@@ -16,6 +16,7 @@ from robustjax.gaussian.moments import FeatureMoments
 from robustjax.gaussian.task import Task
 
 _Numbers = jax.Array | np.ndarray
+_SURE = 10.0  # deviations of the largest noise that rounding may hide
 
 
 class Rules(NamedTuple):
@@ -27,7 +28,7 @@ class Rules(NamedTuple):
     unit: _Numbers  # [e], weight @ mean: margins are told in units of it
     multiplier: _Numbers  # [e]
     rank: jax.Array
-    dropped: jax.Array
+    noiseless: jax.Array  # share of the mean in directions below the cut
     shrinkage: jax.Array
 
 
@@ -54,54 +55,78 @@ def rules_of(own: FeatureMoments, task: Task) -> Rules:
         np.asarray(task.relative_epsilons, float),
         prior=task.rule_prior,
         cut=task.cut,
-        shrinkage=task.shrinkage,
+        shrinkage=None if task.shrinkage == "oas" else task.shrinkage,
     )
 
 
-@functools.partial(jax.jit, static_argnames=("cut", "shrinkage", "prior"))
+@jax.jit
 def _rules_of(
     own: FeatureMoments,
     relative_epsilons: jax.Array,
     *,
-    prior: float,
-    cut: float | None,
-    shrinkage: float | str,
+    prior: jax.Array,
+    cut: jax.Array | None,
+    shrinkage: jax.Array | None,
 ) -> Rules:
-    mean = (own.mean[1] - own.mean[0]) / 2
+    """The rules, with shrinkage by `oas_shrinkage` where none is given.
+
+    Without a cut, noise below the rounding of moments counts as that much noise.
+
+    Directions of such noise are used where the mean is _SURE deviations long in them:
+    features that are constant within each class, with another value in each, separate
+    them, while constant and linear dependent features add nothing.
+    """
+    mean, rounding = _half_difference(own)
     covariance = moments.pooled_covariance(own)
     num_features = len(mean)
     weight = (
         moments.oas_shrinkage(covariance, num_samples=own.counts.sum() - 2)
-        if shrinkage == "oas"
+        if shrinkage is None
         else jnp.asarray(shrinkage, covariance.dtype)
     )
     average = jnp.trace(covariance) / num_features
     covariance = (1 - weight) * covariance
     covariance += weight * average * jnp.eye(num_features)
     basis = spectrum.spectrum_of(covariance, cut=cut)
-    is_kept = basis.values > 0
-    components = jnp.where(is_kept, basis.project(mean), 0)
-    kept, whole = jnp.linalg.norm(components), jnp.linalg.norm(mean)
+    components = basis.project(mean)
+    least = jnp.maximum(basis.rounding, rounding**2) if cut is None else 0.0
+    is_kept = basis.values > least
+    noiseless = jnp.linalg.norm(jnp.where(is_kept, 0, components))
+    is_sure = (noiseless > _SURE * jnp.sqrt(least)) & (cut is None)
+    used = jnp.where(is_kept | is_sure, components, 0)
+    values = jnp.where(is_kept, basis.values, least)
+    length = jnp.linalg.norm(used)
 
     def rule(epsilon: jax.Array) -> classifier.LinearRule:
-        own_values = spectrum.Spectrum(basis.values, None)
+        own_values = spectrum.Spectrum(values, None, 0.0)
         return classifier.rule_of(
-            own_values, components, basis.values, epsilon=epsilon * kept,
+            own_values, used, values, epsilon=epsilon * length,
             prior=jnp.asarray(prior),
         )  # fmt: skip
 
     found = jax.vmap(rule)(relative_epsilons)
-    lost = jnp.sqrt(jnp.maximum(whole**2 - kept**2, 0))
+    whole = jnp.linalg.norm(components)
     return Rules(
         weight=jax.vmap(basis.unproject)(jnp.asarray(found.weight)).T,
         offset=found.offset[0],
         center=(own.mean[1] + own.mean[0]) / 2,
-        unit=found.weight @ components,
+        unit=found.weight @ used,
         multiplier=found.multiplier,
         rank=is_kept.sum(),
-        dropped=jnp.where(whole > 0, lost / jnp.where(whole > 0, whole, 1), 0),
+        noiseless=noiseless / jnp.where(whole > 0, whole, 1),
         shrinkage=weight,
     )
+
+
+def _half_difference(own: FeatureMoments) -> tuple[jax.Array, jax.Array]:
+    """Half the difference of the class means, and the largest rounding of a mean.
+
+    A sum of n numbers errs by about sqrt(n) machine epsilons; differences below are 0.
+    """
+    difference = own.mean[1] - own.mean[0]
+    relative = 4 * jnp.sqrt(own.counts.sum()) * jnp.finfo(difference.dtype).eps
+    rounding = relative * jnp.abs(own.mean).max(axis=0)
+    return jnp.where(jnp.abs(difference) > rounding, difference / 2, 0), rounding.max()
 
 
 @functools.partial(jax.jit, static_argnames="num_groups")

@@ -13,10 +13,9 @@ from jax.sharding import Mesh
 from robustjax import _validate
 from robustjax.gaussian import measurement, tradeoff, uncertainty
 from robustjax.gaussian.measurement import FeatureFn, ScaleResult
-from robustjax.gaussian.task import RawCurves, Task
+from robustjax.gaussian.task import BATCH, RawCurves, Task
 
-_BATCH = 256  # of the public script, whose means are over batches of this size
-_DROPPED = 1e-3  # of the mean, above which the rank cut is reported
+_NOISELESS = 1e-3  # share of the mean without noise, above which it is reported
 _SAMPLES_PER_FEATURE = 20  # below, the ceiling matters
 
 
@@ -29,14 +28,14 @@ class SynBenchResult:
 
     score: np.ndarray  # [e, t], from 0 (nothing is kept) to about 1
     standard_error: np.ndarray  # [e, t], of the test noise, the rules being fixed
-    ceiling: np.ndarray  # [t], of a perfect Gaussian representation at epsilon 0
+    ceiling: np.ndarray  # [t], of perfect Gaussian features of such ranks at epsilon 0
     accuracy: np.ndarray  # [e, s]
     bound: np.ndarray  # [e, s], mean scaled bound; NaN where nothing is correct
     raw_accuracy: np.ndarray  # [e, s], of the best rules on the inputs themselves
     raw_bound: np.ndarray  # [e, s]
     half_score: np.ndarray  # [e, t], with half of the training; NaN of one epsilon
-    rank: np.ndarray  # [s], of the covariance
-    dropped_mean_fraction: np.ndarray  # [s]
+    rank: np.ndarray  # [s], of the covariance: features less linear dependent ones
+    dropped_mean_fraction: np.ndarray  # [s], of the mean, in directions without noise
     multiplier: np.ndarray  # [e, s]
     shrinkage: np.ndarray  # [s]
     sums: np.ndarray  # [s, e, g, 4], see `ScaleResult`
@@ -207,11 +206,15 @@ def score_of_scales(
     parts = {name: [getattr(r, name) for r in results] for name in ScaleResult._fields}
     sums = np.stack(parts["sums"])
     accuracy, bound = curves(sums, task)
-    num_features = int(parts["num_features"][0])
+    rank = np.stack(parts["rank"])
     is_plain = task.prior == 0.5 and not task.shrinkage
     ceiling = (
         tradeoff.finite_sample_ceiling(
-            num_features, task.num_train, scales=raw.signal, thresholds=thresholds
+            rank,
+            task.num_train,
+            scales=raw.signal,
+            thresholds=thresholds,
+            mode=task.mode,
         )
         if is_plain
         else np.full(len(thresholds), np.nan)
@@ -220,20 +223,22 @@ def score_of_scales(
     has_half, missing = len(task.relative_epsilons) > 1, np.full_like(raw_area, np.nan)
     found = SynBenchResult(
         score=_area(accuracy, bound, thresholds, task) / raw_area,
-        standard_error=uncertainty.standard_error(sums, thresholds, raw_area),
+        standard_error=uncertainty.standard_error(
+            sums, thresholds, raw_area, mode=task.mode, batch_means=task.batch_means
+        ),
         ceiling=np.asarray(ceiling, float),
         accuracy=accuracy,
         bound=bound,
         raw_accuracy=raw.accuracy,
         raw_bound=raw.bound,
         half_score=_area(*half, thresholds, task) / raw_area if has_half else missing,
-        rank=np.stack(parts["rank"]),
+        rank=rank,
         dropped_mean_fraction=np.stack(parts["dropped_mean_fraction"]),
         multiplier=np.stack(parts["multiplier"], axis=1),
         shrinkage=np.stack(parts["shrinkage"]),
         sums=sums,
         thresholds=tuple(thresholds),
-        num_features=num_features,
+        num_features=int(parts["num_features"][0]),
         task=task.facts() | {"key": jax.random.key_data(key).tolist()},
         notes=(),
     )
@@ -275,7 +280,7 @@ def curves(sums: np.ndarray, task: Task) -> tuple[np.ndarray, np.ndarray]:
     with np.errstate(invalid="ignore"):
         bound = total / correct
         if task.batch_means:
-            starts = np.arange(0, sums.shape[2], _BATCH // measurement.GROUP)
+            starts = np.arange(0, sums.shape[2], BATCH // measurement.GROUP)
             batches = np.add.reduceat(sums, starts, axis=2)
             means = batches[..., 2] / batches[..., 1]
             is_some = (batches[..., 1] > 0).sum(axis=2)
@@ -295,27 +300,28 @@ def _area(
 def _notes(found: SynBenchResult, task: Task) -> tuple[str, ...]:
     """Warnings, one sentence each."""
     notes = []
-    p, n = found.num_features, task.num_train
+    rank, n = int(found.rank.max()), task.num_train
     lowest = f"{found.ceiling[0]:.3f} at threshold {found.thresholds[0]:g}"
     if not task.shrinkage:
-        if n - 2 <= p:
+        if n - 2 <= rank:
             notes.append(
-                f"num_train - 2 = {n - 2} is not above the {p} features: the "
-                "covariance is singular and the ceiling of the score is 0; take more "
-                "training inputs or shrinkage."
+                f"num_train - 2 = {n - 2} is not above the rank {rank} of the "
+                f"{found.num_features} features: the covariance is singular and the "
+                "ceiling of the score is 0; take more training inputs or shrinkage."
             )
-        elif n < _SAMPLES_PER_FEATURE * p:
+        elif n < _SAMPLES_PER_FEATURE * rank:
             notes.append(
-                f"num_train = {n} is below {_SAMPLES_PER_FEATURE} for each of {p} "
-                f"features: a perfect representation would score {lowest}."
+                f"num_train = {n} is below {_SAMPLES_PER_FEATURE} for each of {rank} "
+                f"independent features: a perfect representation would score {lowest}."
             )
-    dropped = found.dropped_mean_fraction.max()
-    if dropped > _DROPPED:
+    share = found.dropped_mean_fraction.max()
+    if share > _NOISELESS:
+        use = "which rules leave out" if task.cut is not None else "on which rules rest"
         notes.append(
-            f"Up to {dropped:.2g} of the difference of the class means lies in "
-            "directions without noise, which rules leave out."
+            f"Up to {share:.2g} of the difference of the class means lies in "
+            f"directions without noise, {use}."
         )
-    if found.rank.min() == 0:
+    if (found.rank + found.dropped_mean_fraction == 0).any():
         notes.append(
             "Features are constant at a scale: nothing of the signal is kept there."
         )

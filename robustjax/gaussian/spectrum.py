@@ -8,8 +8,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
-NUM_STEPS = 10  # of Newton's method; enough on spectra over a hundred decades
+_NUM_STEPS = 72  # halvings of log lam, from a hundred decades to rounding
+_INDEFINITE = 8  # eigenvalues below minus so many times their rounding are none
 
 
 class Spectrum(NamedTuple):
@@ -17,6 +19,7 @@ class Spectrum(NamedTuple):
 
     values: jax.Array  # [p], >= 0; 0 where they were cut
     vectors: jax.Array | None  # [p, p], orthonormal columns
+    rounding: jax.Array | float  # the largest value that a 0 may stand for
 
     def project(self, v: jax.Array) -> jax.Array:
         """Components of a vector `[p]` in this basis."""
@@ -31,57 +34,81 @@ class Spectrum(NamedTuple):
         return jnp.matmul(self.vectors, components, precision="highest")
 
 
-def spectrum_of(covariance: jax.Array, *, cut: float | None = None) -> Spectrum:
+def spectrum_of(covariance: jax.Array, *, cut: ArrayLike | None = None) -> Spectrum:
     """Eigenvalues and vectors; those at or below the cut become 0. [device].
 
     Args:
         covariance: `[p]` variances, or a symmetric `[p, p]` matrix.
-        cut: an absolute one; None: p times the machine epsilon of the largest.
+        cut: an absolute one; None: the rounding of the values.
 
     Returns:
-        The `Spectrum`. No derivative passes.
+        The `Spectrum`. Its rounding is p times the machine epsilon of the largest
+        value, and 0 for variances and diagonal matrices. NaN stands for a value that is
+        negative beyond rounding. No derivative passes.
     """
     covariance = jax.lax.stop_gradient(covariance)
+    rounding = jnp.zeros((), covariance.dtype)
     if covariance.ndim == 1:
         values, vectors = covariance, None
     else:
         values, vectors = jnp.linalg.eigh(covariance)
-    rounding = len(values) * jnp.finfo(values.dtype).eps * jnp.max(values)
-    is_kept = values > (rounding if cut is None else cut)
-    return Spectrum(jnp.where(is_kept, values, 0), vectors)
+        is_diagonal = jnp.all(covariance == jnp.diag(jnp.diagonal(covariance)))
+        largest = len(values) * jnp.finfo(values.dtype).eps * jnp.max(jnp.abs(values))
+        rounding = jnp.where(is_diagonal, rounding, largest)
+    values = jnp.where(values < -_INDEFINITE * rounding, jnp.nan, values)
+    is_cut = values <= (rounding if cut is None else cut)
+    return Spectrum(jnp.where(is_cut, 0, values), vectors, rounding)
 
 
 def ridge_of(mean: jax.Array, values: jax.Array, epsilon: jax.Array) -> jax.Array:
     """The ridge 1 / lam with which |ridge (S + ridge I)^-1 m| = epsilon. [device].
 
-    Newton's method on 1 / |z| - 1 / epsilon, which is increasing and concave in lam,
-    from below its root, where every step stays. The components with d_i <= d_k alone
-    have a z of at least |m_(i<=k)| / (1 + lam d_k), which gives a start for every k.
+    With h the length of the part of the mean where d_i = 0, which lam does not change,
+    and n that of the rest, lam is the root of
+
+        |m_i / (1 + lam d_i)|_(d_i > 0) = t = sqrt((epsilon - h) (epsilon + h)),
+
+    and lies between (n / t - 1) / d_max and (n / t - 1) / d_min. This bracket is halved
+    in log lam until it is rounding: derivatives would not help on spectra with gaps,
+    where |z| is nearly constant over many decades of lam.
 
     Args:
         mean: `[p]`, components m_i in the basis of the values.
         values: `[p]`, d_i >= 0, not all 0.
-        epsilon: above the part of the mean where d_i = 0, and below |mean|; or 0.
+        epsilon: at least h, and at most |mean|; or 0.
 
     Returns:
-        The ridge, >= 0; 0 if epsilon is 0.
+        The ridge, >= 0; 0 if epsilon is 0. At epsilon = h, where it would be 0 as well,
+        that of epsilon (1 + machine epsilon).
     """
-    order = jnp.argsort(values)
-    values, mean = values[order], mean[order]
-    largest = values[-1]
+    eps, largest = jnp.finfo(mean.dtype).eps, jnp.max(values)
     scaled = values / largest
+    is_noisy = scaled != 0
+    hidden = _length(jnp.where(is_noisy, 0, mean))
+    rest = jnp.where(is_noisy, mean, 0)
+    whole = _length(rest)
+    unit = rest / jnp.where(whole == 0, 1, whole)
+    target = jnp.sqrt(jnp.maximum(epsilon - hidden, 0)) * jnp.sqrt(epsilon + hidden)
+    target = jnp.maximum(target, jnp.sqrt(2 * eps) * hidden)
     is_zero = epsilon <= 0
-    target = 1 / jnp.where(is_zero, 1, epsilon)
+    share = jnp.minimum(target / jnp.where(whole == 0, 1, whole), 1 - eps)
+    share = jnp.where(is_zero, 0.5, share)
 
-    def step(_: int, lam: jax.Array) -> jax.Array:
-        shrunk = mean / (1 + lam * scaled)
-        norm = jnp.linalg.norm(shrunk)
-        slope = jnp.sum(shrunk**2 * scaled / (1 + lam * scaled)) / norm**3
-        return jnp.maximum(lam, lam + (target - 1 / norm) / slope)
+    def halve(_: int, bracket: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+        low, high = bracket
+        middle = jnp.sqrt(low) * jnp.sqrt(high)
+        is_short = _length(unit / (1 + middle * scaled)) > share
+        return jnp.where(is_short, middle, low), jnp.where(is_short, high, middle)
 
-    lengths = jnp.sqrt(jnp.cumsum(mean**2))
-    noise = jnp.where(scaled > 0, scaled, 1)
-    starts = jnp.where(scaled > 0, (lengths * target - 1) / noise, 0)
-    lower = jnp.where(is_zero, 1, jnp.max(starts))
-    lam = jax.lax.fori_loop(0, NUM_STEPS, step, lower)
-    return jnp.where(is_zero, 0, largest / lam)
+    low = 1 / share - 1
+    least = jnp.min(jnp.where(is_noisy, scaled, 1))
+    high = jnp.minimum(low / least, jnp.finfo(mean.dtype).max / 4)
+    low, high = jax.lax.fori_loop(0, _NUM_STEPS, halve, (low, high))
+    return jnp.where(is_zero, 0, largest / (jnp.sqrt(low) * jnp.sqrt(high)))
+
+
+def _length(v: jax.Array) -> jax.Array:
+    """The l2 norm, where squares may underflow or overflow."""
+    largest = jnp.max(jnp.abs(v))
+    safe = jnp.where(largest == 0, 1, largest)
+    return safe * jnp.linalg.norm(v / safe)

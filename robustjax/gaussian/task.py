@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from robustjax import _validate
 from robustjax._precision import cpu
@@ -16,6 +17,7 @@ from robustjax.gaussian import classifier, margins, mixture, tradeoff
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+BATCH = 256  # of the public script, whose bounds are means over batches of this size
 REFERENCE_CUT = 1e-6  # of eigenvalues, absolute, in the public script
 
 
@@ -41,8 +43,10 @@ class Task:
         pixel_std: divides the centred inputs, likewise.
         shrinkage: of the covariance towards the mean variance: a number in [0, 1], or
             "oas" for `oas_shrinkage`.
-        cut: eigenvalues of the covariance at or below it count as 0; None: p times the
-            machine epsilon of the largest.
+        cut: rules leave out directions where the eigenvalue of the covariance is at or
+            below it, as the public script does with 1e-6; None: directions whose noise
+            is below rounding (p times the machine epsilon of the largest eigenvalue)
+            are used where they separate the classes.
         mode: "exact" areas, or sums over the "grid" of the public script.
         batch_means: whether bounds are means over batches of 256, as in the public
             script, instead of over all test inputs.
@@ -124,7 +128,7 @@ class Task:
         return isinstance(other, Task) and self._identity == other._identity
 
     def __hash__(self) -> int:
-        """Equal for equal tasks, which then share compiled programs."""
+        """Equal for equal tasks."""
         return hash(self._identity)
 
     def facts(self) -> dict[str, Any]:
@@ -157,27 +161,73 @@ class Task:
         """The prior of the rules."""
         return self.prior if self.is_prior_known else 0.5
 
+    @functools.cached_property
+    def inputs(self) -> "Inputs":
+        """What `Inputs.draw` needs: nothing of rules, radii and numbers of inputs."""
+        return Inputs(
+            direction=self.unit_direction.astype(np.float32),
+            variances=np.asarray(self.variances, np.float32),
+            prior=self.prior,
+            center=self._channels(self.center),
+            pixel_mean=self._channels(self.pixel_mean),
+            pixel_std=self._channels(self.pixel_std),
+            valid_range=self.valid_range,
+            is_stratified=self.is_stratified,
+        )
+
     def draw(
         self, key: jax.Array, scale: jax.Array, *, start: jax.Array, num_samples: int
     ) -> mixture.Sample:
         """Normalised inputs of one scale and their classes. [device]."""
-        direction = jnp.asarray(self.unit_direction, jnp.float32)
+        return self.inputs.draw(key, scale, start=start, num_samples=num_samples)
+
+    def _channels(self, values: tuple[float, ...]) -> np.ndarray:
+        return np.broadcast_to(np.asarray(values, np.float32), (self.input_shape[-1],))
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=[
+        "direction", "variances", "prior", "center", "pixel_mean", "pixel_std",
+        "valid_range",
+    ],
+    meta_fields=["is_stratified"],
+)  # fmt: skip
+@dataclasses.dataclass(frozen=True, eq=False)
+class Inputs:
+    """Two Gaussian classes as arrays, so that tasks of one shape share programs."""
+
+    direction: ArrayLike  # of the input's shape, of length 1
+    variances: ArrayLike  # a number, or of the input's shape
+    prior: ArrayLike
+    center: ArrayLike  # [channels]
+    pixel_mean: ArrayLike  # [channels]
+    pixel_std: ArrayLike  # [channels]
+    valid_range: tuple[ArrayLike, ArrayLike] | None
+    is_stratified: bool
+
+    def draw(
+        self, key: jax.Array, scale: jax.Array, *, start: jax.Array, num_samples: int
+    ) -> mixture.Sample:
+        """Normalised inputs of one scale and their classes. [device]."""
+        direction = jnp.asarray(self.direction)
+
+        def on_inputs(values: ArrayLike) -> jax.Array:
+            return jnp.broadcast_to(jnp.asarray(values), direction.shape)
+
         x, y = mixture.sample(
             key,
             scale * direction,
             num_samples=num_samples,
             start=start,
-            covariance=jnp.asarray(self.variances, jnp.float32),
+            covariance=self.variances,
             prior=self.prior,
-            center=self._channels(self.center),
+            center=on_inputs(self.center),
             valid_range=self.valid_range,
             is_stratified=self.is_stratified,
         )
-        mean, std = (self._channels(v)[None] for v in (self.pixel_mean, self.pixel_std))
+        mean, std = (on_inputs(v)[None] for v in (self.pixel_mean, self.pixel_std))
         return mixture.Sample((x - mean) / std, y)
-
-    def _channels(self, values: tuple[float, ...]) -> jax.Array:
-        return jnp.broadcast_to(jnp.asarray(values, jnp.float32), self.input_shape)
 
 
 class RawCurves:
@@ -211,10 +261,10 @@ def _raw_rules(
     *,
     relative_epsilons: jax.Array,
     prior: float,
-) -> tuple[jax.typing.ArrayLike, jax.typing.ArrayLike]:
+) -> tuple[ArrayLike, ArrayLike]:
     """Accuracy and mean scaled bound `[s, e]` of the rules, a scale at a time."""
 
-    def of_scale(scale: jax.Array) -> tuple[jax.typing.ArrayLike, ...]:
+    def of_scale(scale: jax.Array) -> tuple[ArrayLike, ...]:
         mean = scale * direction
         rules = classifier.robust_bayes(
             mean, variances, epsilon=scale * relative_epsilons, prior=prior

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -102,12 +103,17 @@ def _area(
     if mode == "grid":
         grid = jnp.asarray(GRID, bound.dtype)
         curve = _curve(accuracy, bound, grid)
-        is_kept = grid[:, None] >= lowest[None] - _SLACK
+        is_kept = from_threshold(grid[:, None], lowest)
         return jnp.matmul(curve, is_kept.astype(curve.dtype), precision="highest")
     lines = (1,) * (accuracy.ndim - 1) + (1, -1)
     above = accuracy[..., None] - lowest.reshape(lines)
     product = jnp.where(above > 0, bound[..., None], 0) * jnp.maximum(above, 0)
     return jnp.mean(product, axis=-2)
+
+
+def from_threshold(grid: Any, threshold: Any) -> Any:
+    """Which points of the grid count, `[..., t]`."""
+    return grid >= threshold[None] - _SLACK
 
 
 def reference_curve(scales: ArrayLike) -> tuple[_Numbers, _Numbers]:
@@ -189,22 +195,25 @@ def finite_sample_ceiling(
     scales: Floats = SCALES,
     thresholds: Floats = THRESHOLDS,
     kept_signal: ArrayLike = 1.0,
+    mode: str = "exact",
 ) -> _Numbers:
     """The score of a perfect Gaussian representation whose rule is estimated.
 
     [host] for numbers, which are computed in float64, and [device] (pure, jittable,
-    vmappable) for JAX arrays. For epsilon 0, without shrinkage, exact scores; an
-    asymptotic formula in p / n, within .003 of simulation up to p = n / 2.
+    vmappable) for JAX arrays. For epsilon 0 and without shrinkage; an asymptotic
+    formula in p / n, within .003 of simulation up to p = n / 2.
 
     Args:
-        num_features: p, width of the representation.
+        num_features: p, the number of linearly independent features (the rank of their
+            covariance): a number, or `[s]` numbers, one for each scale.
         num_train: n, samples that its rule is made from.
         scales: `[s]`, half distances of the class means on raw inputs.
         thresholds: `[t]`, on the accuracy.
         kept_signal: share of the signal that the representation keeps, in (0, 1].
+        mode: "exact" or "grid", see `curve_area`.
 
     Returns:
-        `[t]`; 0 where n - 2 <= p.
+        `[t]`; scales with n - 2 <= p add nothing.
 
     Example:
         >>> print(finite_sample_ceiling(768, 2048, thresholds=[0.6, 0.9]).round(3))
@@ -217,6 +226,8 @@ def finite_sample_ceiling(
     deflation = s * s / (s * s + ratio)  # of the scale of the bound
     signal = jnp.sqrt(s * s * deflation * jnp.maximum(1 - ratio, 0))
     bound = scaled_bound_of_signal(signal) * deflation
-    score = score_of_curves(ndtr(signal), bound, scales=scales, thresholds=thresholds)
     is_enough = jnp.asarray(num_train) - 2 > jnp.asarray(num_features)
-    return jnp.where(is_enough, score, 0)
+    bound = jnp.where(is_enough, bound, 0)
+    return score_of_curves(
+        ndtr(signal), bound, scales=scales, thresholds=thresholds, mode=mode
+    )

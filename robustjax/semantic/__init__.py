@@ -1,6 +1,8 @@
 """Semantic perturbations: hue, lightness, rotation and more; exact and certified."""
 
 from robustjax.semantic.attributes import Attribute, attribute
+from robustjax.semantic.certificates import Certification, load, save
+from robustjax.semantic.checking import Check, check
 from robustjax.semantic.color import (
     brightness,
     brightness_contrast,
@@ -21,14 +23,17 @@ from robustjax.semantic.geometry import (
     shear,
     translate,
 )
-from robustjax.semantic.search import Certification, certify
+from robustjax.semantic.questions import Question
+from robustjax.semantic.search import certify
 from robustjax.semantic.splitting import SplitRange, certify_split
 
 __all__ = [
     "Attack",
     "Attribute",
     "Certification",
+    "Check",
     "ExactRadius",
+    "Question",
     "Sampling",
     "SplitRange",
     "affine",
@@ -38,14 +43,17 @@ __all__ = [
     "brightness_contrast",
     "certify",
     "certify_split",
+    "check",
     "contrast",
     "enclosure",
     "exact_radius",
     "hsl",
     "hue",
     "lightness",
+    "load",
     "rotate",
     "saturation",
+    "save",
     "scale",
     "shear",
     "translate",

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from robustjax import _callables, bounds
+from robustjax import _callables, _validate, bounds
 from robustjax._precision import cpu
-from robustjax.semantic import enclosures, layers
+from robustjax.semantic import counterexamples, enclosures, layers
 from robustjax.semantic.attributes import CONTRAST, HSL, Attribute
 
+TARGETS = ("all", "top2")
 RELAXATIONS = ("planes", "layers", "both", "pixel_box", "scalar_box")
 
 
@@ -40,8 +41,9 @@ def of_cells(
 ) -> np.ndarray:
     """Lower bounds of the least margin of each cell; NaN and negative prove nothing.
 
-    [host] Off the CPU, cells are bounded in float32 first, and those that seem proven
-    again in float64 on the host CPU, which decides.
+    [host] NaN as well where a margin may be infinite: a logit of inf proves nothing.
+    Off the CPU, cells are bounded in float32 first, and those that seem proven again
+    in float64 on the host CPU, which decides.
 
     Args:
         fn: maps one image to logits `[k]`.
@@ -57,7 +59,8 @@ def of_cells(
     if jax.default_backend() == "cpu":
         return _in_float64(fn, image, cells, spec, how)
     arrays = [jnp.asarray(a, jnp.float32) for a in (image, cells, spec)]
-    margin = np.array(_least(fn, *_spread_out(arrays), how=how), np.float64)
+    least = _least(fn, *_spread_out(arrays), how=how, rounding="ignore")
+    margin = np.array(least, np.float64)
     likely = margin > 0
     if likely.any():
         kept = np.where(likely[:, None, None], cells, cells[likely][:1])
@@ -71,7 +74,7 @@ def _in_float64(
     with jax.enable_x64(True), jax.default_device(cpu()):
         moved = jax.device_put(fn, cpu())
         arrays = [jnp.asarray(a, jnp.float64) for a in (image, cells, spec)]
-        return np.asarray(_least(moved, *arrays, how=how))
+        return np.asarray(_least(moved, *arrays, how=how, rounding="cover"))
 
 
 def _spread_out(arrays: list[jax.Array]) -> list[jax.Array]:
@@ -85,28 +88,49 @@ def _spread_out(arrays: list[jax.Array]) -> list[jax.Array]:
     return arrays
 
 
-@functools.partial(jax.jit, static_argnames="how")
+@functools.partial(jax.jit, static_argnames=("how", "rounding"))
 def _least(
-    fn: Partial, image: jax.Array, cells: jax.Array, spec: jax.Array, *, how: How
+    fn: Partial,
+    image: jax.Array,
+    cells: jax.Array,
+    spec: jax.Array,
+    *,
+    how: How,
+    rounding: str,
 ) -> jax.Array:
+    bound = functools.partial(_bound, spec=spec, how=how, rounding=rounding)
+
+    def enclosed(cell: jax.Array) -> tuple[jax.Array, jax.Array, bounds.Planes]:
+        found = enclosures.enclosure(
+            how.attribute, image, cell, max_widths=how.max_widths
+        )
+        if rounding == "cover":
+            return enclosures.covered(how.attribute, image, found)
+        return found
+
     def one(cell: jax.Array) -> jax.Array:
         found = []
         if how.relaxation != "layers":
-            found.append(_through_pixels(fn, image, cell, spec, how))
+            of_model = functools.partial(bound, fn)
+            found.append(_through_pixels(image, cell, how, of_model, enclosed))
         if how.relaxation in ("layers", "both"):
             composed = layers.compose(layer_of(how.attribute, image), jax.vmap(fn))
-            found.append(_bound(composed, (cell[0], cell[1]), spec, how))
-        return jnp.min(functools.reduce(jnp.fmax, found))
+            found.append(bound(composed, (cell[0], cell[1])))
+        lower = functools.reduce(jnp.fmax, [known.lower for known in found])
+        upper = functools.reduce(jnp.fmin, [known.upper for known in found])
+        is_finite = jnp.all(jnp.isfinite(lower) & jnp.isfinite(upper))
+        return jnp.where(is_finite, jnp.min(lower), jnp.nan)
 
     return jax.vmap(one)(cells)
 
 
 def _through_pixels(
-    fn: Partial, image: jax.Array, cell: jax.Array, spec: jax.Array, how: How
-) -> jax.Array:
-    enclosed = functools.partial(
-        enclosures.enclosure, how.attribute, image, max_widths=how.max_widths
-    )
+    image: jax.Array,
+    cell: jax.Array,
+    how: How,
+    bound: Callable[..., bounds.Bounds],
+    enclosed: Callable[..., Any],
+) -> bounds.Bounds:
     within: Any = None
     if how.subdivisions > 1:
         pieces = jax.vmap(enclosed)(_divided(cell, how.subdivisions))
@@ -118,17 +142,24 @@ def _through_pixels(
     if how.relaxation == "scalar_box":
         radius = jnp.max(jnp.maximum(upper - image, image - lower))
         lower, upper = image - radius, image + radius
-    return _bound(fn, (lower, upper), spec, how, within)
+    found = bound((lower, upper), within)
+    is_known = jnp.all(jnp.isfinite(lower) & jnp.isfinite(upper))
+    return bounds.Bounds(*(jnp.where(is_known, side, jnp.nan) for side in found))
 
 
 def _bound(
-    fn: Any, box: tuple[Any, Any], spec: jax.Array, how: How, within: Any = None
-) -> jax.Array:
-    found = bounds.linear_bounds(
+    fn: Any,
+    box: tuple[Any, Any],
+    within: Any = None,
+    *,
+    spec: jax.Array,
+    how: How,
+    rounding: str,
+) -> bounds.Bounds:
+    return bounds.linear_bounds(
         fn, *box, spec=spec, within=within, method=how.method, casts="ignore",
-        rounding="cover", chunk_size=how.chunk_size,
+        rounding=rounding, chunk_size=how.chunk_size,
     )  # fmt: skip
-    return found.lower
 
 
 def _divided(cell: jax.Array, count: int) -> jax.Array:
@@ -136,6 +167,41 @@ def _divided(cell: jax.Array, count: int) -> jax.Array:
     ends = jnp.linspace(cell[0, 0], cell[1, 0], count + 1, dtype=cell.dtype)
     cells = jnp.broadcast_to(cell, (count, *cell.shape))
     return cells.at[:, 0, 0].set(ends[:-1]).at[:, 1, 0].set(ends[1:])
+
+
+def batch_size_of(batch_size: int | None) -> int:
+    """Cells at a time: as many as are asked for, or as suit the device. [host]."""
+    if batch_size is None:
+        return 4 if jax.default_backend() == "cpu" else 64
+    _validate.integer(1, batch_size=batch_size)
+    return batch_size
+
+
+def margin_spec(
+    fn: Partial, image: np.ndarray, label: int, *, targets: str
+) -> np.ndarray:
+    """Rows that turn logits into the margins that have to be positive. [host].
+
+    Args:
+        fn: maps one image to logits `[k]`.
+        image: `[h, w, c]`.
+        label: the class.
+        targets: "all" or "top2".
+
+    Returns:
+        `[s, k]`.
+
+    Raises:
+        ValueError: if the label is no class.
+    """
+    _validate.one_of(TARGETS, targets=targets)
+    logits = counterexamples.logits_of(fn, image)
+    _validate.labels(len(logits), label=label)
+    rows = np.asarray(bounds.margin_rows(label, num_classes=len(logits)), np.float64)
+    if targets == "all":
+        return rows
+    others = np.where(np.arange(len(logits)) == label, -np.inf, logits)
+    return rows[rows[:, int(np.argmax(others))] < 0]
 
 
 def layer_of(attribute: Attribute, image: Any) -> Any:

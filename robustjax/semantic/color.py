@@ -245,11 +245,13 @@ def as_image(image: ArrayLike, *, is_color: bool = False) -> jax.Array:
     Raises:
         ValueError: if it is no image in [0, 1], or no colour image where one is needed.
     """
+    _validate.unit_interval(image=image)
     x: Any = jnp.asarray(image)
+    if not jnp.issubdtype(x.dtype, jnp.floating):  # of a value that JAX traces
+        raise ValueError(f"Expected image as floats in [0, 1], got {x.dtype}.")
     if x.ndim != 3 or (is_color and x.shape[-1] != 3):
         wanted = "[h, w, 3], a colour image" if is_color else "[h, w, c]"
         raise ValueError(f"Expected an image {wanted}, got shape {x.shape}.")
-    _validate.unit_interval(image=image)
     return x
 
 
@@ -283,29 +285,52 @@ def parts_of(image: Any, *, xp: Any = jnp) -> Parts:
     largest, least = image.max(axis=-1), image.min(axis=-1)
     chroma = largest - least
     light = 0.5 * (largest + least)
-    space = 1 - abs(2 * light - 1)
-    has_hue, has_room = chroma > 0, space > 0
+    # 1 - |2 L - 1| and x - L, without their cancellations.
+    space = xp.minimum(largest + least, (1 - largest) + (1 - least))
+    away = 0.5 * ((image - least[..., None]) - (largest[..., None] - image))
+    smallest = jnp.finfo(image.dtype).tiny
+    has_hue, has_room = chroma >= smallest, space >= smallest
     divisor = xp.where(has_hue, chroma, 1.0)
-    full = xp.minimum(chroma / xp.where(has_room, space, 1.0), 1.0)
+    full = _ratio(chroma, xp.where(has_room, space, 1.0), xp)
     red, green, blue = (image[..., k] for k in range(3))
     sextant = xp.select(
         [red == largest, green == largest],
         [
-            xp.mod((green - blue) / divisor, 6.0),
-            (blue - red) / divisor + 2,
+            xp.mod(_ratio(green - blue, divisor, xp), 6.0),
+            _ratio(blue - red, divisor, xp) + 2,
         ],
-        (red - green) / divisor + 4,
+        _ratio(red - green, divisor, xp) + 4,
     )
-    away = image - light[..., None]
+    per_chroma = _ratio(away, divisor[..., None], xp)
     return Parts(
         least,
         chroma,
         light,
-        xp.where(has_hue, full, 0.0),
+        xp.where(has_hue, xp.minimum(full, 1.0), 0.0),
         xp.where(has_hue, sextant, 0.0),
-        xp.where(has_hue, space / divisor, 0.0)[..., None] * away,
-        away / xp.where(has_room, space, 1.0)[..., None],
+        xp.where(has_hue, space, 0.0)[..., None] * per_chroma,
+        _ratio(away, xp.where(has_room, space, 1.0)[..., None], xp),
     )
+
+
+def _ratio(numerator: Any, denominator: Any, xp: Any) -> Any:
+    return numerator / denominator if xp is np else _quotient(numerator, denominator)
+
+
+@jax.custom_jvp
+def _quotient(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
+    """The quotient, differentiated without the square of a small denominator."""
+    return numerator / denominator
+
+
+@_quotient.defjvp
+def _quotient_jvp(
+    primals: tuple[jax.Array, jax.Array], tangents: tuple[jax.Array, jax.Array]
+) -> tuple[jax.Array, jax.Array]:
+    numerator, denominator = primals
+    quotient = _quotient(numerator, denominator)
+    change = tangents[0] - quotient * tangents[1]
+    return quotient, _quotient(change, denominator)
 
 
 def color_wheel(sextants: Any, *, xp: Any = jnp) -> Any:
@@ -326,4 +351,4 @@ def color_wheel(sextants: Any, *, xp: Any = jnp) -> Any:
 
 def room(lightness: Any) -> Any:
     """The largest chroma at a lightness, 1 - |2 L - 1|. [device]."""
-    return 1 - abs(2 * lightness - 1)
+    return 2 * jnp.minimum(lightness, 1 - lightness)

@@ -2,7 +2,7 @@
 
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,7 +16,7 @@ from robustjax._precision import cpu
 from robustjax.semantic import attributes, color, limits
 from robustjax.semantic.attributes import Attribute
 
-_CHUNK = 256  # moves at a time
+_CHUNK = 64  # moves at a time: one shape, so that the model is compiled once
 _NUM_PARTS = 32  # in which a gap is divided, again and again
 
 
@@ -79,17 +79,34 @@ def attack(
     _validate.integer(2, num_points=num_points)
     _validate.integer(0, num_rounds=num_rounds)
     x = color.on_host(image, is_color=moving.is_color)
-    fn = bounds.single(_callables.as_partial(apply_fn))
-    with jax.enable_x64(True):  # as it is run: JAX keeps NumPy constants it has cast
-        (num_classes,) = jax.eval_shape(fn, jnp.asarray(x)).shape
-    _validate.labels(num_classes, label=label)
+    fn: Any = bounds.single(_callables.as_partial(apply_fn))
+    _validate.labels(len(logits_of(fn, x)), label=label)
     model = Model(fn, moving, x, int(label))
     ends = _rays(ranges, num_points)
     steps = np.linspace(0, 1, num_points + 1 if len(ranges) == 1 else _NUM_PARTS + 1)
     shares = np.array([_first_loss(model, end, steps, num_rounds) for end in ends])
     is_hit = np.isfinite(shares)
     witnesses = shares[is_hit, None] * ends[is_hit]
-    return _nearest(model, ranges, witnesses)
+    return nearest(model, ranges, witnesses)
+
+
+def logits_of(fn: Partial, image: np.ndarray) -> np.ndarray:
+    """Logits of an image as it is, in float64. [host].
+
+    Args:
+        fn: maps one image to logits `[k]`.
+        image: `[h, w, c]`.
+
+    Returns:
+        `[k]`.
+    """
+    with jax.enable_x64(True), jax.default_device(cpu()):
+        return np.asarray(_of_image(*jax.device_put((fn, jnp.asarray(image)), cpu())))
+
+
+@jax.jit
+def _of_image(fn: Partial, image: jax.Array) -> jax.Array:
+    return fn(image)
 
 
 class Model(NamedTuple):
@@ -107,17 +124,31 @@ class Model(NamedTuple):
             fn, image = jax.device_put((self.fn, jnp.asarray(self.image)), cpu())
             for first in range(0, len(moves), _CHUNK):
                 own = moves[first : first + _CHUNK]
-                size = _CHUNK if len(own) > _NUM_PARTS + 1 else _NUM_PARTS + 1
-                filled = np.resize(own, (size, own.shape[1]))
+                filled = np.resize(own, (_CHUNK, own.shape[1]))
                 logits = _logits(fn, image, filled, attribute=self.attribute)
                 found.append(np.asarray(logits)[: len(own)])
         return np.concatenate(found)
 
     def is_lost(self, moves: np.ndarray) -> np.ndarray:
-        """Whether the label is not the only largest one."""
-        logits = self.logits(moves)
-        margin = logits[:, [self.label]] - np.delete(logits, self.label, axis=1)
+        """Whether the label is not the only largest one, or a logit is not finite."""
+        margin = margins_of(self.logits(moves), self.label)
+        margin = np.delete(margin, self.label, axis=1)
         return ~(margin.min(axis=1) > 0)
+
+
+def margins_of(logits: np.ndarray, label: int) -> np.ndarray:
+    """The label's logit less each, `[n, k]`; NaN where a logit is not finite. [host].
+
+    Args:
+        logits: `[n, k]`.
+        label: the class.
+
+    Returns:
+        `[n, k]`.
+    """
+    is_finite = np.isfinite(logits).all(axis=1, keepdims=True)
+    known = np.where(is_finite, logits, np.nan)
+    return known[:, [label]] - known
 
 
 @functools.partial(jax.jit, static_argnames="attribute")
@@ -162,10 +193,19 @@ def _first_loss(
     return float(steps[0] if at == 0 else steps[-1])
 
 
-def _nearest(
-    model: Model, ranges: list[tuple[float, float]], witnesses: np.ndarray
+def nearest(
+    model: Model, ranges: Sequence[tuple[float, float]], witnesses: np.ndarray
 ) -> Attack:
-    """Every witness evaluated once more, as it is returned."""
+    """Those of some moves that are lost, as an attack. [host].
+
+    Args:
+        model: what is attacked.
+        ranges: from `limits.resolve`.
+        witnesses: `[m, d]`, each evaluated once more, as it is returned.
+
+    Returns:
+        The `Attack`.
+    """
     dimension = len(ranges)
     if len(witnesses):
         witnesses = witnesses[model.is_lost(witnesses)]

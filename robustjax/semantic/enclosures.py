@@ -5,23 +5,27 @@ line, or bends by no more than is known. Two lines of least area then enclose th
 Where several parameters meet, planes are composed.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
 
+from robustjax import _validate
 from robustjax.bounds import Planes
 from robustjax.semantic import color, paths, sheets
 from robustjax.semantic.attributes import CONTRAST, HSL, SPATIAL, Attribute
 from robustjax.semantic.sheets import Sheet
 
+_NUM_ROUNDINGS = 16  # of each number, at most
 _Cell = Mapping[str, tuple[jax.Array, jax.Array]]
 
 
 def enclosure(
     attribute: Attribute,
     image: jax.Array,
-    cell: jax.Array,
+    cell: ArrayLike,
     *,
     max_widths: tuple[float, ...] | None = None,
     num_samples: int = 9,
@@ -33,14 +37,20 @@ def enclosure(
     Guarantee:
         lower <= attribute(image, delta) <= upper, and every plane on its side, for all
         delta in the cell, up to rounding of the dtype. For one parameter but rotation
-        and scale the intervals are exact, and the planes those of least area.
+        and scale the intervals are exact, and the planes those of least area. All is
+        NaN where that cannot be promised: for a cell wider than max_widths; for a
+        translation along rows and columns across an edge of pixels; for a traced cell
+        that is reversed, not finite or reaches a scale of -1.
 
     Args:
         attribute: what moves.
         image: `[h, w, c]` in [0, 1].
-        cell: `[2, d]`, its lower and its upper corner.
+        cell: `[2, d]`, its lower and its upper corner, finite. Any hues, saturations,
+            lightnesses and contrasts are fine, scales above -1, rotations over at most
+            360 degrees.
         max_widths: `[d]`, no cell is wider, in the parameters of the planes; they fix
-            the number of knots. Default: the widths of the cell, if they are known.
+            the number of knots of spatial parameters and hue. Default: the widths of
+            the cell, if they are known.
         num_samples: knots on a rotation or scaling beside those it needs.
 
     Returns:
@@ -48,20 +58,112 @@ def enclosure(
         are over 1 / (1 + delta), which is what the planes say their corners are in.
 
     Raises:
-        ValueError: for an interpolation that is not bilinear.
+        ValueError: for an interpolation that is not bilinear; for a known cell that is
+            reversed, not finite or reaches a scale of -1; for rotations over more than
+            360 degrees, and paths of a pixel past 4096 others.
     """
     x = color.as_image(image, is_color=attribute.is_color)
+    _check(attribute, cell)
+    if max_widths is None:
+        max_widths = _own_widths(attribute, cell)
     corners = jnp.asarray(cell, x.dtype)
     own = {
         name: (corners[0, i], corners[1, i]) for i, name in enumerate(attribute.names)
     }
+    is_valid = _is_valid(attribute, corners)
     own = paths.straightened(own)
-    if max_widths is None:
-        max_widths = tuple(float(high - low) for low, high in own.values())
     widths = dict(zip(attribute.names, max_widths, strict=True))
     sheet = _whole(attribute, x, own, widths, num_samples)
     low, high = (jnp.stack([own[n][side] for n in attribute.names]) for side in (0, 1))
-    return sheet.lower, sheet.upper, Planes(*sheet[2:], low, high)
+    is_valid &= jnp.all(high - low <= _with_rounding(max_widths, low, high))
+    known = Sheet(*(jnp.where(is_valid, leaf, jnp.nan) for leaf in sheet))
+    return known.lower, known.upper, Planes(*known[2:], low, high)
+
+
+def _check(attribute: Attribute, cell: ArrayLike) -> None:
+    """Raises ValueError for a cell without a meaning, if it is known."""
+    known = _validate.concrete(cell)
+    if known is None:
+        return
+    parameters = attribute.parameters
+    if known.shape != (2, len(parameters)):
+        raise ValueError(
+            f"Expected a cell [2, {len(parameters)}] of {attribute.name}, got shape "
+            f"{known.shape}."
+        )
+    least = np.array([parameter.least for parameter in parameters])
+    is_fine = (known[0] > least) & (known[0] <= known[1]) & np.isfinite(known).all(0)
+    for parameter, corners, fine in zip(parameters, known.T, is_fine, strict=True):
+        if not fine:
+            raise ValueError(
+                f"Expected low <= high, finite and above {parameter.least:g}, of "
+                f"{parameter.name}, got a cell from {corners[0]:g} to {corners[1]:g}."
+            )
+
+
+def _own_widths(attribute: Attribute, cell: ArrayLike) -> tuple[float, ...]:
+    known = _validate.concrete(cell)
+    if known is None:
+        raise ValueError("Expected max_widths for a traced cell, got None.")
+    own = paths.straightened(dict(zip(attribute.names, known.T, strict=True)))
+    return tuple(float(high - low) for low, high in own.values())
+
+
+def _is_valid(attribute: Attribute, corners: jax.Array) -> jax.Array:
+    """Whether a traced cell is one that `_check` takes."""
+    least = jnp.array([parameter.least for parameter in attribute.parameters])
+    is_fine = (corners[0] > least) & (corners[0] <= corners[1])
+    return jnp.all(is_fine & jnp.all(jnp.isfinite(corners), axis=0))
+
+
+def _with_rounding(
+    max_widths: Sequence[float], low: jax.Array, high: jax.Array
+) -> jax.Array:
+    """Widths that a cell may have: its corners were rounded; knots allow for it."""
+    size = jnp.maximum(jnp.abs(low), jnp.abs(high))
+    widths = jnp.array(max_widths, low.dtype)
+    return widths * (1 + 1e-6) + 4 * jnp.finfo(low.dtype).eps * size
+
+
+def covered(
+    attribute: Attribute,
+    image: jax.Array,
+    found: tuple[jax.Array, jax.Array, Planes],
+) -> tuple[jax.Array, jax.Array, Planes]:
+    """An enclosure widened by what the roundings of its dtype can add up to. [device].
+
+    Args:
+        attribute: what moves.
+        image: `[h, w, c]`.
+        found: by `enclosure`.
+
+    Returns:
+        The same, each bound moved outward.
+    """
+    lower, upper, planes = found
+    ends = jnp.maximum(jnp.abs(planes.low), jnp.abs(planes.high))
+    size = image.shape[0] + image.shape[1]
+    # Roundings of a source are as large as its way from the centre; a pixel changes by
+    # at most sqrt(2) from one source to the next.
+    reach = jnp.prod(1 + jnp.array(_reaches(attribute, size)) * (1 + ends))
+    slack = _NUM_ROUNDINGS * jnp.finfo(image.dtype).eps * reach
+
+    def size_of(slope: jax.Array, offset: jax.Array) -> jax.Array:
+        return jnp.abs(offset) + jnp.tensordot(ends, jnp.abs(slope), axes=1)
+
+    below, above = (size_of(*planes[side : side + 2]) for side in (0, 2))
+    widened = planes._replace(
+        lower_offset=planes.lower_offset - slack * (1 + below),
+        upper_offset=planes.upper_offset + slack * (1 + above),
+    )
+    # No pixel leaves [0, 1], and some models have no value beyond.
+    return jnp.clip(lower - slack, 0.0, 1.0), jnp.clip(upper + slack, 0.0, 1.0), widened
+
+
+def _reaches(attribute: Attribute, size: int) -> list[float]:
+    """How much of a pixel's rounding a parameter stands for, per unit."""
+    known = {"rotation": size, "scale": size, "shear": size, "hue": 6.0}
+    return [float(known.get(name, 1.0)) for name in attribute.names]
 
 
 def _whole(
@@ -72,7 +174,8 @@ def _whole(
     num_samples: int,
 ) -> Sheet:
     names = attribute.names
-    knots = paths.color_knots(x, names)
+    start, max_width = cell[names[0]][0], widths[names[0]]
+    knots = paths.color_knots(x, names, low=start, max_width=max_width)
     if knots is not None:
         along = _inside(knots, *cell[names[0]])
         values = jax.vmap(lambda t: attribute.moved(x, {names[0]: t}))(along)
@@ -82,7 +185,7 @@ def _whole(
     if spatial:
         sheet = _in_space(attribute, x, cell, widths, num_samples)
     elif colors:
-        sheet = _in_color(x, cell, names)
+        sheet = _in_color(x, cell, names, widths)
     else:
         sheet = sheets.constant(x, num_parameters=len(names))
     return _with_contrast(sheet, x, cell, names)
@@ -129,7 +232,9 @@ def _translated(attribute: Attribute, x: jax.Array, cell: _Cell) -> Sheet:
     return jax.tree.map(lambda leaf: jnp.where(is_split, leaf, jnp.nan), sheet)
 
 
-def _in_color(x: jax.Array, cell: _Cell, names: tuple[str, ...]) -> Sheet:
+def _in_color(
+    x: jax.Array, cell: _Cell, names: tuple[str, ...], widths: Mapping[str, float]
+) -> Sheet:
     """Hue, saturation and lightness at once: the product of three curves."""
     parts = color.parts_of(x)
     nothing = jnp.zeros((), x.dtype)
@@ -157,7 +262,11 @@ def _in_color(x: jax.Array, cell: _Cell, names: tuple[str, ...]) -> Sheet:
     )
     wheel = curve(
         "hue",
-        paths.hue_knots(parts),
+        paths.hue_knots(
+            parts,
+            cell.get("hue", (nothing, nothing))[0],
+            max_width=widths.get("hue", 0.0),
+        ),
         lambda t: color.color_wheel(parts.hue + 6 * t) - 0.5,
     )
     low, high = (jnp.stack([cell[n][side] for n in names]) for side in (0, 1))

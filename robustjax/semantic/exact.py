@@ -11,13 +11,20 @@ from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate, bounds
 from robustjax._precision import cpu
-from robustjax.semantic import attributes, color, limits, paths, walk
+from robustjax.semantic import (
+    attributes,
+    color,
+    counterexamples,
+    limits,
+    paths,
+    walk,
+)
 from robustjax.semantic.attributes import Attribute
 
 _PIECES = 350  # that a stretch should have
 _FIRST_SHARE = 1 / 256  # of the limit, the first stretch
 _SMALLEST_SHARE = 1e-9  # of the limit
-_all_knots = jax.jit(paths.all_knots, static_argnums=(0, 2))
+_all_knots = jax.jit(paths.all_knots, static_argnames=("attribute", "max_limit"))
 
 
 class ExactRadius(NamedTuple):
@@ -86,8 +93,7 @@ def exact_radius(
     with jax.enable_x64(True), jax.default_device(cpu()):
         model = jax.device_put(_callables.as_partial(apply_fn), cpu())
         fn: Any = bounds.single(model)
-        (num_classes,) = jax.eval_shape(fn, jnp.asarray(x)).shape
-        _validate.labels(num_classes, label=label)
+        _validate.labels(len(counterexamples.logits_of(fn, x)), label=label)
         sides = [_one_side(fn, moving, x, int(label), end) for end in (-left, right)]
     return ExactRadius(
         sides[0].reach, sides[1].reach, sides[0].flip, sides[1].flip,
@@ -108,7 +114,9 @@ def _one_side(
     limit, sign = abs(end), 1.0 if end > 0 else -1.0
     if limit == 0:
         return _Side(0.0, -1, 0)
-    knots = np.asarray(_all_knots(attribute, jnp.asarray(x), limit)) * sign
+    max_limit = 2.0 ** np.ceil(np.log2(limit))  # few, as each is compiled
+    knots = _all_knots(attribute, jnp.asarray(x), limit, max_limit=max_limit)
+    knots = np.asarray(knots) * sign
     knots = np.unique(knots[(knots > 0) & (knots < limit)])
     curve = Partial(_Curve(attribute), jnp.asarray(x), jnp.asarray(sign))
     start, width, pieces = 0.0, limit * _FIRST_SHARE, 0
@@ -137,7 +145,7 @@ def _one_side(
 
 def _first_loss(times: np.ndarray, logits: np.ndarray, label: int) -> tuple[int, float]:
     """The class that first reaches the label, and when; -1 if none does."""
-    margin = logits[:, [label]] - logits
+    margin = counterexamples.margins_of(logits, label)
     margin[:, label] = np.inf
     is_lost = ~(margin > 0)  # NaN as well
     if not is_lost.any():

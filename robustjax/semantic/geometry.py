@@ -254,9 +254,7 @@ def read(
     row, column = settled(rows + center[0]), settled(columns + center[1])
     top, left = jnp.floor(row), jnp.floor(column)
     down, right = (row - top)[..., None], (column - left)[..., None]
-    corners = cell_corners(
-        x, top.astype(jnp.int32), left.astype(jnp.int32), padding=sampling.padding
-    )
+    corners = cell_corners(x, top, left, padding=sampling.padding)
     ways = (down, right), (down, 1 - right), (1 - down, right), (1 - down, 1 - right)
     if sampling.interpolation == "bilinear":
         weights = [(1 - a) * (1 - b) for a, b in ways]
@@ -278,8 +276,8 @@ def cell_corners(
 
     Args:
         x: `[h, w, c]`.
-        top: `[*s]` rows of the upper two, any integers.
-        left: `[*s]` columns of the left two, any integers.
+        top: `[*s]` rows of the upper two, whole numbers as floats, which hold far ones.
+        left: `[*s]` columns of the left two, as well.
         padding: what lies beyond the image.
 
     Returns:
@@ -295,19 +293,22 @@ def cell_corners(
 
 def _pixel(x: jax.Array, row: jax.Array, column: jax.Array, padding: str) -> jax.Array:
     height, width = x.shape[:2]
-    if padding == "reflect":
-        found = x[_mirrored(row, height), _mirrored(column, width)]
-    else:
-        found = x[jnp.clip(row, 0, height - 1), jnp.clip(column, 0, width - 1)]
+    inner = _mirrored if padding == "reflect" else _nearest
+    found = x[inner(row, height), inner(column, width)]
     if padding != "zero":
         return found
     is_inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
     return jnp.where(is_inside[..., None], found, 0.0)
 
 
-def _mirrored(index: jax.Array, size: int) -> jax.Array:
+def _nearest(place: jax.Array, size: int) -> jax.Array:
+    """The index inside that is nearest."""
+    return jnp.clip(place, 0, size - 1).astype(jnp.int32)
+
+
+def _mirrored(place: jax.Array, size: int) -> jax.Array:
     """The index inside that reflection at the outer pixels leads to."""
     if size == 1:
-        return jnp.zeros_like(index)
-    folded = jnp.mod(index, 2 * (size - 1))
-    return jnp.minimum(folded, 2 * (size - 1) - folded)
+        return jnp.zeros_like(place, jnp.int32)
+    folded = jnp.mod(place, 2 * (size - 1))
+    return jnp.minimum(folded, 2 * (size - 1) - folded).astype(jnp.int32)

@@ -4,6 +4,7 @@ Put one before a model, and a verifier of linf boxes verifies the attribute. Eac
 belongs to one pixel, so there are `[h, w, units]` of them and no dense matrix.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -24,7 +25,11 @@ _HINGES = {
     "blue": {-1: -1, 0: 1, 2: 1, 3: -1, 5: -1, 6: 1, 8: 1, 9: -1},
 }
 _HINGE_OFFSETS = (0.0, 1.0, 1.0)
-SIDES = ("both", "right", "left")
+SIDES = {
+    "both": (-math.inf, math.inf),
+    "right": (0.0, math.inf),
+    "left": (-math.inf, 0.0),
+}
 
 
 class Hue(nn.Module):
@@ -36,8 +41,10 @@ class Hue(nn.Module):
     image: Any  # [h, w, 3] in [0, 1]
 
     @nn.compact
-    def __call__(self, delta: jax.Array) -> jax.Array:
-        """The image `[h, w, 3]` by delta `[1]`."""
+    def __call__(self, delta: ArrayLike) -> jax.Array:
+        """The image `[h, w, 3]` by delta `[1]`, in float32 or wider."""
+        delta = _numbers(delta, 1)
+        _validate.closed_interval(-0.5, 0.5, delta=delta)
         parts = _parts(self.image, delta)
         knots = jnp.arange(_NUM_HINGES, dtype=delta.dtype) + _FIRST_HINGE
         units = nn.relu(6 * delta[0] + (parts.hue[..., None] - knots[None, None]))
@@ -65,12 +72,14 @@ class Saturation(nn.Module):
     """"right" holds for delta >= 0 alone, "left" for delta <= 0 alone."""
 
     @nn.compact
-    def __call__(self, delta: jax.Array) -> jax.Array:
-        """The image `[h, w, 3]` by delta `[1]`."""
+    def __call__(self, delta: ArrayLike) -> jax.Array:
+        """The image `[h, w, 3]` by delta `[1]`, in float32 or wider."""
+        delta = _numbers(delta, 1)
+        _on_side(self.side, delta)
         parts = _parts(self.image, delta)
         steep, full = parts.per_saturation, parts.saturation
         base = parts.lightness[..., None]
-        if _side(self.side) == "right":
+        if self.side == "right":
             return base + steep - steep * nn.relu(1 - full - delta[0])[..., None]
         low = nn.relu(full + delta[0])
         if self.side == "left":
@@ -90,11 +99,13 @@ class Lightness(nn.Module):
     """"right" holds for delta >= 0 alone, "left" for delta <= 0 alone."""
 
     @nn.compact
-    def __call__(self, delta: jax.Array) -> jax.Array:
-        """The image `[h, w, 3]` by delta `[1]`."""
+    def __call__(self, delta: ArrayLike) -> jax.Array:
+        """The image `[h, w, 3]` by delta `[1]`, in float32 or wider."""
+        delta = _numbers(delta, 1)
+        _on_side(self.side, delta)
         parts = _parts(self.image, delta)
         light, steep = parts.lightness, 2 * parts.per_room
-        if _side(self.side) == "right":
+        if self.side == "right":
             far = nn.relu(1 - light - delta[0])[..., None]
             near = nn.relu(1 - 2 * light - 2 * delta[0])[..., None]
             return 1 + (steep - 1) * far - steep * near
@@ -118,8 +129,9 @@ class BrightnessContrast(nn.Module):
     """"brightness" or "contrast", if that alone moves."""
 
     @nn.compact
-    def __call__(self, delta: jax.Array) -> jax.Array:
+    def __call__(self, delta: ArrayLike) -> jax.Array:
         """The image `[h, w, c]` by delta, brightness and contrast or one of them."""
+        delta = _numbers(delta, 1 if self.only else 2)
         x = color.as_image(self.image).astype(delta.dtype)
         _validate.one_of(("", "brightness", "contrast"), only=self.only)
         parts = []
@@ -159,9 +171,23 @@ def compose(
     return composed
 
 
-def _side(side: str) -> str:
+def _on_side(side: str, delta: jax.Array) -> None:
+    """Raises ValueError for an unknown side, or a known delta on the other one."""
     _validate.one_of(SIDES, side=side)
-    return side
+    _validate.closed_interval(*SIDES[side], delta=delta)
+
+
+def _numbers(delta: ArrayLike, count: int) -> jax.Array:
+    """Delta `[count]`, in float32 or wider: the image is computed in its dtype."""
+    moves: Any = jnp.asarray(delta)
+    if moves.shape != (count,) or jnp.issubdtype(moves.dtype, jnp.complexfloating):
+        raise ValueError(
+            f"Expected delta [{count}] of real numbers, got shape {moves.shape} and "
+            f"dtype {moves.dtype}."
+        )
+    if not jnp.issubdtype(moves.dtype, jnp.floating):
+        return moves.astype(float)
+    return moves.astype(jnp.promote_types(moves.dtype, jnp.float32))
 
 
 def _hinge_weights() -> np.ndarray:

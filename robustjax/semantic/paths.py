@@ -25,10 +25,26 @@ class Path(NamedTuple):
     pixels while the source stays in the cell it is in."""
 
 
-def hue_knots(parts: color.Parts) -> jax.Array:
-    """Where the channels of pixels bend, of hues turned by half a turn at most."""
-    sextants = jnp.arange(-3, 10, dtype=parts.hue.dtype)[:, None, None]
+_MOST_KNOTS = 4096  # of a pixel over a cell
+
+
+def hue_knots(
+    parts: color.Parts, low: jax.Array | float, *, max_width: float
+) -> jax.Array:
+    """Where the channels of pixels bend: hues of whole sextants, from low turns on."""
+    first = jnp.ceil(parts.hue + 6 * low)
+    sextants = first[None] + _places(6 * max_width, "hue", like=first)
     return (sextants - parts.hue[None]) / 6
+
+
+def _places(length: float, name: str, *, like: jax.Array) -> jax.Array:
+    """0, 1, ..., as many as there are integers in an interval, `[j, 1, 1]`. [host]."""
+    if not length < _MOST_KNOTS:
+        raise ValueError(
+            f"Expected a range of {name} that passes fewer than {_MOST_KNOTS} pixels "
+            f"or sextants, got one of {length:g}; divide it."
+        )
+    return jnp.arange(math.ceil(length) + 1, dtype=like.dtype)[:, None, None]
 
 
 def saturation_knots(parts: color.Parts) -> jax.Array:
@@ -41,7 +57,9 @@ def lightness_knots(parts: color.Parts) -> jax.Array:
     return jnp.stack([place - parts.lightness for place in (0.0, 0.5, 1.0)])
 
 
-def color_knots(x: jax.Array, names: tuple[str, ...]) -> jax.Array | None:
+def color_knots(
+    x: jax.Array, names: tuple[str, ...], *, low: jax.Array | float, max_width: float
+) -> jax.Array | None:
     """Where pixels bend along one attribute of colour, `[j, h, w]` or `[j, h, w, c]`.
 
     [device]
@@ -49,6 +67,8 @@ def color_knots(x: jax.Array, names: tuple[str, ...]) -> jax.Array | None:
     Args:
         x: `[h, w, c]`.
         names: of what moves.
+        low: where knots begin that go on without end, those of hue.
+        max_width: how far those go.
 
     Returns:
         The knots; None of other attributes, and of several at once.
@@ -63,11 +83,9 @@ def color_knots(x: jax.Array, names: tuple[str, ...]) -> jax.Array | None:
         return jnp.stack(
             [jnp.where(away == 0, 0.0, -1 + side * reach) for side in (-1, 1)]
         )
-    own = {
-        "hue": hue_knots,
-        "saturation": saturation_knots,
-        "lightness": lightness_knots,
-    }
+    if names == ("hue",):
+        return hue_knots(color.parts_of(x), low, max_width=max_width)
+    own = {"saturation": saturation_knots, "lightness": lightness_knots}
     return own[names[0]](color.parts_of(x)) if names[0] in own else None
 
 
@@ -120,7 +138,8 @@ def path(
         "scale": ((zero, zero), (rows, columns)),
     }[name]
     fastest = {"shear": center[0] + 1, "scale": max(center) + 1}.get(name, 1.0)
-    return _straight(starts, speeds, center, sampling, fastest=fastest)
+    line = _Line(*starts, *speeds)
+    return _straight(name, line, center, sampling, fastest=fastest)
 
 
 def _rotation(
@@ -138,10 +157,15 @@ def _rotation(
         return geometry.read(x, *source(degrees), sampling=sampling)
 
     def crossings(low: jax.Array, high: jax.Array, *, max_width: float) -> jax.Array:
-        count = math.ceil(largest * max_width * unit) + 1
+        if not max_width <= 360 * (1 + 1e-9):
+            raise ValueError(
+                f"Expected a cell of rotations at most 360 degrees wide, got "
+                f"{max_width:g}; divide it."
+            )
+        places = _places(largest * max_width * unit, "rotation", like=radius)
         low, high = jnp.deg2rad(low), jnp.deg2rad(high)
         found = [
-            _turning(radius, phase - turn, offset, (low, high), count)
+            _turning(radius, phase - turn, offset, (low, high), places)
             for turn, offset in zip((0.0, math.pi / 2), center, strict=True)
         ]
         return jnp.rad2deg(jnp.concatenate(found))
@@ -159,16 +183,16 @@ def _turning(
     phase: jax.Array,
     offset: float,
     ends: tuple[jax.Array, jax.Array],
-    count: int,
+    places: jax.Array,
 ) -> jax.Array:
     """Angles at which offset + radius cos(angle + phase) is an integer."""
     low, high = ends
     middle = 0.5 * (low + high)
-    places = [jnp.cos(end + phase) for end in ends]
+    cosines = [jnp.cos(end + phase) for end in ends]
     turns_back = jnp.abs(_wrapped(jnp.pi - phase - middle)) <= 0.5 * (high - low)
-    least = jnp.where(turns_back, -1.0, jnp.minimum(*places))
+    least = jnp.where(turns_back, -1.0, jnp.minimum(*cosines))
     first = jnp.ceil(offset + radius * least)
-    integer = first[None] + jnp.arange(count)[:, None, None]
+    integer = first[None] + places
     reach = (integer - offset) / jnp.where(radius > 0, radius, 1.0)[None]
     angle = jnp.arccos(jnp.clip(reach, -1.0, 1.0))
     both = jnp.concatenate([angle, -angle]) - phase[None]
@@ -179,15 +203,25 @@ def _wrapped(angle: jax.Array) -> jax.Array:
     return jnp.mod(angle + jnp.pi, 2 * jnp.pi) - jnp.pi
 
 
+class _Line(NamedTuple):
+    """Sources that move at one speed."""
+
+    row: jax.Array  # [h, w], at zero
+    column: jax.Array
+    row_speed: jax.Array
+    column_speed: jax.Array
+
+
 def _straight(
-    starts: tuple[jax.Array, jax.Array],
-    speeds: tuple[jax.Array, jax.Array],
+    name: str,
+    line: _Line,
     center: tuple[float, float],
     sampling: Sampling,
     *,
     fastest: float,
 ) -> Path:
     """Start + parameter * speed: |v''| = 2 |cross| |speed of rows| |of columns|."""
+    starts, speeds = line[:2], line[2:]
 
     def source(parameter: jax.Array) -> tuple[jax.Array, jax.Array]:
         return starts[0] + parameter * speeds[0], starts[1] + parameter * speeds[1]
@@ -196,11 +230,11 @@ def _straight(
         return geometry.read(x, *source(parameter), sampling=sampling)
 
     def crossings(low: jax.Array, high: jax.Array, *, max_width: float) -> jax.Array:
-        count = math.ceil(fastest * max_width) + 1
+        places = _places(fastest * max_width, name, like=low)
         found = []
         for start, speed, offset in zip(starts, speeds, center, strict=True):
             first = offset + start + jnp.minimum(low * speed, high * speed)
-            integer = jnp.ceil(first)[None] + jnp.arange(count)[:, None, None]
+            integer = jnp.ceil(first)[None] + places
             way = integer - offset - start[None]
             is_still = speed == 0
             found.append(
@@ -225,8 +259,7 @@ def _steepness(
 ) -> tuple[jax.Array, jax.Array]:
     """The largest gradient in the cells of sources, and |p11 - p10 - p01 + p00|."""
     top, left = (
-        jnp.floor(s + offset).astype(jnp.int32)
-        for s, offset in zip(source, center, strict=True)
+        jnp.floor(s + offset) for s, offset in zip(source, center, strict=True)
     )
     a, b, c, d = geometry.cell_corners(x, top, left, padding=sampling.padding)
     gradient = jnp.hypot(
@@ -241,24 +274,28 @@ def is_linear(name: str) -> bool:
     return name in (*HSL, *CONTRAST, *TRANSLATION, "shear")
 
 
-def all_knots(attribute: Attribute, x: jax.Array, limit: float) -> jax.Array:
+def all_knots(
+    attribute: Attribute, x: jax.Array, limit: jax.Array | float, *, max_limit: float
+) -> jax.Array:
     """Where any pixel bends along a piecewise linear attribute, in no order. [device].
 
     Args:
         attribute: of one parameter.
         x: `[h, w, c]`.
         limit: how far it goes to both sides.
+        max_limit: at least that; fixes the number of knots.
 
     Returns:
         `[n]`, all that are inside of the limit, and others.
+
+    Raises:
+        ValueError: for limits past 4096 pixels.
     """
     (name,) = attribute.names
-    knots = color_knots(x, attribute.names)
+    low, high = jnp.asarray(-limit, x.dtype), jnp.asarray(limit, x.dtype)
+    width = 2 * max_limit
+    knots = color_knots(x, attribute.names, low=low, max_width=width)
     if knots is None:
         way = path(name, x.shape, sampling=attribute.sampling, dtype=x.dtype)
-        knots = way.crossings(
-            jnp.asarray(-limit, x.dtype),
-            jnp.asarray(limit, x.dtype),
-            max_width=2 * limit,
-        )
+        knots = way.crossings(low, high, max_width=width)
     return knots.ravel()

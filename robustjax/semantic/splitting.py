@@ -1,14 +1,14 @@
 """Uniform splitting, as in the reference code: fixed cells outwards, for comparison."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate, bounds
-from robustjax.semantic import attributes, cell_margins, color, grids, limits, search
+from robustjax.semantic import attributes, cell_margins, color, grids, limits
 from robustjax.semantic.attributes import Attribute
 
 _BATCH = 8
@@ -102,8 +102,8 @@ def certify_split(
         raise ValueError(f"Expected one parameter, got {moving.name!r}.")
     ((left, right),) = limits.resolve(moving, limit)
     x = color.on_host(image, is_color=moving.is_color)
-    fn = bounds.single(_callables.as_partial(apply_fn))
-    spec = search.margin_spec(fn, x, label, targets=targets)
+    fn: Any = bounds.single(_callables.as_partial(apply_fn))
+    spec = cell_margins.margin_spec(fn, x, label, targets=targets)
     lines = [_ends(end, width) for end in (-left, right)]
     cells = [np.stack([line[:-1], line[1:]], axis=1)[:, :, None] for line in lines]
     widths = grids.straightened_widths(moving, np.sort(np.concatenate(cells), axis=1))

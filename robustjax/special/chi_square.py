@@ -205,8 +205,14 @@ def ncx2_ppf(p: ArrayLike, df: ArrayLike, nc: ArrayLike) -> _Numbers:
     [host] for numbers, [device] for JAX arrays. Derivatives by the implicit function
     theorem, in p and nc.
 
+    Accuracy:
+        Relative error at most 1e-11 in float64 for p from the smallest normal number
+        to the largest below 1, df <= 150,528 and nc <= 1e16; where a quantile is below
+        the smallest normal number it is 0. A root that was not found is NaN.
+
     Args:
-        p: probabilities in [0, 1].
+        p: probabilities in [0, 1]; below the smallest normal number (2.2e-308, in
+            float32 1.2e-38) they count as 0.
         df: degrees of freedom, >= 1.
         nc: noncentrality, >= 0.
 
@@ -232,11 +238,11 @@ def chi2_ppf(p: ArrayLike, df: ArrayLike) -> _Numbers:
     [host] for numbers, [device] for JAX arrays.
 
     Args:
-        p: probabilities in [0, 1].
+        p: probabilities in [0, 1], as in `ncx2_ppf`.
         df: degrees of freedom, >= 1.
 
     Returns:
-        Quantiles of the broadcast shape.
+        Quantiles of the broadcast shape, as exact as those of `ncx2_ppf`.
 
     Raises:
         ValueError: as `ncx2_cdf`.
@@ -258,13 +264,13 @@ def ncx2_noncentrality(p: ArrayLike, x: ArrayLike, df: ArrayLike) -> _Numbers:
     theorem, in p and x.
 
     Args:
-        p: probabilities in (0, 1).
+        p: probabilities in (0, 1), from the smallest normal number on.
         x: any numbers.
         df: degrees of freedom, >= 1.
 
     Returns:
         Noncentralities >= 0 of the broadcast shape; NaN where the central distribution,
-        nc = 0, already has P(X <= x) < p.
+        nc = 0, already has P(X <= x) < p, and where no root was found.
 
     Raises:
         ValueError: as `ncx2_cdf`.

@@ -4,9 +4,14 @@ Derivatives in x and the noncentrality follow from the identities
 
     dF/dx = f(df),    dF/dnc = -f(df + 2),    df/dnc = (f(df + 2) - f(df)) / 2,
     2 df/dx = f(df - 2) - f(df),    x f(df - 2) = (df - 2) f(df) + nc f(df + 2).
+
+Quantile and noncentrality are roots of h = -sqrt(-2 log F) for p < 1/2 and of
+h = sqrt(-2 log(1 - F)) for others, both of which are nearly straight and computed from
+logarithms: neither underflows at any p. Newton's method is kept in a bracket.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -16,8 +21,7 @@ from jax.scipy.special import ndtri
 from robustjax.special import contour
 
 _LOG_2 = math.log(2.0)
-_MAX_STEPS = 60  # of Newton's method; 8 are usual
-_LONGEST_STEP = 4.0  # in log x
+_MAX_STEPS = 100  # of Newton's method or bisection; 8 are usual
 
 
 class Distribution(NamedTuple):
@@ -48,7 +52,7 @@ def distribution(
         of them where x is not above 0 or overflows.
     """
     limits = jnp.finfo(x.dtype)
-    is_inside = (x > 1e4 * limits.tiny) & (x < 1e-4 * limits.max)
+    is_inside = (x >= _smallest(x.dtype)) & (x < 1e-4 * limits.max)
     inside = jnp.where(is_inside, x, 1.0)
     is_low = df < 2
     lift = jnp.where(is_low, 2.0, 0.0).astype(x.dtype)
@@ -117,7 +121,11 @@ def _distribution_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
 def quantile(p: jax.Array, df: jax.Array, nc: jax.Array) -> jax.Array:
     """The x with P(X <= x) = p. [device].
 
-    Newton's method on ndtri(P(X <= x)) in log x, where both tails are nearly straight.
+    Newton's method in log x between the smallest x of `distribution` and the bound
+
+        P(X >= df + nc + 2 sqrt((df + 2 nc) t) + 2 t) <= exp(-t).
+
+    Below the smallest x, F is a multiple of x^(df / 2).
 
     Args:
         p: probabilities, of any shape.
@@ -125,32 +133,39 @@ def quantile(p: jax.Array, df: jax.Array, nc: jax.Array) -> jax.Array:
         nc: noncentrality, likewise.
 
     Returns:
-        Quantiles; 0 at p = 0, inf at p = 1, NaN outside of [0, 1].
+        Quantiles; 0 at p = 0, inf at p = 1, NaN outside of [0, 1] and where 100 steps
+        did not settle.
+
+    Reference: the bound is Birge (2001), IMS Lecture Notes 36, Lemma 8.1.
     """
     is_inside = (p > 0) & (p < 1)
-    score = ndtri(jnp.where(is_inside, p, 0.5))
-    tolerance = 256 * jnp.finfo(p.dtype).eps
+    p_inside = jnp.where(is_inside, p, 0.5)
+    target = _Target(p_inside)
+    t = -target.log_tail + 1
+    bound = df + nc + 2 * jnp.sqrt((df + 2 * nc) * t) + 2 * t
+    least = jnp.full_like(p, _smallest(p.dtype))
 
-    def advance(state: Any) -> Any:
-        log_x, _, count = state
+    def at(log_x: jax.Array) -> Distribution:
         x = jnp.exp(log_x)
-        at = distribution(x, df, nc, (x - nc) - df)
-        own, log_bell = _score(at)
-        step = (score - own) * jnp.exp(log_bell - at.log_pdf - log_x)
-        step = jnp.clip(step, -_LONGEST_STEP, _LONGEST_STEP)
-        change = jnp.max(jnp.nan_to_num(jnp.abs(step)), initial=0.0)
-        return log_x + step, change, count + 1
+        return distribution(x, df, nc, (x - nc) - df)
 
-    def goes_on(state: Any) -> jax.Array:
-        return (state[1] > tolerance) & (state[2] < _MAX_STEPS)
+    low, high = jnp.log(least), jnp.log(bound)
+    log_least = distribution(least, df, nc, (least - nc) - df).log_cdf
+    is_below = jnp.log(p_inside) <= log_least
+    power = low + (jnp.log(p_inside) - log_least) / (0.5 * df)
+
+    def step(log_x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        own = at(log_x)
+        rest, log_tail = target.compare(own)
+        return rest, rest * jnp.exp(log_tail - own.log_pdf - log_x)
 
     mean = df + nc
     spread = jnp.log1p(2 * (mean + nc) / (mean * mean))  # of a lognormal like it
-    start = jnp.log(mean) - 0.5 * spread + score * jnp.sqrt(spread)
-    first = (start, jnp.asarray(jnp.inf, p.dtype), jnp.int32(0))
-    log_x, _, _ = jax.lax.while_loop(goes_on, advance, first)
+    start = jnp.log(mean) - 0.5 * spread + ndtri(p_inside) * jnp.sqrt(spread)
+    log_x = _root(step, start, low=low, high=high, scale=jnp.sqrt(spread))
     ends = jnp.where(p == 0, 0.0, jnp.where(p == 1, jnp.inf, jnp.nan))
-    return jnp.where(is_inside, jnp.exp(log_x), ends)
+    found = jnp.exp(jnp.where(is_below, power, log_x))
+    return jnp.where(is_inside, found, ends)
 
 
 @quantile.defjvp
@@ -168,8 +183,9 @@ def _quantile_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
 def noncentrality(p: jax.Array, x: jax.Array, df: jax.Array) -> jax.Array:
     """The nc with P(X <= x) = p. [device].
 
-    Newton's method on ndtri(P(X <= x)), which is nearly straight in nc, clipped to a
-    bracket.
+    Newton's method in nc, between 0 and the bound of the lower tail
+
+        P(X <= df + nc - 2 sqrt((df + 2 nc) t)) <= exp(-t).
 
     Args:
         p: probabilities in (0, 1), of any shape.
@@ -178,32 +194,26 @@ def noncentrality(p: jax.Array, x: jax.Array, df: jax.Array) -> jax.Array:
 
     Returns:
         Noncentralities >= 0; NaN where even nc = 0 gives less than p.
+
+    Reference: as `quantile`.
     """
     central = distribution(x, df, jnp.zeros_like(x), x - df)
     is_reached = (jnp.exp(central.log_cdf) >= p) & (p > 0)
-    score = ndtri(jnp.where(is_reached, p, 0.5))
+    p = jnp.where(is_reached, p, 0.5)
     x, df = jnp.where(is_reached, x, 1.0), jnp.where(is_reached, df, 1.0)
-    tolerance = 64 * jnp.finfo(p.dtype).eps
+    target = _Target(p)
 
-    def advance(state: Any) -> Any:
-        nc, low, high, _, count = state
+    def step(nc: jax.Array) -> tuple[jax.Array, jax.Array]:
         excess = (x - nc) - df
-        own, log_bell = _score(distribution(x, df, nc, excess))
+        rest, log_tail = target.compare(distribution(x, df, nc, excess))
         log_pdf = distribution(x, df + 2.0, nc, excess - 2.0).log_pdf
-        is_short = own > score  # nc has to grow
-        low, high = jnp.where(is_short, nc, low), jnp.where(is_short, high, nc)
-        new = jnp.clip(nc + (own - score) * jnp.exp(log_bell - log_pdf), low, high)
-        change = jnp.max(jnp.abs(new - nc) / (1 + nc), initial=0.0)
-        return new, low, high, change, count + 1
+        return -rest, -rest * jnp.exp(log_tail - log_pdf)
 
-    def goes_on(state: Any) -> jax.Array:
-        return (state[3] > tolerance) & (state[4] < _MAX_STEPS)
-
-    low = jnp.zeros_like(x)
-    high = x + 80 * jnp.sqrt(x + df + 80)
-    start = jnp.clip(x - df + 1 - score * jnp.sqrt(2 * (df + 2 * x)), low, high)
-    first = (start, low, high, jnp.asarray(jnp.inf, p.dtype), jnp.int32(0))
-    nc = jax.lax.while_loop(goes_on, advance, first)[0]
+    t = -jnp.log(p)
+    high = x + 8 * t + 4 * jnp.sqrt(t * (x + df))
+    scale = jnp.sqrt(2 * (df + 2 * x))
+    start = x - df + 1 - ndtri(p) * scale
+    nc = _root(step, start, low=jnp.zeros_like(x), high=high, scale=scale)
     return jnp.where(is_reached, nc, jnp.nan)
 
 
@@ -218,9 +228,71 @@ def _noncentrality_jvp(primals: Any, tangents: Any) -> tuple[Any, Any]:
     return nc, by_x * jnp.exp(log_pdf - raised) - by_p * jnp.exp(-raised)
 
 
-def _score(at: Distribution) -> tuple[jax.Array, jax.Array]:
-    """The normal deviate with the same tails, and the logarithm of its density."""
-    is_lower = at.log_cdf < at.log_sf
-    tail = jnp.exp(jnp.where(is_lower, at.log_cdf, at.log_sf))
-    own = jnp.clip(jnp.where(is_lower, 1.0, -1.0) * ndtri(tail), -38.0, 38.0)
-    return own, -0.5 * (own * own + math.log(2 * math.pi))
+class _Target(NamedTuple):
+    """A probability, and which tail tells it best."""
+
+    p: jax.Array
+
+    @property
+    def log_tail(self) -> jax.Array:
+        """Logarithm of the smaller of p and 1 - p."""
+        return jnp.where(self.p < 0.5, jnp.log(self.p), jnp.log1p(-self.p))
+
+    def compare(self, at: Distribution) -> tuple[jax.Array, jax.Array]:
+        """(h(p) - h) |h|, which is near log p - log F, and the logarithm of the tail.
+
+        Over the derivative of the tail's logarithm it is the step of Newton's method.
+        """
+        is_lower = self.p < 0.5
+        log_tail = jnp.where(is_lower, at.log_cdf, at.log_sf)
+        size, wanted = jnp.sqrt(-2 * log_tail), jnp.sqrt(-2 * self.log_tail)
+        return jnp.where(is_lower, size - wanted, wanted - size) * size, log_tail
+
+
+def _smallest(dtype: Any) -> float:
+    """The least x that `distribution` tells from 0."""
+    return 1e4 * float(jnp.finfo(dtype).tiny)
+
+
+def _root(
+    step: Callable[[jax.Array], tuple[jax.Array, jax.Array]],
+    start: jax.Array,
+    *,
+    low: jax.Array,
+    high: jax.Array,
+    scale: jax.Array,
+) -> jax.Array:
+    """Where a decreasing function is 0: Newton's method, or the middle of a bracket.
+
+    Args:
+        step: from values to the function (its sign counts) and Newton's step.
+        start: where to begin; clipped to the bracket.
+        low: below the roots.
+        high: above the roots.
+        scale: over which the function bends. Behind a step of .1 sqrt(eps) scale the
+            error is of the order of eps scale.
+
+    Returns:
+        Roots; NaN where the last step was longer, after 100 of them.
+    """
+    eps = jnp.finfo(start.dtype).eps
+
+    def advance(state: Any) -> Any:
+        now, low, high, _, count = state
+        value, change = step(now)
+        low = jnp.where(value > 0, now, low)
+        high = jnp.where(value < 0, now, high)
+        new = now + change
+        room = jnp.maximum(0.1 * eps**0.5 * scale, 4 * eps * (1 + jnp.abs(now)))
+        is_inside = (new >= low - room) & (new <= high + room)
+        new = jnp.where(is_inside, new, 0.5 * (low + high))
+        is_bad = jnp.isnan(low + high)
+        return new, low, high, ~(jnp.abs(new - now) <= room) & ~is_bad, count + 1
+
+    def goes_on(state: Any) -> jax.Array:
+        return jnp.any(state[3]) & (state[4] < _MAX_STEPS)
+
+    start = jnp.clip(start, low, high)
+    first = (start, low, high, jnp.ones_like(start, bool), jnp.int32(0))
+    root, _, _, is_moving, _ = jax.lax.while_loop(goes_on, advance, first)
+    return jnp.where(is_moving, jnp.nan, jnp.clip(root, low, high))

@@ -179,6 +179,10 @@ class SharesTest(absltest.TestCase):
             e = jnp.exp(y - jnp.max(y, axis=0, keepdims=True))
             return jnp.sum(e, axis=1)
 
+        def turned(x):
+            y = jnp.stack([x, 2 * x, x**2])
+            return (y - jnp.max(y, axis=0)[:, None]).ravel()
+
         def of_another_largest(x):
             return x - jnp.max(0.5 * x)
 
@@ -189,7 +193,7 @@ class SharesTest(absltest.TestCase):
         def fn(x):
             return jnp.concatenate([
                 f(x) for f in (with_other_sum, of_another, across, along_others,
-                               of_another_largest)
+                               turned, of_another_largest)
             ])  # fmt: skip
 
         value = np.asarray(jax.jit(jax.vmap(fn))(points))

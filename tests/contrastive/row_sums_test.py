@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 from jax.sharding import Mesh, PartitionSpec
+from scipy import special
 
 from robustjax import contrastive as c
 
@@ -127,6 +128,78 @@ class BlocksTest(parameterized.TestCase):
         self.assertLess(whole, 2.2 * half)
         dense = _temporary_memory(8192, 128, None)
         self.assertGreater(dense, 5 * whole)  # so that what is measured is memory
+
+
+def _hard_by_loops(views, temperature, beta):
+    """The loss without debiasing, and its derivative by the views, in float64.
+
+    From d log mass / d s_k = p_k + beta (p_k - q_k) of each anchor.
+    """
+    rows = np.concatenate(views).astype(float)
+    length = np.linalg.norm(rows, axis=1, keepdims=True)
+    rows, num, total = rows / length, len(views[0]), 0.0
+    slopes = np.zeros_like(rows)
+    for i, row in enumerate(rows):
+        negatives = [j for j in range(2 * num) if (j - i) % num]
+        own = (i + num) % (2 * num)
+        s, positive = rows[negatives] @ row / temperature, rows[own] @ row / temperature
+        q = special.softmax(beta * s)
+        p = q * np.exp(s - s.max())
+        log_mass = np.log(len(s)) + s.max() + np.log(p.sum())
+        p /= p.sum()
+        total += np.logaddexp(0, log_mass - positive)
+        by_mass = special.expit(log_mass - positive) / temperature / (2 * num)
+        by_s = by_mass * (p + np.where(p == q, 0, beta * (p - q)))
+        slopes[i] += by_s @ rows[negatives] - by_mass * rows[own]
+        slopes[negatives] += by_s[:, None] * row
+        slopes[own] -= by_mass * row
+    slopes -= np.sum(slopes * rows, axis=1, keepdims=True) * rows  # of unit length
+    return total / (2 * num), (slopes / length).reshape(np.shape(views))
+
+
+class ExtremesTest(parameterized.TestCase):
+    def test_large_beta_and_small_temperatures_lose_no_digits(self):
+        """In float32, at once and in blocks, against float64 and the limit."""
+        views = _views().astype(np.float32)
+        cases = np.array(
+            [(t, beta) for t in (0.5, 0.02) for beta in (0, 2, 50, 1e4, 1e8, 1e30)]
+            + [(0.5, 3e38), (0.005, 3e38), (1e-6, 1.0), (1e-8, 1.0), (1e-8, 1e30)]
+        )
+
+        @jax.jit
+        def found(temperatures, betas):
+            def of_size(size):
+                def value(temperature, beta):
+                    loss = functools.partial(
+                        c.hard_negative, temperature=temperature, beta=beta,
+                        tau_plus=0.0, block_size=size,
+                    )  # fmt: skip
+                    return jax.value_and_grad(lambda v: loss(v)[0])(views)
+
+                return jax.vmap(value)(temperatures, betas)
+
+            return [of_size(size) for size in (None, 5)]
+
+        expected = [_hard_by_loops(views, *case) for case in cases]
+        for values, gradients in found(*cases.T.astype(np.float32)):
+            for own, slopes, (value, gradient) in zip(
+                values, gradients, expected, strict=True
+            ):
+                np.testing.assert_allclose(own, value, rtol=2e-6)
+                scale = np.abs(gradient).max()
+                np.testing.assert_allclose(slopes / scale, gradient / scale, atol=2e-4)
+
+    def test_forward_derivatives_and_those_by_beta(self):
+        """Dense losses may be differentiated forwards, and by beta at any size."""
+
+        def value(beta):
+            return c.hard_negative(_views(), beta=beta, tau_plus=0.0)[0]
+
+        betas = np.array([0.5, 3.0])
+        slopes = _in_float64(jax.vmap(jax.jacfwd(value)), betas)
+        for slope, beta in zip(slopes, betas, strict=True):
+            ends = [_hard_by_loops(_views(), 0.5, beta + h)[0] for h in (1e-5, -1e-5)]
+            np.testing.assert_allclose(slope, np.diff(ends[::-1])[0] / 2e-5, rtol=1e-7)
 
 
 class DevicesTest(parameterized.TestCase):

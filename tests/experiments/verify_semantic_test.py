@@ -7,14 +7,17 @@ import sys
 import tempfile
 from unittest import mock
 
+import classifiers
+import compilations
 import numpy as np
+import processes
 import pytest
 import run_folders
 import semantic_report
 import verify_semantic
 from absl.testing import absltest, parameterized
 
-from robustjax import results
+from robustjax import data, results
 
 _HERE = pathlib.Path(__file__).parent
 
@@ -58,7 +61,7 @@ class RunTest(parameterized.TestCase):
     def test_certificates_and_attacks_meet(self):
         summary = self.finished()
         names = {path.name for path in (self.folder / "run").iterdir()}
-        wanted = {"flags.txt", "rows.tsv", "summary.json", "versions.json"}
+        wanted = {"flags.txt", "rows.tsv", "starts", "summary.json", "versions.json"}
         self.assertEqual(names, wanted | {"radii.png", "ends.png"})
         own = summary["attributes"]
         self.assertEqual(own["brightness"]["way"], "exact")
@@ -89,6 +92,17 @@ class RunTest(parameterized.TestCase):
                     self.assertEqual(before[name], after[name])
         with self.assertRaisesRegex(ValueError, "limit"):
             verify_semantic.run(dataclasses.replace(self.config, limit=()))
+
+    def test_another_image_compiles_nothing(self):
+        config = dataclasses.replace(self.config, attributes=("rotation",), limit=())
+        dataset = data.load("digits", split="test")
+        apply_fn = classifiers.obtain(
+            config, dataset, processes.Process(0, 1)
+        ).apply_fn  # fmt: skip
+        verify_semantic._row(config, dataset, 0, apply_fn)
+        with compilations.counted() as programs:
+            verify_semantic._row(config, dataset, 1, apply_fn)
+        self.assertEmpty(programs)
 
     def test_limits(self):
         for name, wanted in (

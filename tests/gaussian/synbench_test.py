@@ -171,6 +171,25 @@ class StandardErrorTest(parameterized.TestCase):
 
 
 class StreamTest(parameterized.TestCase):
+    def test_other_settings_trace_nothing_again(self):
+        traces = []
+
+        def feature_fn(x):
+            traces.append(x.shape)
+            return x
+
+        for options in (
+            {},
+            {"relative_epsilons": (0.3,)},
+            {"scales": (0.7, 1.3)},
+            {"prior": 0.4},
+            {"center": (0.4,), "pixel_std": (0.2,), "num_train": 768},
+            {"shrinkage": 0.1, "mode": "grid", "variances": 2.0},
+        ):
+            fixed = {"scales": (1.0, 2.0), "thresholds": (0.6,)}
+            _score(feature_fn, **(fixed | options))
+        self.assertEqual(traces, [(256, 8)])
+
     @pytest.mark.newest
     def test_batch_size_changes_nothing(self):
         one = _at_two_radii()  # 256 at a time

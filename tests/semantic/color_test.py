@@ -1,6 +1,7 @@
 """Colour attributes and their layers against colorsys and numbers worked out apart."""
 
 import colorsys
+import fractions
 import functools
 
 import jax
@@ -181,6 +182,123 @@ class LayersTest(parameterized.TestCase):
         layer = layers.Hue(random_image().astype(np.float32))
         jaxpr = jax.make_jaxpr(lambda d: layer.apply({}, d))(jnp.zeros(1, jnp.float32))
         self.assertIn("f32[30,30,13]", str(jaxpr))
+
+
+_DELTAS = {
+    "int": lambda v: np.round(v).astype(int),
+    "bool": lambda v: v > 0.4,
+    "float16": lambda v: v.astype(np.float16),
+    "bfloat16": lambda v: jnp.asarray(v, jnp.bfloat16),
+    "list": lambda v: v.tolist(),
+    "float32": lambda v: v.astype(np.float32),
+}
+
+
+_SOME = np.array([[[0.8, 0.3, 0.1], [0.7, 0.7, 0.7], [0.1, 0.2, 0.9]]])
+
+
+@jax.jit
+def _every_layer(one, two):
+    return (
+        layers.Hue(_SOME).apply({}, one),
+        layers.Saturation(_SOME).apply({}, one),
+        layers.Lightness(_SOME, "right").apply({}, one),
+        layers.BrightnessContrast(_SOME).apply({}, two),
+        layers.BrightnessContrast(_SOME, "contrast").apply({}, one),
+    )
+
+
+class NumbersTest(parameterized.TestCase):
+    """The image keeps its values, whatever kind of numbers the attribute has."""
+
+    @parameterized.parameters(*_DELTAS)
+    def test_layers_take_any_numbers(self, kind):
+        one, two = (_DELTAS[kind](np.array(v)) for v in ([0.5], [0.5, 1.0]))
+        found = _every_layer(jnp.asarray(one), jnp.asarray(two))
+        with jax.enable_x64(True):
+            wanted = _every_layer(*(np.asarray(v, np.float64) for v in (one, two)))
+        for own, true in zip(found, wanted, strict=True):
+            self.assertEqual((own.dtype, true.dtype), (np.float32, np.float64))
+            np.testing.assert_allclose(own, true, atol=2e-6)
+
+    def test_zero_is_the_image(self):
+        for zero in ([0], np.array([0]), jnp.array([0]), np.array([False])):
+            found = layers.Hue(_SOME).apply({}, zero)
+            np.testing.assert_allclose(found, _SOME, atol=1e-6)
+
+    @parameterized.parameters(
+        (layers.Hue, {}, 0.1, r"delta \[1\]"),
+        (layers.Hue, {}, [0.1, 0.2], "delta"),
+        (layers.Hue, {}, [0.6], r"delta in \[-0.5, 0.5\]"),
+        (layers.Saturation, {"side": "right"}, [-0.1], r"delta in \[0.0, inf\]"),
+        (layers.Lightness, {"side": "left"}, [0.1], r"delta in \[-inf, 0.0\]"),
+        (layers.Lightness, {"side": "up"}, [0.1], "side 'up'"),
+        (layers.BrightnessContrast, {}, [0.1], r"delta \[2\]"),
+        (layers.BrightnessContrast, {"only": "contrast"}, [0.1j], "complex"),
+    )
+    def test_refused(self, layer, options, delta, text):
+        with self.assertRaisesRegex(ValueError, text):
+            layer(fixed_image(), **options).apply({}, delta)
+
+    def test_traced_images_of_integers(self):
+        image = np.zeros((2, 2, 3), np.uint8)
+        for move in (semantic.hue, semantic.lightness, semantic.rotate):
+            with self.assertRaisesRegex(ValueError, "uint8"):
+                jax.eval_shape(lambda x, move=move: move(x, 0.1), image)
+
+
+_TINY = np.array(
+    [[1e-20, 0, 0], [1e-20, 1e-20, 3e-20], [1e-30, 2e-30, 0], [1e-38, 0, 2e-38],
+     [1e-42, 0, 0], [1, 1, 1 - 1e-7], [0.5, 0.5 + 1e-7, 0.5], [1, 1, 1], [0, 0, 0]]
+)[None]  # fmt: skip
+
+
+class TinyChromaTest(parameterized.TestCase):
+    @parameterized.parameters(np.float32, np.float64)
+    def test_gradients_are_finite(self, dtype):
+        deltas = np.array([[0.0], [0.1], [-0.3]])
+        with jax.enable_x64(dtype == np.float64):
+            found = _derivatives(_TINY.astype(dtype), deltas.astype(dtype))
+        for name, parts in jax.device_get(found).items():
+            for part in jax.tree.leaves(parts):
+                self.assertEqual(part.dtype, dtype)
+                self.assertTrue(np.all(np.isfinite(part)), name)
+
+    def test_dark_pixels_move_as_bright_ones(self):
+        """The slopes of a pixel are those of differences, also where it is scaled."""
+        moves = {"hue": [0.05], "saturation": [-0.3], "lightness": [0.0]}
+
+        @jax.jit
+        def slopes(pixel):
+            step = 1e-6 * jnp.eye(3)[:, None, None]
+            found = {}
+            for name, far in moves.items():
+                move = functools.partial(semantic.attribute(name), delta=np.array(far))
+                ends = [jax.vmap(move)(pixel[None] + way * step) for way in (1, -1)]
+                found[name] = jax.jacfwd(move)(pixel), (ends[0] - ends[1]) / 2e-6
+            return found
+
+        pixel = np.array([[[0.5, 0.25, 0.125]]])
+        with jax.enable_x64(True):
+            bright, dark = slopes(pixel), slopes(pixel * 1e-20)
+        for name, (slope, change) in bright.items():
+            wanted = np.moveaxis(change, 0, -1)
+            np.testing.assert_allclose(slope[..., 0, 0, :], wanted, atol=1e-6)
+            np.testing.assert_allclose(dark[name][0], slope, rtol=1e-9, atol=1e-9)
+
+    def test_saturation_of_nearly_grey_pixels_against_fractions(self):
+        """A difference of 2^-50 of the channels keeps all its digits."""
+        near, small = fractions.Fraction(1, 2), fractions.Fraction(1, 2**50)
+        channels = near + small, near, near - small / 2
+        largest, least = max(channels), min(channels)
+        light = (largest + least) / 2
+        room = 1 - abs(2 * light - 1)
+        steep = [(c - light) * room / (largest - least) for c in channels]
+        wanted = [float(light + s) for s in steep]
+        with jax.enable_x64(True):
+            pixel = np.array([[[float(c) for c in channels]]])
+            found = jax.jit(semantic.saturation)(pixel, 1.0)
+        np.testing.assert_allclose(found[0, 0], wanted, rtol=0, atol=1e-12)
 
 
 @jax.jit

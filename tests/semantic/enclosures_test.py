@@ -1,5 +1,6 @@
 """Intervals and planes of pixels: sound by sampling, tight against a program."""
 
+import fractions
 import functools
 import pathlib
 from unittest import mock
@@ -188,6 +189,59 @@ class SoundnessTest(parameterized.TestCase):
         lower, upper, planes = jax.device_get(found)
         for side in (lower, upper, planes.lower_offset, planes.upper_offset):
             self.assertTrue(np.all(np.isnan(side)))
+
+
+@functools.partial(jax.jit, static_argnames="name")
+def _covered(image, cells, *, name):
+    attribute = semantic.attribute(name)
+
+    def one(cell):
+        found = semantic.enclosure(attribute, image, cell, max_widths=(1.0,))
+        return found, enclosures.covered(attribute, image, found)
+
+    return jax.vmap(one)(cells)
+
+
+def _contrasted(image, t):
+    """In exact arithmetic."""
+    half = fractions.Fraction(1, 2)
+    return np.clip((1 + t) * (image - half) + half, 0, 1)
+
+
+def _shifted(image, t):
+    """The image moved down by t in [0, 1], with zeros beyond, in exact arithmetic."""
+    above = np.concatenate([0 * image[:1], image[:-1]])
+    return image + t * (above - image)
+
+
+class RoundingTest(parameterized.TestCase):
+    @parameterized.parameters(("contrast", _contrasted), ("translation_rows", _shifted))
+    def test_covered_enclosures_hold_in_exact_arithmetic(self, name, exact):
+        rng = np.random.default_rng(0)
+        image = rng.random((4, 3, 2))
+        cells = np.sort(rng.random((40, 2)), axis=1)[..., None]
+        with jax.enable_x64(True):
+            found = jax.device_get(_covered(image, cells, name=name))
+        rational = np.vectorize(fractions.Fraction, otypes=[object])
+        num_outside = []
+        for lower, upper, planes in found:
+            outside = 0
+            for at, (low, high) in enumerate(cells[..., 0]):
+                for t in (low, 0.5 * (low + high), high):
+                    pixels = exact(rational(image), fractions.Fraction(t))
+                    below, above = (
+                        rational(slope[at, 0]) * fractions.Fraction(t)
+                        + rational(offset[at])
+                        for slope, offset in (planes[:2], planes[2:4])
+                    )
+                    for one, other in (
+                        (rational(lower[at]), pixels), (pixels, rational(upper[at])),
+                        (below, pixels), (pixels, above),
+                    ):  # fmt: skip
+                        outside += int(np.sum(one > other))
+            num_outside.append(outside)
+        self.assertGreater(num_outside[0], 0)
+        self.assertEqual(num_outside[1], 0)
 
 
 class TightnessTest(parameterized.TestCase):
