@@ -37,7 +37,15 @@ def resolve(attribute: Attribute, limit: Limit | None) -> list[tuple[float, floa
             ) from None
     if not (np.isfinite(pairs) & (pairs >= 0)).all():
         raise ValueError(f"Expected limit >= 0 and finite, got {limit}.")
+    all_there = {"saturation", "lightness"}  # each is a number in [0, 1], clipped
+    if "contrast" not in attribute.names:
+        all_there.add("brightness")
     for parameter, (left, right) in zip(parameters, pairs, strict=True):
+        if parameter.name in all_there and max(left, right) > 1:
+            raise ValueError(
+                f"Nothing changes beyond a {parameter.name} of 1: "
+                f"expected a limit of at most 1, got {max(left, right):g}."
+            )
         if -left <= parameter.least:
             raise ValueError(
                 f"Expected {parameter.name} above {parameter.least:g}, got a limit of "

@@ -76,10 +76,19 @@ class LimitsTest(parameterized.TestCase):
 
     def test_a_search_in_huge_limits_stops_when_told(self):
         began = time.perf_counter()
-        found = _certify(limit=1e6, max_cells=8)
+        huge = dict(
+            model=_pair_model, image=_PAIR, attribute="contrast", limit=(0, 1e6)
+        )
+        found = _certify(**huge, max_cells=8)
         self.assertEqual((found.status, found.num_bounded), ("unknown", 8))
         self.assertLess(time.perf_counter() - began, 20)
-        self.assertEqual(_certify(limit=1e6, max_cells=0).num_bounded, 0)
+        self.assertEqual(_certify(**huge, max_cells=0).num_bounded, 0)
+
+    @parameterized.parameters("brightness", "saturation", "lightness", "hue")
+    def test_limits_past_the_last_change_are_refused(self, name):
+        image = np.full((1, 1, 3), 0.5)
+        with self.assertRaisesRegex(ValueError, "expected a limit of at most"):
+            _certify(image=image, attribute=name, limit=(0.1, 1.001))
 
     def test_wide_translations_are_cut_at_whole_pixels(self):
         """Others than those have no bounds; of limits past the first cells as well."""
