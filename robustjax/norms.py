@@ -35,6 +35,31 @@ def exponent(norm: str) -> float:
     return p
 
 
+def canonical(norm: str) -> str:
+    """Returns the one spelling of a norm under which results are kept.
+
+    [host] "l2", "l2.0" and "l+2" are one norm, and so are "subspace" and "subspace:".
+
+    Args:
+        norm: name of a norm.
+
+    Returns:
+        "linf", "l" and the shortest decimal of p, "subspace" or "subspace:NAME".
+
+    Raises:
+        ValueError: if the name is not that of a norm.
+
+    Example:
+        >>> canonical("l2.0"), canonical("l1.50"), canonical("linfinity")
+        ('l2', 'l1.5', 'linf')
+    """
+    name = subspace_name(norm)
+    if name is not None:
+        return f"{_SUBSPACE}:{name}" if name else _SUBSPACE
+    p = exponent(norm)
+    return f"l{int(p)}" if p.is_integer() else f"l{p!r}"
+
+
 def dual_exponent(p: float) -> float:
     """The exponent q of the dual norm, 1/p + 1/q = 1.
 

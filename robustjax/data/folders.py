@@ -1,33 +1,51 @@
 """Class folders: one sub-folder a class, in a folder or in a tar archive.
 
 Files are `CLASS/FILE` or, where the data is split, `train/CLASS/FILE` and
-`test/CLASS/FILE`. Other files are left alone.
+`test/CLASS/FILE`. No class folder and no file is passed over without a word: a class
+folder without images raises an error, and a warning counts and names what is left out.
 """
 
 import pathlib
 import re
+import warnings
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from robustjax.data import dataset, pictures, trees
 
-_LAYOUT = re.compile(r"(?:(train|test)/)?([^/]+)/[^/]+\.(?i:ppm|pgm|png|jpg|jpeg|bmp)")
+_FILE = re.compile(r"(?:(train|test)/)?([^/]+)/[^/]+")
+_FOLDER = re.compile(r"(?:(train|test)/)?([^/.][^/]*)")  # not hidden, nor the root
+_SPLITS = ("train", "test")
+_NAMED = 5  # files or folders that a message names
 
 
-class _Picture(NamedTuple):
+class _Place(NamedTuple):
+    """A class folder."""
+
     split: str | None  # None outside train/ and test/
     class_name: str
-    file: str
-    pixels: np.ndarray  # [h, w, c], uint8
+
+
+class _Tree(NamedTuple):
+    """What is below the root."""
+
+    places: set[_Place]  # class folders, also those without images
+    images: dict[str, _Place]  # files that are read
+    unread: dict[str, _Place]  # images of kinds that are not read
+    contents: dict[str, bytes]  # of the images that may belong to the split
+    others: set[str]  # files that are no images, or in no class folder
 
 
 def read(root: pathlib.Path, *, split: str, name: str) -> dataset.Dataset:
-    """A data set in class folders of PPM, PNG, JPEG or BMP images.
+    """A data set in class folders of images.
 
-    [host] Classes are the sub-folders with images, sorted by name, those of `train/`
-    and `test/` together, so that a class without test images keeps the labels aligned.
-    Images are sorted by file name within their class.
+    [host] Classes are the sub-folders, sorted by name, those of `train/` and `test/`
+    together, so that a class without a test folder keeps the labels aligned. Images are
+    sorted by file name within their class. A warning counts and names the files that
+    are left out: hidden ones, those that are no images, those that lie deeper or higher
+    in the tree and, where the data is split, those outside `train/` and `test/`.
 
     Args:
         root: the folder, or a tar archive of it (read in memory).
@@ -39,36 +57,105 @@ def read(root: pathlib.Path, *, split: str, name: str) -> dataset.Dataset:
 
     Raises:
         FileNotFoundError: if there is no such folder or no image of the split in it.
-        ValueError: if an image is damaged or not of the size of the first.
+        ValueError: if a class folder has no image, or an image is damaged, of a kind
+            that is not read, not as `pictures.decode` expects it, or not of the size of
+            the first.
     """
-    found, classes = _read_pictures(root, split)
+    tree = _gather(root, split)
+    everywhere = tree.images | tree.unread
+    is_split = any(place.split for place in everywhere.values())
+    places = {place for place in tree.places if (place.split is not None) == is_split}
+    _check_kinds(root, [f for f, place in tree.unread.items() if place in places])
+    found = {
+        file: place
+        for file, place in tree.images.items()
+        if place in places and place.split in (None, split)
+    }
     if not found:
         raise FileNotFoundError(
             f"No images of the split {split!r} in {root}: expected CLASS/FILE or "
-            f"{split}/CLASS/FILE with PPM, PNG or JPEG files"
+            f"{split}/CLASS/FILE with PPM, PNG, JPEG or other image files"
         )
-    found.sort(key=lambda picture: (picture.class_name, picture.file))
+    _check_classes(root, places - set(tree.images.values()))
+    strays = {file for file, place in everywhere.items() if place not in places}
+    _warn_of(root, sorted(tree.others | strays))
+    files = sorted(found, key=lambda file: (found[file].class_name, file))
     images = pictures.stack(
-        [picture.pixels for picture in found],
-        sources=[f"{root}/{picture.file}" for picture in found],
+        [
+            pictures.decode(tree.contents.pop(file), source=f"{root}/{file}")
+            for file in files
+        ],
+        sources=[f"{root}/{file}" for file in files],
     )
-    labels = np.array([classes.index(picture.class_name) for picture in found])
+    classes = sorted({place.class_name for place in places})
+    labels = np.array([classes.index(found[file].class_name) for file in files])
     return dataset.from_arrays(images, labels, num_classes=len(classes), name=name)
 
 
-def _read_pictures(root: pathlib.Path, split: str) -> tuple[list[_Picture], list[str]]:
-    found: list[_Picture] = []
-    seen: set[tuple[str | None, str]] = set()
-    for file, read_content in trees.walk(root):
-        match = _LAYOUT.fullmatch(file)
-        if match is None:
+def _gather(root: pathlib.Path, split: str) -> _Tree:
+    tree = _Tree(set(), {}, {}, {}, set())
+    for entry in trees.entries(root):
+        tree.places.update(_class_folders(entry))
+        if entry.read is None:
             continue
-        part, class_name = match.groups()
-        seen.add((part, class_name))
-        if part in (None, split):
-            pixels = pictures.decode(read_content(), source=f"{root}/{file}")
-            found.append(_Picture(part, class_name, file, pixels))
-    is_split = any(part for part, _ in seen)
-    chosen = [picture for picture in found if (picture.split is not None) == is_split]
-    classes = {name for part, name in seen if (part is not None) == is_split}
-    return chosen, sorted(classes)
+        place = _place_of_image(entry)
+        if place is None:
+            tree.others.add(entry.name)
+            continue
+        tree.places.add(place)
+        if pictures.is_other_image(entry.name):
+            tree.unread[entry.name] = place
+            continue
+        tree.images[entry.name] = place
+        if place.split in (None, split):
+            tree.contents[entry.name] = entry.read()
+    return tree
+
+
+def _class_folders(entry: trees.Entry) -> Iterator[_Place]:
+    """The class folders that an entry is, or lies in; archives may not list them."""
+    path = pathlib.PurePosixPath(entry.name)
+    for folder in (path, *path.parents) if entry.read is None else path.parents:
+        match = _FOLDER.fullmatch(folder.as_posix())
+        if match and folder.as_posix() not in _SPLITS:
+            yield _Place(*match.groups())
+
+
+def _place_of_image(entry: trees.Entry) -> _Place | None:
+    """The class folder of an image, whether it is read or not; None for other files."""
+    match = _FILE.fullmatch(entry.name)
+    is_image = pictures.is_readable(entry.name) or pictures.is_other_image(entry.name)
+    return (
+        _Place(*match.groups()) if match and is_image and not entry.is_hidden else None
+    )
+
+
+def _check_kinds(root: pathlib.Path, unread: list[str]) -> None:
+    if unread:
+        raise ValueError(
+            f"{root}: expected images as {', '.join(pictures.SUFFIXES)}, got "
+            f"{_listed(sorted(unread))}; convert them, to PNG for example."
+        )
+
+
+def _check_classes(root: pathlib.Path, empty: set[_Place]) -> None:
+    if empty:
+        names = ["/".join(part for part in place if part) for place in empty]
+        raise ValueError(
+            f"{root}: expected images in every class folder, got none in "
+            f"{_listed(sorted(names))}."
+        )
+
+
+def _warn_of(root: pathlib.Path, left_out: list[str]) -> None:
+    if left_out:
+        warnings.warn(
+            f"{root}: {len(left_out)} files that are no images of a class are left "
+            f"out: {_listed(left_out)}.",
+            stacklevel=4,  # of data.load
+        )
+
+
+def _listed(names: list[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

@@ -17,6 +17,7 @@ from robustjax.data import dataset, pictures, trees
 _NUM_CLASSES = 43
 _SIZE = (32, 32)
 _FOLDERS = {"train": "Final_Training/Images", "test": "Final_Test/Images"}
+_LAYOUTS = {"train": "CCCCC/NAME.ppm", "test": "NAME.ppm"}
 _IMAGES = {
     "train": re.compile(rf"(?:.*/)?{_FOLDERS['train']}/(\d{{5}}/[^/]+\.ppm)"),
     "test": re.compile(rf"(?:.*/)?{_FOLDERS['test']}/([^/]+\.ppm)"),
@@ -42,7 +43,8 @@ def read(folder: pathlib.Path, *, split: str) -> dataset.Dataset:
 
     Raises:
         FileNotFoundError: if there are no images of the split or no list of classes.
-        ValueError: if a file is damaged or images and list do not agree.
+        ValueError: if a file is damaged, an image is of another kind or in another
+            place, or images and list do not agree.
     """
     images, answers = _gather(folder, split)
     if not images:
@@ -73,9 +75,20 @@ def _gather(
                 )
             elif _ANSWERS.fullmatch(file):
                 answers = read_content()
+            elif _is_misplaced(file, split):
+                raise ValueError(
+                    f"{root}/{file}: expected the images of {_FOLDERS[split]} as "
+                    f"{_LAYOUTS[split]}, got another one."
+                )
         if images and (answers is not None or split == "train"):
             break  # unpacked files win over archives
     return images, answers
+
+
+def _is_misplaced(file: str, split: str) -> bool:
+    """Whether an image below the folder of the split is not where or what it should."""
+    is_image = pictures.is_readable(file) or pictures.is_other_image(file)
+    return is_image and f"/{_FOLDERS[split]}/" in f"/{file}"
 
 
 def _listed(

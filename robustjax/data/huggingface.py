@@ -1,5 +1,6 @@
 """Image data sets of the HuggingFace hub, for users with a network or its cache."""
 
+import pathlib
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,7 @@ def read(dataset_id: str, *, split: str) -> dataset.Dataset:
         ) from error
     image_column = _column(table, _IMAGE_COLUMNS, name=name)
     label_column = _column(table, _LABEL_COLUMNS, name=name)
+    _check_files(library, table, image_column, name=name)
     images = [
         _pixels(image, source=f"{name}[{index}]")
         for index, image in enumerate(table[image_column])
@@ -58,6 +60,16 @@ def _column(table: Any, choices: tuple[str, ...], *, name: str) -> str:
     raise ValueError(
         f"{name}: expected a column {' or '.join(choices)}, got {table.column_names}."
     )
+
+
+def _check_files(library: Any, table: Any, column: str, *, name: str) -> None:
+    """Raises for a file with more than 8 bits a channel, which Pillow would cut."""
+    if not isinstance(table.features[column], library.Image):
+        return
+    files = table.cast_column(column, library.Image(decode=False))[column]
+    for index, file in enumerate(files):
+        content = file["bytes"] or pathlib.Path(file["path"]).read_bytes()
+        pictures.check(content, source=f"{name}[{index}]")
 
 
 def _pixels(image: Any, *, source: str) -> np.ndarray:

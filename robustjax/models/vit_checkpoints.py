@@ -29,8 +29,15 @@ from flax import traverse_util
 from robustjax import _validate
 from robustjax.models.vit import VisionTransformer
 from robustjax.models.vit_files import open_weights
-from robustjax.models.vit_layouts import IGNORED, LAYOUTS, Weights, detect, short_keys
-from robustjax.models.vit_positions import RULES, resize_positions
+from robustjax.models.vit_layouts import (
+    IGNORED,
+    LAYOUTS,
+    Weights,
+    detect,
+    position_rule,
+    short_keys,
+)
+from robustjax.models.vit_positions import RULES, effective_rule, resize_positions
 from robustjax.models.vit_sizes import ViTConfig
 
 # Heads by width, for files that do not tell. 1536 is the giant DINOv2.
@@ -86,7 +93,11 @@ def load_vit(
         layout: one of the table, or "auto": what the keys of the file fit.
         resolution: side of the images in pixels; default: that of the file.
         resize: how position embeddings are resized for another `resolution`:
-            "vit_jax", "timm", "timm_npz" (timm's rule for .npz files) or "dinov2".
+            "vit_jax", "timm", "timm_npz" (timm's rule for .npz files), "dinov2" (the
+            code of DINOv2, with its offset of 0.1 patches) or "transformers" (also
+            exports of DINOv2). Default: the rule of the source, where the layout, the
+            keys or the files beside tell it. The rule that was applied is
+            `config.position_rule`.
         head: False leaves out the head and the layer `pre_logits` before it.
         heads: number of attention heads, where the width is not a standard one.
         pool: "cls", "gap", "map" or "fc_norm", where the keys do not tell.
@@ -119,12 +130,14 @@ def load_vit(
             if layout == "auto":
                 layout = detect(short_keys(file.names))
             weights = Weights(file, LAYOUTS[layout])
-            config = _config(weights, _settings_beside(path) | given, head=head)
+            settings = _settings_beside(path)
+            rule = settings.pop("resize", None) or position_rule(layout, weights.keys)
+            config = _config(weights, settings | given, head=head)
             params = _arrays(weights, config, head=head)
         except ValueError as error:
             raise ValueError(f"{path}, layout {layout}: {error}") from None
     if resolution is not None and resolution != config.resolution:
-        config, params = _resized(path, config, params, resolution, resize)
+        config, params = _resized(path, config, params, resolution, resize or rule)
     on_device = {name: jnp.asarray(params.pop(name)) for name in list(params)}
     return config, traverse_util.unflatten_dict(on_device, sep="/")
 
@@ -145,6 +158,7 @@ def _settings_beside(path: pathlib.Path) -> dict[str, Any]:
         "ln_eps": found.get("layer_norm_eps"),
         "mean": of_timm.get("mean", found.get("image_mean")),
         "std": of_timm.get("std", found.get("image_std")),
+        "resize": "timm" if of_timm else None,
     }
     if "hidden_act" in found:
         _validate.one_of(tuple(_HF_GELU), hidden_act=found["hidden_act"])
@@ -286,11 +300,11 @@ def _resized(
     """The model for images of another size."""
     if rule is None:
         raise ValueError(
-            f"{path} is for images of {config.resolution} pixels; {resolution=} needs "
-            f"resize=, one of {', '.join(RULES)}."
+            f"{path} is for images of {config.resolution} pixels, and nothing tells "
+            f"how its source resizes positions; {resolution=} needs resize=, one of "
+            f"{', '.join(RULES)}."
         )
-    config = dataclasses.replace(config, resolution=resolution)
-    table = resize_positions(
-        params["pos_embedding"], config.grid, rule=rule, registers=config.registers
-    )
+    rule = effective_rule(rule, registers=config.registers)
+    config = dataclasses.replace(config, resolution=resolution, position_rule=rule)
+    table = resize_positions(params["pos_embedding"], config.grid, rule=rule)
     return config, {**params, "pos_embedding": table}

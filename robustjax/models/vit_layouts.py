@@ -115,6 +115,12 @@ LAYOUTS = {
         _HF_DINOV2_KEYS, "encoder.layer.{}.", True, "erf", 1e-6, *_IMAGENET
     ),
 }
+_RULES = {
+    "augreg": "vit_jax",
+    "big_vision": "vit_jax",
+    "hf_vit": "transformers",
+    "hf_dinov2": "transformers",
+}
 IGNORED = ("mask_token", "embeddings.mask_token")  # for training only
 
 
@@ -126,6 +132,24 @@ def short_keys(names: Collection[str]) -> dict[str, str]:
     prefixes = re.compile(r"^(?:vit|dinov2|dinov2_with_registers)\.")
     chunks = re.compile(r"^blocks\.\d+\.(\d+)\.")
     return {chunks.sub(r"blocks.\1.", prefixes.sub("", name)): name for name in names}
+
+
+def position_rule(layout: str, keys: Collection[str]) -> str | None:
+    """Rule by which the source of a file resizes positions, see `resize_positions`.
+
+    Args:
+        layout: one of `LAYOUTS`.
+        keys: those of the file.
+
+    Returns:
+        The rule; None where several sources share the layout and no key tells them
+        apart. Of DINOv2, timm leaves out the mask token and renames the registers.
+    """
+    if layout != "dinov2":
+        return _RULES.get(layout)
+    if "reg_token" in keys:
+        return "timm"
+    return "dinov2" if {"mask_token", "register_tokens"} & {*keys} else None
 
 
 def detect(keys: Collection[str]) -> str:

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from robustjax import _validate
+from robustjax.models.vit_positions import RULES
 
 POOLS = ("cls", "gap", "map", "fc_norm")
 GELUS = ("tanh", "erf", "quick")
@@ -44,11 +45,14 @@ class ViTConfig:
     num_classes: int = 0  # 0: no head
     mean: tuple[float, ...] = (0.5,)  # subtracted from the image in [0, 1]
     std: tuple[float, ...] = (0.5,)  # divides the centred image
+    position_rule: str | None = None  # that resized the positions; None: as trained
 
     def __post_init__(self) -> None:
         """Checks the values against each other."""
         _validate.one_of(POOLS, pool=self.pool)
         _validate.one_of(GELUS, gelu=self.gelu)
+        if self.position_rule is not None:
+            _validate.one_of(RULES, position_rule=self.position_rule)
         for field in ("width", "heads", "mlp", "depth", "patch", "resolution"):
             _validate.integer(1, **{field: getattr(self, field)})
         _validate.integer(0, registers=self.registers, num_classes=self.num_classes)

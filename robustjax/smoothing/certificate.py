@@ -133,6 +133,8 @@ class Request:
             if norm != norm.lower():
                 raise ValueError(f"Expected names of norms in lower case, got {norm}.")
             norms.l2_circumradius(norm, self.dim)
+            if norm != (spelling := norms.canonical(norm)):
+                raise ValueError(f"Expected the norm {spelling!r}, got {norm!r}.")
         if self.order == 1 and "" in map(norms.subspace_name, self.norms):
             raise ValueError("Expected subspace:NAME at order 1, got subspace.")
         unused = sorted(set(self.masks) - set(map(norms.subspace_name, self.norms)))
@@ -156,17 +158,10 @@ class Request:
     @functools.cached_property
     def subspaces(self) -> dict[str, subspaces.Subspace]:
         """The subspaces that the norms name, given or known by name."""
-        found = {}
-        for norm in self.norms:
-            name = norms.subspace_name(norm)
-            if not name:
-                continue
-            found[name] = (
-                subspaces.subspace(self.masks[name], shape=self.shape)
-                if name in self.masks
-                else subspaces.named_subspace(name, shape=self.shape)
-            )
-        return found
+        names = [norms.subspace_name(norm) for norm in self.norms]
+        return subspaces.by_name(
+            [name for name in names if name], masks=self.masks, shape=self.shape
+        )
 
 
 def as_norms(norms: str | Sequence[str]) -> tuple[str, ...]:

@@ -1,7 +1,9 @@
 """Linear subspaces of the input, such as a colour channel, and projections on them."""
 
+import itertools
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -10,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 _COLOURS = ("red", "green", "blue")
+_BUILT_IN = re.compile(rf"{'|'.join(_COLOURS)}|channel[0-9]+")
+_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]*")  # fits into a flag and a column's header
 _TOLERANCE = 1e-5  # of what is given in float32
 _Array = TypeVar("_Array", jax.Array, np.ndarray)
 
@@ -153,6 +157,67 @@ def named_subspace(name: str, *, shape: Sequence[int]) -> Subspace:
     mask = np.zeros(shape, bool)
     mask[..., names.index(name) % len(channels)] = True
     return subspace(mask, shape=shape)
+
+
+def by_name(
+    names: Iterable[str], *, masks: Mapping[str, ArrayLike], shape: Sequence[int]
+) -> dict[str, Subspace]:
+    """The subspaces of these names: one of the masks, or else a channel of the input.
+
+    [host]
+
+    Args:
+        names: names of subspaces, each once.
+        masks: name -> mask, basis or projector, as in `subspace`.
+        shape: shape of one example.
+
+    Returns:
+        Name -> `Subspace`, in the order of the names.
+
+    Raises:
+        ValueError: if a mask has the name of a channel or one that does not fit into a
+            flag, if two names stand for the same subspace, and as in `subspace` and
+            `named_subspace`.
+
+    Example:
+        >>> list(by_name(["top", "red"], masks={"top": [1, 0, 0]}, shape=(1, 1, 3)))
+        Traceback (most recent call last):
+        ValueError: Expected different subspaces, got the same one as 'top' and 'red'.
+    """
+    for name in masks:
+        if _BUILT_IN.fullmatch(name):
+            raise ValueError(
+                f"Expected another name for the mask {name!r}: {', '.join(_COLOURS)}, "
+                "channel0, channel1, ... are channels of the input."
+            )
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"Expected the name of a mask in a-z, 0-9, '_', '.', '-', got {name!r}."
+            )
+    found = {
+        name: subspace(masks[name], shape=shape)
+        if name in masks
+        else named_subspace(name, shape=shape)
+        for name in names
+    }
+    for first, second in itertools.combinations(found, 2):
+        if _is_same(found[first], found[second]):
+            raise ValueError(
+                f"Expected different subspaces, got the same one as {first!r} and "
+                f"{second!r}."
+            )
+    return found
+
+
+def _is_same(a: Subspace, b: Subspace) -> bool:
+    """Whether two subspaces have one rank and one contains the basis of the other."""
+    if b.basis is None:
+        a, b = b, a
+    if b.basis is None:
+        return np.array_equal(a.mask, b.mask)
+    rank = np.sum(a.mask) if a.basis is None else a.basis.shape[1]
+    is_inside = np.abs(a.complement(b.basis.T)).max() <= _TOLERANCE
+    return bool(rank == b.basis.shape[1] and is_inside)
 
 
 def _mask(array: np.ndarray) -> np.ndarray:

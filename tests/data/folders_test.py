@@ -1,9 +1,11 @@
 """Tests for class folders and archives: image files written here with Pillow."""
 
 import io
+import os
 import pathlib
 import tarfile
 import tempfile
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -44,6 +46,16 @@ class FoldersTest(parameterized.TestCase):
     def load(self, split="test"):
         return data.load(f"folder:{self.root}", split=split)
 
+    def load_packed(self, with_folders=True):
+        """The same tree as an archive, with or without entries for its folders."""
+        path = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()), "x.tar")
+        with tarfile.open(path, "w") as archive:
+            for file in sorted(self.root.rglob("*")):
+                if with_folders or file.is_file():
+                    name = file.relative_to(self.root).as_posix()
+                    archive.add(file, arcname=name, recursive=False)
+        return data.load(f"folder:{path}")
+
     def assert_pixels(self, dataset, expected):
         expected = expected.astype(np.float32) / np.float32(255)
         np.testing.assert_array_equal(dataset.images, expected)
@@ -53,8 +65,6 @@ class FoldersTest(parameterized.TestCase):
         self.write("dog/b.ppm", _ppm(_COLOUR[2]))
         self.write("dog/a.png", _encoded(_COLOUR[1], "png"))
         self.write("cat/z.PPM", _ppm(_COLOUR[0]))
-        for other in ("dog/notes.txt", "readme.png", "dog/.hidden.png", ".git/x/a.png"):
-            self.write(other, b"not an image")
         dataset = self.load()
         self.assert_pixels(dataset, _COLOUR[:3])
         np.testing.assert_array_equal(dataset.labels, [0, 1, 1])
@@ -66,11 +76,90 @@ class FoldersTest(parameterized.TestCase):
         self.write("train/b/1.png", _encoded(_COLOUR[1], "png"))
         self.write("train/c/1.png", _encoded(_COLOUR[2], "png"))
         self.write("test/c/1.png", _encoded(_COLOUR[3], "png"))
-        self.write("stray/1.png", _encoded(_COLOUR[4], "png"))
-        self.assert_pixels(self.load("train"), _COLOUR[:3])
-        test = self.load("test")
+        self.write("stray/1.png", b"is not even opened")
+        self.write("stray/2.avif", b"nor is this")
+        with self.assertWarnsRegex(UserWarning, ": 2 files .*: stray/1.png, stray/2"):
+            self.assert_pixels(self.load("train"), _COLOUR[:3])
+        with self.assertWarnsRegex(UserWarning, ": 2 files .*: stray/1.png, stray/2"):
+            test = self.load("test")
         self.assert_pixels(test, _COLOUR[3:4])
         self.assertEqual((test.labels.tolist(), test.num_classes), ([2], 3))
+
+    @parameterized.parameters("webp", "tiff", "TIF", "bmp", "gif", "png", "ppm")
+    def test_classes_in_another_format_keep_their_label(self, suffix):
+        kind = {"TIF": "tiff"}.get(suffix, suffix)
+        options = {"lossless": True} if kind == "webp" else {}
+        flat = [np.full((4, 4, 3), value, np.uint8) for value in (0, 80, 160)]
+        self.write("a/1.png", _encoded(flat[0], "png"))
+        self.write(f"b/1.{suffix}", _encoded(flat[1], kind, **options))
+        self.write("c/1.png", _encoded(flat[2], "png"))
+        dataset = self.load()
+        self.assertEqual((dataset.labels.tolist(), dataset.num_classes), ([0, 1, 2], 3))
+        self.assert_pixels(dataset, np.stack(flat))
+
+    @parameterized.product(
+        file=("1.avif", "1.JP2", "1.heic", "1.svg", "2.tga"), packed=(False, True)
+    )
+    def test_images_that_are_not_read_are_named(self, file, packed):
+        for name in ("a/1.png", "b/1.png"):
+            self.write(name, _encoded(_COLOUR[0], "png"))
+        self.write(f"b/{file}", b"image")
+        message = f"expected images as .*webp, got b/{file}; convert"
+        with self.assertRaisesRegex(ValueError, message):
+            self.load_packed() if packed else self.load()
+
+    @parameterized.product(
+        files=(
+            ("b/notes.txt",), ("b/.1.png",), ("b/sub/1.png",), ("b/1.npy", "b/2.npy"),
+            ("b/img1",), ("b/1.png/2.png",),
+        ),
+        packed=("", "with folders", "files alone"),
+    )  # fmt: skip
+    def test_class_folders_without_images_are_named(self, files, packed):
+        for name in ("a/1.png", "c/1.png"):
+            self.write(name, _encoded(_COLOUR[0], "png"))
+        for name in files:
+            self.write(name, b"x")
+        message = "in every class folder, got none in b[.]$"
+        with self.assertRaisesRegex(ValueError, message):
+            self.load_packed(packed == "with folders") if packed else self.load()
+
+    @parameterized.product(empty=("b", "train/b", "test/b"), packed=(False, True))
+    def test_empty_class_folders_are_named(self, empty, packed):
+        split, _, _ = empty.rpartition("/")
+        other = {"train": "test", "test": "train"}.get(split, "")
+        for part, name in ((split, "a"), (other, "a"), (other, "b")):
+            if part == split != "" or name == "a":
+                file = pathlib.PurePosixPath(part, name, "1.png").as_posix()
+                self.write(file, _encoded(_COLOUR[0], "png"))
+        (self.root / empty).mkdir(parents=True)
+        with self.assertRaisesRegex(ValueError, f"got none in {empty}[.]$"):
+            self.load_packed() if packed else self.load()
+
+    @parameterized.parameters("", "with folders", "files alone")
+    def test_files_that_are_left_out_are_counted_and_named(self, packed):
+        for name in ("a/1.png", "b/1.png"):
+            self.write(name, _encoded(_COLOUR[0], "png"))
+        others = [".DS_Store", ".git/x/a.png", "a/.1.png", "a/Thumbs.db", "a/x/2.png"]
+        for name in [*others, "b/notes.txt", "readme.png"]:
+            self.write(name, b"x")
+        message = f": 7 files .* left out: {', '.join(others)} and 2 more[.]$"
+        with self.assertWarnsRegex(UserWarning, message) as caught:
+            dataset = (
+                self.load_packed(packed == "with folders") if packed else self.load()
+            )
+        self.assertEqual((dataset.labels.tolist(), dataset.num_classes), ([0, 1], 2))
+        self.assertEqual(caught.filename, __file__)
+
+    def test_a_class_may_be_called_train(self):
+        for index, name in enumerate(("car", "test", "train")):
+            self.write(f"{name}/1.png", _encoded(_COLOUR[index], "png"))
+        dataset = self.load()
+        self.assert_pixels(dataset, _COLOUR[:3])
+        self.assertEqual(dataset.labels.tolist(), [0, 1, 2])
+        self.write("train/2.jp2", b"x")
+        with self.assertRaisesRegex(ValueError, "got train/2.jp2"):
+            self.load()
 
     @parameterized.parameters("png", "ppm", "bmp")
     def test_grey_images_have_one_channel(self, kind):
@@ -126,6 +215,60 @@ class FoldersTest(parameterized.TestCase):
         with self.assertRaisesRegex(FileNotFoundError, "No /no/such in"):
             data.load("folder:/no/such")
 
+    @parameterized.parameters("", "gz")
+    def test_links_and_newer_copies_in_archives_read_as_when_unpacked(
+        self, compression
+    ):
+        path = self.root / "linked.tar"
+        with tarfile.open(path, f"w:{compression}") as archive:
+            for name, index in (("b/1.ppm", 5), ("a/1.ppm", 0), ("b/1.ppm", 1)):
+                content = _ppm(_COLOUR[index])
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                archive.addfile(info, io.BytesIO(content))
+            for name, kind, target in (
+                ("c/1.ppm", tarfile.LNKTYPE, "a/1.ppm"),
+                ("d/1.ppm", tarfile.SYMTYPE, "../a/1.ppm"),
+            ):
+                info = tarfile.TarInfo(name)
+                info.type, info.linkname = kind, target
+                archive.addfile(info)
+        dataset = data.load(f"folder:{path}")
+        self.assert_pixels(dataset, _COLOUR[[0, 1, 0, 0]])
+        self.assertEqual(dataset.labels.tolist(), [0, 1, 2, 3])
+
+    @parameterized.parameters(
+        ("c", "a"), ("c/1.ppm", "../a/2.ppm"), ("c/1.ppm", "/etc/hostname")
+    )
+    def test_links_that_name_no_file_of_the_archive_are_refused(self, name, target):
+        path = self.root / "linked.tar"
+        with tarfile.open(path, "w") as archive:
+            content = _ppm(_COLOUR[0])
+            info = tarfile.TarInfo("a/1.ppm")
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = tarfile.SYMTYPE, target
+            archive.addfile(info)
+        with self.assertRaisesRegex(ValueError, f"linked.tar: expected {name} to be a"):
+            data.load(f"folder:{path}")
+
+    def test_folders_that_cannot_be_listed_are_not_passed_over(self):
+        self.write("a/1.png", _encoded(_COLOUR[0], "png"))
+        self.write("b/1.png", _encoded(_COLOUR[1], "png"))
+        scandir = os.scandir
+
+        def refuse(path):
+            if pathlib.Path(path).name == "b":
+                raise PermissionError(13, "Permission denied", str(path))
+            return scandir(path)
+
+        with (
+            mock.patch.object(os, "scandir", refuse),
+            self.assertRaisesRegex(PermissionError, "/b'"),
+        ):
+            self.load()
+
     @parameterized.parameters("", "gz", "xz")
     def test_damaged_archive_is_named(self, compression):
         path = self.root / "cut.tar"
@@ -144,36 +287,6 @@ class FoldersTest(parameterized.TestCase):
             with self.assertRaisesRegex(ValueError, message) as caught:
                 _ = [read() for _, read in trees.walk(path)]
             self.assertNotIn("\n", str(caught.exception))
-
-
-class PicturesTest(parameterized.TestCase):
-    @parameterized.parameters("RGB", "RGBA", "P", "CMYK", "YCbCr")
-    def test_colour_modes_give_three_channels(self, mode):
-        image = Image.new("RGB", (4, 5), (255, 0, 0)).convert(mode)
-        pixels = pictures.pixels(image, source="x")
-        self.assertEqual(pixels.shape, (5, 4, 3))
-        np.testing.assert_allclose(pixels[2, 2], [255, 0, 0], atol=1)
-
-    @parameterized.parameters("L", "LA", "1")
-    def test_grey_modes_give_one_channel(self, mode):
-        image = Image.new("L", (4, 5), 255).convert(mode)
-        pixels = pictures.pixels(image, source="x")
-        np.testing.assert_array_equal(pixels, np.full((5, 4, 1), 255))
-
-    @parameterized.parameters("I;16", "I", "F")
-    def test_deep_images_are_refused(self, mode):
-        with self.assertRaisesRegex(ValueError, f"x: expected 8 bits.*mode {mode}"):
-            pictures.pixels(Image.new(mode, (4, 5)), source="x")
-
-    def test_resizing_is_bilinear(self):
-        ramp = np.repeat(np.arange(0, 200, 20, dtype=np.uint8)[None], 10, axis=0)
-        pixels = pictures.decode(_encoded(ramp, "png"), source="x", size=(10, 20))
-        centres = (np.arange(20) + 0.5) / 2 - 0.5
-        expected = np.interp(centres, np.arange(10), ramp[0])
-        np.testing.assert_allclose(pixels[4, :, 0], expected, atol=1)
-        upright = _encoded(np.repeat(ramp, 2, axis=0), "png")  # height 20, width 10
-        pixels = pictures.decode(upright, source="x", size=(10, 20))
-        self.assertEqual(pixels.shape, (10, 20, 1))
 
 
 class RealFolderTest(absltest.TestCase):

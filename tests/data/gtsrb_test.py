@@ -127,6 +127,22 @@ class GtsrbTest(parameterized.TestCase):
         with self.assertRaisesRegex(FileNotFoundError, message):
             self.load()
 
+    @parameterized.parameters(
+        ("Training/Images/00007/1.png", "train"),
+        ("Training/Images/00007/1.PPM", "train"),
+        ("Training/Images/7/1.ppm", "train"),
+        ("Training/Images/00007/more/1.ppm", "train"),
+        ("Test/Images/00003.webp", "test"),
+        ("Test/Images/00003.jp2", "test"),
+    )
+    def test_images_of_another_kind_or_place_are_not_passed_over(self, file, split):
+        self.write_train()
+        self.write_test()
+        self.load(split)
+        self.write(f"Final_{file}", _ppm(_PIXELS[0]))
+        with self.assertRaisesRegex(ValueError, f"Final_{file}: expected .*ppm, got"):
+            self.load(split)
+
     def test_damaged_image_is_named(self):
         self.write("Final_Training/Images/00003/0.ppm", _ppm(_PIXELS[0])[:-1])
         with self.assertRaisesRegex(ValueError, "00003/0.ppm: expected a complete"):

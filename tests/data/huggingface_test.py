@@ -1,6 +1,9 @@
 """Tests for `hf:` names with a stand-in for the `datasets` library."""
 
+import io
+import pathlib
 import sys
+import tempfile
 import types
 from unittest import mock
 
@@ -17,10 +20,11 @@ _PIXELS = np.random.default_rng(0).integers(0, 256, (3, 5, 4, 3), np.uint8)
 class _Table:
     """Columns by name, and features, as a loaded data set of the library has them."""
 
-    def __init__(self, columns, num_classes=None):
+    def __init__(self, columns, num_classes=None, files=None):
+        self._files = files
         self._columns = columns
         self.column_names = list(columns)
-        feature = types.SimpleNamespace()
+        feature = _Image() if files else types.SimpleNamespace()
         if num_classes:
             feature.num_classes = num_classes
         self.features = dict.fromkeys(columns, feature)
@@ -28,9 +32,21 @@ class _Table:
     def __getitem__(self, column):
         return self._columns[column]
 
+    def cast_column(self, column, feature):
+        assert not feature.decode
+        return _Table({column: self._files})
+
+
+class _Image:
+    """The type of a column of images, decoded or as files."""
+
+    def __init__(self, decode=True):
+        self.decode = decode
+
 
 def _library(table):
     library = types.ModuleType("datasets")
+    library.Image = _Image
     library.load_dataset = mock.Mock(
         **{"side_effect" if isinstance(table, Exception) else "return_value": table}
     )
@@ -63,6 +79,32 @@ class HuggingFaceTest(parameterized.TestCase):
             expected = grey[..., None].astype(np.float32) / np.float32(255)
             np.testing.assert_array_equal(dataset.images, expected)
             self.assertEqual(dataset.num_classes, 2)
+
+    @parameterized.parameters("bytes", "path")
+    def test_files_with_16_bits_are_refused(self, kept_as):
+        """The library hands on what Pillow opens, which is cut to 8 bits."""
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        images, files = [], []
+        for index, largest in enumerate((255, 65_535)):
+            pixels = _PIXELS[0].astype(">u2" if largest > 255 else np.uint8)
+            content = f"P6 4 5 {largest}\n".encode() + pixels.tobytes()
+            images.append(Image.open(io.BytesIO(content)))
+            path = folder / f"{index}.ppm"
+            path.write_bytes(content)
+            file = {"bytes": content, "path": None}
+            if kept_as == "path":
+                file = {"bytes": None, "path": str(path)}
+            files.append(file)
+        self.assertEqual([image.mode for image in images], ["RGB", "RGB"])
+        for count in (1, 2):
+            columns = {"image": images[:count], "label": [0, 0][:count]}
+            with _library(_Table(columns, 2, files[:count])):
+                if count == 1:
+                    self.assertLen(data.load("hf:a/b").images, 1)
+                    continue
+                message = r"hf:a/b\[1\]: expected 8 bits a channel, got 16"
+                with self.assertRaisesRegex(ValueError, message):
+                    data.load("hf:a/b")
 
     @parameterized.parameters(
         (

@@ -213,15 +213,57 @@ class ResolutionTest(vit_writers.FilesTest):
         features = jax.eval_shape(models.vit_features(config, params), images)
         self.assertEqual(features.shape, (1, 8))
 
-    def test_another_resolution_needs_a_rule(self):
-        stored = vit_writers.augreg(vit_reference.network())
-        message = "images of 8 pixels; resolution=12 needs resize=, one of vit_jax"
+    @parameterized.named_parameters(
+        ("augreg", vit_writers.augreg, {}, {}, "vit_jax"),
+        ("big_vision", vit_writers.big_vision, {}, {}, "vit_jax"),
+        ("hf_vit", vit_writers.hf, {}, {}, "transformers"),
+        ("hf_dinov2", vit_writers.hf, dict(layer_scale=True), dict(dinov2=True),
+         "transformers"),
+        ("hf_registers", vit_writers.hf, dict(layer_scale=True, registers=2),
+         dict(dinov2=True), "timm"),
+        ("dinov2", vit_writers.timm, dict(layer_scale=True), {}, "dinov2"),
+        ("dinov2_registers", vit_writers.timm, dict(layer_scale=True, registers=2), {},
+         "timm"),
+        ("dinov2_registers_of_timm", vit_writers.timm,
+         dict(layer_scale=True, registers=2), dict(registers="reg_token"), "timm"),
+    )  # fmt: skip
+    def test_the_rule_of_the_source_is_detected_and_told(self, write, net, form, rule):
+        stored = write(vit_reference.network(**net), **form)
+        config, before = self.load(stored)
+        self.assertIsNone(config.position_rule)
+        config, params = self.load(stored, resolution=12)
+        self.assertEqual((config.position_rule, config.grid), (rule, 3))
+        table = np.asarray(before["pos_embedding"])
+        expected = vit_positions.resize_positions(table, 3, rule=rule)
+        np.testing.assert_array_equal(params["pos_embedding"], expected)
+        config, params = self.load(stored, resolution=12, resize="timm_npz")
+        expected = vit_positions.resize_positions(table, 3, rule="timm_npz")
+        np.testing.assert_array_equal(params["pos_embedding"], expected)
+        self.assertEqual(config.position_rule, "timm_npz")
+
+    def test_timm_tells_its_rule_beside(self):
+        path = self.write(vit_writers.timm(vit_reference.network(layer_scale=True)))
+        options = dict(heads=2, resolution=12)
+        self.assertEqual(models.load_vit(path, **options)[0].position_rule, "dinov2")
+        text = json.dumps({"pretrained_cfg": {"mean": [0.5] * 3, "std": [0.25] * 3}})
+        (self.folder / "config.json").write_text(text)
+        self.assertEqual(models.load_vit(path, **options)[0].position_rule, "timm")
+
+    @parameterized.parameters({}, dict(layer_scale=True), dict(norm_pre=True))
+    def test_what_nothing_tells_needs_a_rule(self, **network):
+        stored = vit_writers.timm(vit_reference.network(**network))
+        del stored["mask_token"]  # timm leaves it out, and so may others
+        message = "of 8 pixels, and nothing tells .*resize=, one of .*transformers[.]"
         with self.assertRaisesRegex(ValueError, message):
-            self.load(stored, resolution=12)
+            self.load(stored, resolution=12, gelu="erf")
         with self.assertRaisesRegex(ValueError, "Unknown resize 'cubic'"):
-            self.load(stored, resize="cubic")
-        config, _ = self.load(stored, resolution=8)
-        self.assertEqual(config.resolution, 8)
+            self.load(stored, resize="cubic", gelu="erf")
+        config, _ = self.load(stored, resolution=8, gelu="erf")
+        self.assertEqual((config.resolution, config.position_rule), (8, None))
+
+    def test_rules_that_there_are_not(self):
+        with self.assertRaisesRegex(ValueError, "Unknown position_rule 'cubic'"):
+            models.vit_config("vit_b16", position_rule="cubic")
 
 
 @absltest.skipUnless(_CHECKPOINT, "ROBUSTJAX_VIT_CHECKPOINT names no weight file")

@@ -6,6 +6,7 @@ import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx.reference
 import pytest
 import random_variables
 import scipy.ndimage
@@ -238,7 +239,7 @@ def _resample(line, new, rule):
             if rule == "timm":
                 inside = 0 <= point < old
                 weight = inside * _cubic((point - center) / max(step, 1), -0.5)
-            elif rule == "dinov2":
+            elif rule in ("dinov2", "transformers"):
                 weight = _cubic(point - center, -0.75)
             else:
                 weight = max(0.0, 1 - abs(point - center))
@@ -286,12 +287,43 @@ class PositionsTest(parameterized.TestCase):
         column = resized.reshape(side, side)[:, 0]
         np.testing.assert_allclose(column, expected, atol=1e-9)
 
-    def test_models_with_registers_resize_as_timm(self):
+    @parameterized.product(
+        rule=("dinov2", "transformers", "timm_npz"), sizes=((9, 4), (4, 9), (6, 5))
+    )
+    def test_equals_the_operator_of_onnx(self, rule, sizes):
+        old, new = sizes
+        grid = np.random.default_rng(2).standard_normal((old, old))
+        mode = "linear" if rule == "timm_npz" else "cubic"
+        node = onnx.helper.make_node(
+            "Resize", ["x", "", "scales"], ["y"], mode=mode, cubic_coeff_a=-0.75,
+            coordinate_transformation_mode="half_pixel",
+        )  # fmt: skip
+        scale = (new + 0.1 * (rule == "dinov2")) / old
+        (expected,) = onnx.reference.ReferenceEvaluator(node).run(
+            None, {"x": grid, "scales": np.array([scale, scale])}
+        )
+        table = grid.reshape(1, -1, 1)
+        actual = vit_positions.resize_positions(table, new, rule=rule)
+        np.testing.assert_allclose(actual.reshape(new, new), expected, atol=1e-5)
+
+    def test_the_offset_of_dinov2_is_no_rounding_error(self):
+        """From 37 x 37 to 16 x 16 patches, as published models at 224 pixels."""
+        table = np.random.default_rng(3).standard_normal((1, 37**2, 4))
+        resized = [
+            vit_positions.resize_positions(table, 16, rule=rule)
+            for rule in ("dinov2", "transformers")
+        ]
+        self.assertGreater(np.abs(resized[0] - resized[1]).max(), 0.1)
+
+    @parameterized.parameters("dinov2", "transformers")
+    def test_models_with_registers_resize_as_timm(self, rule):
         table = np.random.default_rng(1).standard_normal((1, 16, 2))
         resize = vit_positions.resize_positions
         np.testing.assert_array_equal(
-            resize(table, 3, rule="dinov2", registers=4), resize(table, 3, rule="timm")
+            resize(table, 3, rule=rule, registers=4), resize(table, 3, rule="timm")
         )
+        self.assertEqual(vit_positions.effective_rule(rule, registers=4), "timm")
+        self.assertEqual(vit_positions.effective_rule(rule, registers=0), rule)
 
     def test_a_constant_stays_and_the_type_too(self):
         for rule in vit_positions.RULES:

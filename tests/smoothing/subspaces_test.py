@@ -1,12 +1,15 @@
 """Subspaces against projection matrices in float64."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from robustjax.smoothing import subspaces
+from robustjax import norms
+from robustjax.smoothing import certificate, subspaces
 
 _SHAPE, _DIM = (3, 4, 3), 36
 _RNG = np.random.default_rng(1)
@@ -118,6 +121,94 @@ class NamedTest(parameterized.TestCase):
     def test_refuses(self, name, shape, text):
         with self.assertRaisesRegex(ValueError, text):
             subspaces.named_subspace(name, shape=shape)
+
+
+class ByNameTest(parameterized.TestCase):
+    def test_masks_and_channels_in_order(self):
+        names = ["blue", "m-1.x_y", "channel0"]
+        masks = {"m-1.x_y": _MASK, "unused": _BASIS}
+        found = subspaces.by_name(names, masks=masks, shape=_SHAPE)
+        self.assertEqual(list(found), names)
+        np.testing.assert_array_equal(found["m-1.x_y"].mask, _MASK.ravel())
+        for name in ("blue", "channel0"):
+            expected = subspaces.named_subspace(name, shape=_SHAPE).mask
+            np.testing.assert_array_equal(found[name].mask, expected)
+
+    @parameterized.parameters("red", "green", "blue", "channel0", "channel12")
+    def test_channels_cannot_be_redefined(self, name):
+        """Also not by the same mask, nor for inputs that have no such channel."""
+        red = subspaces.named_subspace("red", shape=_SHAPE).mask
+        for shape, mask in ((_SHAPE, red), (_SHAPE, _MASK), ((36,), _MASK.ravel())):
+            with self.assertRaisesRegex(ValueError, f"another name .*{name!r}"):
+                subspaces.by_name([name], masks={name: mask}, shape=shape)
+
+    @parameterized.parameters(
+        "", "Red", " red", "a,b", "a=b", "a:b", "a\t", "a\n", "-a"
+    )
+    def test_names_fit_into_flags_and_columns(self, name):
+        with self.assertRaisesRegex(ValueError, "name of a mask in a-z"):
+            subspaces.by_name([name], masks={name: _MASK}, shape=_SHAPE)
+
+    @parameterized.parameters(
+        ("channel1", "green"), ("mask", "basis"), ("basis", "turned"),
+        ("projector", "turned"), ("mask", "mask_projector"), ("red_mask", "red"),
+    )  # fmt: skip
+    def test_one_subspace_under_two_names_is_refused(self, first, second):
+        eye = np.eye(_DIM)[:, _MASK.ravel()]
+        turn = np.linalg.qr(_RNG.normal(size=(4, 4)))[0]
+        masks = {
+            "mask": _MASK,
+            "mask_projector": eye @ eye.T,
+            "basis": eye if first == "mask" else _BASIS,
+            "turned": _BASIS @ turn,
+            "projector": _BASIS @ _BASIS.T,
+            "red_mask": np.broadcast_to([1, 0, 0], _SHAPE),
+        }
+        for names in ((first, second), (second, first)):
+            with self.assertRaisesRegex(ValueError, f"one as {names[0]!r} and"):
+                subspaces.by_name(names, masks=masks, shape=_SHAPE)
+
+    def test_a_part_of_a_subspace_is_another_one(self):
+        part = _MASK.copy()
+        part[tuple(np.argwhere(_MASK)[0])] = False
+        other = np.linalg.qr(_RNG.normal(size=(_DIM, 4)))[0]
+        masks = {"a": _MASK, "b": part, "c": _BASIS, "d": _BASIS[:, :3], "e": other}
+        found = subspaces.by_name(masks, masks=masks, shape=_SHAPE)
+        self.assertLen(found, 5)
+
+
+class SpellingTest(parameterized.TestCase):
+    @parameterized.parameters(
+        "l2.0", "l+2", "l2e0", "l02", "l 2", "l1.50", "l1_0", "l\uff12", "linfinity",
+        "l1e999", "l+inf", "subspace:",
+    )  # fmt: skip
+    def test_other_spellings_are_no_further_norms(self, norm):
+        expected = norms.canonical(norm)
+        self.assertNotEqual(expected, norm)
+        self.assertEqual(norms.canonical(expected), expected)
+        message = re.escape(f"Expected the norm {expected!r}, got {norm!r}.")
+        with self.assertRaisesRegex(ValueError, message):
+            self._request(expected, norm)
+
+    @parameterized.parameters("l1", "l2", "linf", "l1.5", "l3", "l10", "subspace:red")
+    def test_the_one_spelling_is_accepted(self, norm):
+        self.assertEqual(norms.canonical(norm), norm)
+        self.assertEqual(self._request(norm).norms, (norm,))
+
+    def test_a_run_cannot_redefine_red_or_count_it_twice(self):
+        mask = np.broadcast_to([0, 1, 0], _SHAPE)
+        with self.assertRaisesRegex(ValueError, "another name for the mask 'red'"):
+            self._request("subspace:red", masks={"red": mask})
+        with self.assertRaisesRegex(ValueError, "same one as 'red' and 'channel0'"):
+            self._request("subspace:red", "subspace:channel0")
+        with self.assertRaisesRegex(ValueError, "same one as 'green' and 'mine'"):
+            self._request("subspace:green", "subspace:mine", masks={"mine": mask})
+
+    def _request(self, *names, **options):
+        return certificate.Request(
+            sigma=0.5, shape=_SHAPE, num_classes=3, num_selection=10,
+            num_estimation=1_000, alpha=0.01, norms=names, **options,
+        )  # fmt: skip
 
 
 class RefusalTest(parameterized.TestCase):
