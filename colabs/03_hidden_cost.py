@@ -235,7 +235,7 @@ for name, apply_fn in classifiers.items():
             )
         )
         reports[name, sigma] = certified, predicted
-        gap, worst = predicted.disparity, predicted.disparity.worst_class
+        gap, worst = predicted.disparity, predicted.accuracy.argmin()
         print(
             f"{sigma:5}  {predicted.overall_accuracy:9.2f}"
             f"  {worst:>5} {predicted.accuracy[worst]:.2f}"

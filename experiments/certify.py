@@ -13,26 +13,26 @@ Reference:
 import dataclasses
 import math
 import time
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import certification_rows
 import classifiers
 import command_line
 import image_batches
 import jax
-import numpy as np
 import processes
 import report
 from absl import logging
 from command_line import setting
 
 from robustjax import _validate, data, norms, results, smoothing
-from robustjax.smoothing import base_classifier, certificate, sampling, streams
+from robustjax.results.certification import rows, selection, settings
+from robustjax.results.certification.batch import certify_batch
+from robustjax.smoothing import base_classifier, certificate, sampling
 
 _OPERATIONAL = (  # change no row
     "workdir", "data_dir", "checkpoint", "devices", "distributed", "coordinator",
     "num_processes", "process_id", "compile_cache", "profile_dir", "radii",
+    "allow_version_change",
 )  # fmt: skip
 _RANGE = ("start", "skip", "max_examples")
 
@@ -89,6 +89,9 @@ class CertifyConfig:
     num_processes: int = setting(0, "processes in all; default: of the cluster")
     process_id: int = setting(-1, "index of this process; default: of the cluster")
     compile_cache: str = setting("", "folder that keeps compiled programs")
+    allow_version_change: bool = setting(
+        False, "continue a run of other software or hardware; numbers may differ"
+    )
     profile_dir: str = setting("", "folder for a profile of the second batch")
     radii: tuple[str, ...] = setting((), "radii of the table; default: a round grid")
 
@@ -133,23 +136,9 @@ class CertifyConfig:
             )
 
     @property
-    def most_samples(self) -> int:
-        """Estimation samples of an image at most."""
-        return self.max_samples or self.num_estimation
-
-    def load_masks(self) -> dict[str, np.ndarray]:
-        """The arrays of --masks by name.
-
-        Raises:
-            ValueError: if an entry is not NAME=FILE.npy.
-            OSError: if a file cannot be read.
-        """
-        entries = [entry.partition("=") for entry in self.masks]
-        if not all(name and path for name, _, path in entries):
-            raise ValueError(
-                f"Expected masks as NAME=FILE, got {','.join(self.masks)}."
-            )
-        return {name: np.load(path, allow_pickle=False) for name, _, path in entries}
+    def settings(self) -> settings.Settings:
+        """What decides the rows."""
+        return settings.from_flags(command_line.flags_of(self))
 
     def table_radii(self) -> list[float]:
         """The radii asked for, as numbers."""
@@ -186,6 +175,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
     Raises:
         ValueError: if the folder holds another run, or data or model do not suit.
         OSError: if data is missing or the folder cannot be written.
+        stopping.Stopped: after SIGTERM, or if another process failed or was killed.
     """
     with processes.joined(config) as here:
         if config.compile_cache:
@@ -201,22 +191,30 @@ def run(config: CertifyConfig) -> dict[str, Any]:
         identity: dict[str, Any] = {
             "flags": command_line.flags_of(config),
             "operational": _OPERATIONAL,
+            "allow_version_change": config.allow_version_change,
             "expected_entries": (classifiers.MODEL_FOLDER,),
         }
-        facts = {"data": data.fingerprint(dataset), "noise": _noise_fingerprint(config)}
+        facts = {
+            "data": data.fingerprint(dataset),
+            "noise": settings.noise_fingerprint(config.seed),
+        }
         results.check_run(config.workdir, facts=facts, **identity)
         classifier = classifiers.obtain(config, dataset, here)
         task = _Task(config, dataset, indices, classifier.apply_fn, here, mesh)
+        if not here.is_first:
+            here.wait_for_all("folder")
         with results.open_run(
             config.workdir,
             flags_text=command_line.flags_text(config),
-            columns=certification_rows.columns(config.norms, order=config.order),
+            columns=rows.columns(config.norms, order=config.order),
             facts=facts | {"model": classifier.fingerprint},
             range_flags=_RANGE,
             process_index=here.index,
             num_processes=here.count,
             **identity,
         ) as folder:
+            if here.is_first:  # it has made the folder a run
+                here.wait_for_all("folder")
             for message in folder.messages:
                 logging.warning(message)
             _certify_missing(task, folder)
@@ -242,7 +240,7 @@ def _check_norms(config: CertifyConfig, dataset: data.Dataset | None) -> None:
         shape=dataset.images.shape[1:] if dataset else (1,),
         num_classes=dataset.num_classes if dataset else 2,
         num_selection=config.num_selection,
-        num_estimation=config.most_samples,
+        num_estimation=config.settings.most_samples,
         alpha=config.alpha,
         order=config.order,
         norms=config.norms if dataset or not config.norms else tuple(plain or ["l2"]),
@@ -250,7 +248,7 @@ def _check_norms(config: CertifyConfig, dataset: data.Dataset | None) -> None:
         votes=config.votes,
         form=config.form,
         method=config.method,
-        masks=config.load_masks() if dataset else {},
+        masks=config.settings.load_masks() if dataset else {},
     )
 
 
@@ -260,20 +258,13 @@ def _warn_of_few_samples(config: CertifyConfig, num_classes: int) -> None:
         num_classes=num_classes,
         runner_up=config.runner_up,
     )
-    if config.most_samples < 2 * smallest:
+    if config.settings.most_samples < 2 * smallest:
         logging.warning(
             "num_estimation=%d is close to %d, below which nothing can be certified; "
             "hardly any image will be",
-            config.most_samples,
+            config.settings.most_samples,
             smallest,
         )
-
-
-def _noise_fingerprint(config: CertifyConfig) -> str:
-    """What the generator makes of the seed: other bits would be other noise."""
-    key = jax.random.fold_in(jax.random.key(config.seed), streams.ESTIMATE)
-    bits = np.asarray(jax.random.bits(key, (2, 3), "uint32"))
-    return " ".join(f"{word:08x}" for word in bits.ravel())
 
 
 def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
@@ -284,7 +275,7 @@ def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
     """
     config, dataset, here = task.config, task.dataset, task.here
     batches = list(
-        image_batches.batches(task.indices, num_samples=config.most_samples)
+        selection.batches(task.indices, num_samples=config.settings.most_samples)
     )[here.index :: here.count]
     pending = [batch for batch in batches if not folder.finished.issuperset(batch)]
     total = sum(len(set(batch)) for batch in batches)
@@ -297,45 +288,19 @@ def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
             with processes.profile(config.profile_dir if number == 1 else ""):
                 certified = _certify(task, batch)
             seconds = (time.perf_counter() - began) / len(set(batch))
-            rows = certification_rows.rows(
+            new_rows = rows.rows(
                 certified, dataset, batch, norms=config.norms, seconds=seconds
             )
-            folder.append([row for row in rows if row["idx"] not in folder.finished])
+            folder.append(
+                [row for row in new_rows if row["idx"] not in folder.finished]
+            )
             advance(len(set(batch)))
 
 
 def _certify(task: _Task, batch: list[int]) -> smoothing.Certificate:
-    config = task.config
-    asked: dict[str, Any] = {
-        "sigma": config.sigma,
-        "num_classes": task.dataset.num_classes,
-        "num_selection": config.num_selection,
-        "alpha": config.alpha,
-        "order": config.order,
-        "norms": config.norms,
-        "simultaneous": config.simultaneous,
-        "form": config.form,
-        "subspaces": config.load_masks(),
-        "example_ids": np.asarray(batch),
-        "chunk_size": config.chunk_size or None,
-        "mesh": task.mesh,
-    }
-    certify: Callable[..., smoothing.Certificate] = smoothing.certify
-    if config.max_samples:
-        asked |= {
-            "target_radius": config.target_radius,
-            "max_samples": config.max_samples,
-        }
-        certify = smoothing.certify_adaptively
-    else:
-        asked |= {
-            "num_estimation": config.num_estimation,
-            "runner_up": config.runner_up,
-            "votes": config.votes,
-            "method": config.method,
-        }
-    key = jax.random.key(config.seed)
-    return certify(key, task.apply_fn, task.dataset.images[batch], **asked)
+    return certify_batch(
+        task.config.settings, task.apply_fn, task.dataset, batch=batch, mesh=task.mesh
+    )
 
 
 if __name__ == "__main__":

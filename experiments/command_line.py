@@ -5,6 +5,7 @@ same name, so that `flags.txt` reloads with `--flagfile`, and `run(config)` neve
 at flags: tests and notebooks call it directly.
 """
 
+import contextlib
 import dataclasses
 import logging as std_logging
 import pathlib
@@ -14,7 +15,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
+import stopping
 from absl import app, flags, logging
+
+from robustjax.results import locks
 
 Config = TypeVar("Config")
 Number = TypeVar("Number", int, float)
@@ -61,7 +65,8 @@ def launch(
     """Parses the flags, calls run(config) and exits.
 
     The exit code is 0, or 2 after one line on stderr for what the user can mend: a bad
-    flag, argument, file or folder. `--verbosity=1` shows the traceback as well.
+    flag, argument, file or folder; or 75 after SIGTERM. `--verbosity=1` shows the
+    traceback as well. The run folder is locked, from before anything is computed.
     """
     define_flags(config_class, flag_values=flag_values)
     jax.config.config_with_absl()
@@ -71,7 +76,11 @@ def launch(
             _fail(ValueError(f"Unexpected argument {arguments[1]!r}; use --flags."))
         _log_briefly()
         try:
-            run(config_from_flags(config_class, flag_values=flag_values))
+            config = config_from_flags(config_class, flag_values=flag_values)
+            with stopping.this_script.on_sigterm(), _locked(config):
+                run(config)
+        except stopping.Stopped as stopped:
+            stopping.leave(stopped)
         except (ValueError, OSError, ImportError) as error:
             logging.debug("Traceback:", exc_info=True)
             _fail(error)
@@ -129,6 +138,13 @@ def flags_of(config: Any) -> dict[str, str]:
 def flags_text(config: Any) -> str:
     """The settings as `--name=value` lines, which `--flagfile` reads back."""
     return "".join(f"--{name}={text}\n" for name, text in flags_of(config).items())
+
+
+def _locked(config: Any) -> contextlib.AbstractContextManager[None]:
+    """The lock of the run folder; of processes that share one each takes its own."""
+    if not config.workdir or getattr(config, "distributed", False):
+        return contextlib.nullcontext()
+    return locks.run_folder(config.workdir)
 
 
 def _number(kind: Callable[[str], Number], name: str, text: str) -> Number:

@@ -38,7 +38,9 @@ from robustjax import _validate, data, models, results
 from robustjax.contrastive import presets
 from robustjax.results import atomic
 
-_OPERATIONAL = ("workdir", "data_dir", "compile_cache", "save_every")
+_OPERATIONAL = (
+    "workdir", "data_dir", "compile_cache", "save_every", "allow_version_change",
+)  # fmt: skip
 _FOLDER = "methods"  # in the run folder
 _FORMS = ("none", *presets.FORMS)
 _WEIGHTS = ("uniform", "loss_ratio")
@@ -107,6 +109,9 @@ class ContrastiveConfig:
     apgd_steps: int = setting(100, "of APGD for each of its two losses; 0: no APGD")
     eval_batch_size: int = setting(500, "images at a time in evaluation")
     compile_cache: str = setting("", "folder that keeps compiled programs")
+    allow_version_change: bool = setting(
+        False, "continue a run of other software or hardware; numbers may differ"
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""
@@ -203,6 +208,7 @@ def run(config: ContrastiveConfig) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "flags": command_line.flags_of(config),
         "operational": _OPERATIONAL,
+        "allow_version_change": config.allow_version_change,
     }
     results.check_run(config.workdir, facts={}, **identity)
     facts = {

@@ -165,7 +165,7 @@ def _kept_clean(apply_fn: Any, x: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def _kept_fgsm(
-    apply_fn: Any, x: jax.Array, labels: jax.Array, epsilon: jax.Array
+    apply_fn: Any, x: np.ndarray, labels: np.ndarray, epsilon: float
 ) -> jax.Array:
     return ~attacks.fgsm(apply_fn, x, labels, epsilon=epsilon).is_adversarial
 
@@ -173,9 +173,9 @@ def _kept_fgsm(
 def _kept_pgd(
     key: jax.Array,
     apply_fn: Any,
-    x: jax.Array,
-    labels: jax.Array,
-    epsilon: jax.Array,
+    x: np.ndarray,
+    labels: np.ndarray,
+    epsilon: float,
     *,
     num_steps: int,
     num_restarts: int,
@@ -190,9 +190,9 @@ def _kept_pgd(
 def _kept_apgd(
     key: jax.Array,
     apply_fn: Any,
-    x: jax.Array,
-    labels: jax.Array,
-    epsilon: jax.Array,
+    x: np.ndarray,
+    labels: np.ndarray,
+    epsilon: float,
     *,
     loss: str,
     num_steps: int,

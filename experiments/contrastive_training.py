@@ -113,6 +113,8 @@ def train(
             processes.progress_bar(total, initial=start * plan.steps_per_epoch,
                                    unit="step", title=name) as advance,
             (folder / "metrics.tsv").open("a") as log,
+            training_state.kept(manager, save_every=config.save_every,
+                                num_epochs=plan.num_epochs) as keep,
         ):  # fmt: skip
             for epoch in range(start + 1, plan.num_epochs + 1):
                 began = time.perf_counter()
@@ -125,8 +127,7 @@ def train(
                     row = [round(float(figures[m][index]), 6) for m in METRICS]
                     print(epoch, seed, *row, round(seconds, 3), sep="\t", file=log,
                           flush=True)  # fmt: skip
-                if epoch % config.save_every == 0 or epoch == plan.num_epochs:
-                    training_state.save(manager, epoch, state)
+                keep(epoch, state)
     return jax.device_get(state.variables), seconds
 
 

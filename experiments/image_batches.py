@@ -1,10 +1,8 @@
-"""Which images a run works on, and how they are cut into batches."""
+"""Which images a run works on."""
 
-import math
-from collections.abc import Iterator
 from typing import Any
 
-_SAMPLES_PER_CALL = 2**17  # enough for the device to be busy between two rows
+from robustjax.results.certification import selection
 
 
 def indices(config: Any, num_images: int) -> list[int]:
@@ -13,20 +11,15 @@ def indices(config: Any, num_images: int) -> list[int]:
     Raises:
         ValueError: if there are none.
     """
-    chosen = list(range(config.start, num_images, config.skip))
+    chosen = selection.indices(
+        num_images,
+        start=config.start,
+        skip=config.skip,
+        max_examples=config.max_examples,
+    )
     if not chosen:
         raise ValueError(
             f"Expected start < {num_images}, the number of {config.split} images of "
             f"{config.dataset}, got {config.start}."
         )
-    return chosen[: config.max_examples or None]
-
-
-def batches(indices: list[int], *, num_samples: int) -> Iterator[list[int]]:
-    """Batches of one size, for one compilation; the last repeats its last index."""
-    smallest = math.ceil(_SAMPLES_PER_CALL / num_samples)
-    sizes = range(min(smallest, len(indices)), min(2 * smallest, len(indices)) + 1)
-    size = min(sizes, key=lambda size: (-len(indices) % size, size))
-    for first in range(0, len(indices), size):
-        batch = indices[first : first + size]
-        yield batch + batch[-1:] * (size - len(batch))
+    return list(chosen)

@@ -7,7 +7,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import stopping
 from absl import logging
+from jax.extend.backend import clear_backends
+from peers import Peers
+
+from robustjax.results import locks
+from robustjax.results.certification import batch
 
 _LOG_SECONDS = 60
 
@@ -18,6 +24,7 @@ class Process:
 
     index: int
     count: int
+    peers: Peers | None = None
 
     @property
     def is_first(self) -> bool:
@@ -25,12 +32,13 @@ class Process:
         return self.index == 0
 
     def wait_for_all(self, name: str) -> None:
-        """Returns when all processes have come to the point of this name."""
-        if self.count > 1:
-            from jax.experimental import multihost_utils
+        """Returns when all processes have come to the point of this name.
 
-            logging.info("waiting for the other processes: %s", name)
-            multihost_utils.sync_global_devices(name)
+        Raises:
+            stopping.Stopped: if another one failed or was killed.
+        """
+        if self.peers is not None:
+            self.peers.wait(name)
 
     def mesh(self, num_devices: int) -> jax.sharding.Mesh | None:
         """A mesh of devices of this process, None for a single one; 0 asks for all.
@@ -38,16 +46,7 @@ class Process:
         Raises:
             ValueError: if the process has fewer devices.
         """
-        local = jax.local_devices()
-        if num_devices > len(local):
-            raise ValueError(f"Expected --devices <= {len(local)}, got {num_devices}.")
-        devices = local[: num_devices or None]
-        if len(devices) == 1:
-            return None
-        auto = (jax.sharding.AxisType.Auto,)
-        return jax.make_mesh(
-            (len(devices),), ("samples",), devices=devices, axis_types=auto
-        )
+        return batch.sample_mesh(num_devices)
 
 
 @contextlib.contextmanager
@@ -56,11 +55,38 @@ def joined(config: Any) -> Iterator[Process]:
 
     What is not set (coordinator, num_processes, process_id) is found out from the
     cluster: TPU pods, SLURM, Open MPI.
+
+    Raises:
+        ConnectionError: if the processes do not find each other.
+        ValueError: if the run folder is in use by another start.
+        stopping.Stopped: if another process failed or was killed.
     """
     if not config.distributed:
         yield Process(0, 1)
         return
     logging.info("joining the other processes")
+    index, count = _agree(config)
+    with locks.run_folder(config.workdir, process_index=index):
+        peers = Peers(config.workdir, index, count, stop=stopping.this_script)
+        try:
+            yield Process(index, count, peers)
+        except BaseException as error:
+            peers.close(error)
+            raise
+        else:
+            peers.close()
+        finally:
+            stopping.this_script.forget()
+
+
+def _agree(config: Any) -> tuple[int, int]:
+    """Index of this process and number of processes, from `jax.distributed`.
+
+    The processes then leave it: each computes on its own devices, where it needs no
+    collective, and a backend that knew of the others would wait for them in vain when
+    one is killed. They meet again in the run folder.
+    """
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM
     try:
         jax.distributed.initialize(
             coordinator_address=config.coordinator or None,
@@ -72,15 +98,24 @@ def joined(config: Any) -> Iterator[Process]:
             "Cannot join the processes; check --coordinator, --num_processes and "
             f"--process_id: {error}"
         ) from error
-    yield Process(jax.process_index(), jax.process_count())
+    platforms = jax.config.jax_platforms  # type: ignore[attr-defined]
+    jax.config.update("jax_platforms", "cpu")  # no accelerator is started for this
+    found = jax.process_index(), jax.process_count()
+    clear_backends()
+    jax.config.update("jax_platforms", platforms)
     jax.distributed.shutdown()
+    return found
 
 
 @contextlib.contextmanager
 def progress_bar(
     total: int, *, initial: int, unit: str, title: str | None = None
 ) -> Iterator[Callable[[int], None]]:
-    """Yields a function that adds to the bar; off a terminal, logs a line a minute."""
+    """Yields a function that adds to the bar; off a terminal, logs a line a minute.
+
+    To be called after what was done is written: it raises `stopping.Stopped` if the
+    script has been asked to end.
+    """
     import tqdm
 
     with tqdm.tqdm(
@@ -101,6 +136,7 @@ def progress_bar(
                 logging.log_every_n_seconds(
                     logging.INFO, "%d of %d %ss", _LOG_SECONDS, done, total, unit
                 )
+            stopping.this_script.check()
 
         yield advance
 

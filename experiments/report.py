@@ -14,19 +14,11 @@ def write_report(config: Any, folder: results.RunFolder) -> dict[str, Any]:
     log = results.read_log(folder.path)
     radii = config.table_radii()
     largest = float(log.radius(config.norms[0]).max())
-    summary = results.summarise(log, radii=radii or results.radius_grid(largest))
-    summary["num_invalid"] = int(log.columns["num_invalid"].sum())
-    summary["failed"] = log.columns["idx"][log.columns["failed"] != 0].tolist()
-    summary["seconds"] = float(log.columns["time"].sum())
-    if config.max_samples:
-        drawn = log.columns["num_estimation"].sum()
-        summary["samples_saved"] = 1 - float(drawn / (len(log) * config.max_samples))
-    if config.order == 1:
-        for norm, figures in summary["norms"].items():
-            zeroth = log.columns[f"zeroth_radius_{norm}"]
-            figures["zeroth_average_certified_radius"] = (
-                results.average_certified_radius(log.correct, zeroth)
-            )
+    summary = results.summarise(
+        log,
+        radii=radii or results.radius_grid(largest),
+        max_samples=config.max_samples,
+    )
     folder.write_summary(summary)
     print(_table(summary, config))
     if summary["num_invalid"]:

@@ -33,6 +33,7 @@ from robustjax.smoothing import sampling
 
 _OPERATIONAL = (  # change no row
     "workdir", "data_dir", "checkpoint", "chunk_size", "class_names", "target_radii",
+    "allow_version_change",
 )  # fmt: skip
 
 
@@ -81,6 +82,9 @@ class ShrinkageConfig:
     resolution: int = setting(48, "pixels of a side of the slice; 0: no slice")
     seed: int = setting(0, "seed of all noise")
     chunk_size: int = setting(0, "samples in one forward batch; 0: by the device")
+    allow_version_change: bool = setting(
+        False, "continue a run of other software or hardware; numbers may differ"
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""
@@ -158,6 +162,7 @@ def _run_on_model(config: ShrinkageConfig) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "flags": command_line.flags_of(config),
         "operational": _OPERATIONAL,
+        "allow_version_change": config.allow_version_change,
         "expected_entries": [
             classifiers.MODEL_FOLDER,
             *(sweep.model_folder(level) for level in config.train_levels()),
@@ -215,6 +220,7 @@ def _run_on_logs(config: ShrinkageConfig) -> dict[str, Any]:
         columns=sweep.COLUMNS,
         facts={"logs": contents.hexdigest()},
         operational=_OPERATIONAL,
+        allow_version_change=config.allow_version_change,
     ) as folder:
         runs = shrinkage_report.runs_of_logs(logs, num_classes=num_classes)
         return shrinkage_report.write_report(config, folder, runs)

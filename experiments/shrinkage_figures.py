@@ -57,28 +57,33 @@ def _by_class(
     if train != {sweep.GIVEN} and len(train) == 1:
         how = f"one model, trained with noise {series[0].train_sigma}"
     tables = [reports[run.name] for run in series]
-    worst = tables[-1].disparity.worst_class
     names = summary["class_names"]
+    found = [table.disparity.worst_class for table in tables]
+    band = [i for i in found if i is not None][-1:]  # of the most noise that tells
     whole = [row for row in summary["regions"] if row["class"] == "all"]
     figure = plotting.accuracy_by_class(
         [run.sigma for run in series],
         {name: [r.accuracy[i] for r in tables] for i, name in enumerate(names)},
         bounds={
-            names[worst]: ([r.lower[worst] for r in tables],
-                           [r.upper[worst] for r in tables])
+            names[i]: ([r.lower[i] for r in tables], [r.upper[i] for r in tables])
+            for i in band
         },
         needed={f"radius {r}": s for r, s in summary["noise_needed"].items()},
         vanishing=whole[0][VANISHING] if whole else None,
         ylabel=f"Accuracy ({'certified' if is_certified else 'most votes'})",
     )  # fmt: skip
     counted = "abstentions are errors" if is_certified else "the class with most votes"
+    bands = [
+        f"The band of class {names[i]} holds with confidence {1 - config.alpha:g}, for "
+        "all classes of one noise level together. "
+        for i in band
+    ]
     return figure, (
         f"Accuracy by class, {'certified' if is_certified else 'predicted'} "
-        f"({counted}); {how}. The band of class {names[worst]} holds with confidence "
-        f"{1 - config.alpha:g}, for all classes of one noise level together. Dashed: "
-        f"the least noise at which {config.num_samples} samples can certify a radius. "
-        "Dotted: where a ball-shaped class of the median size along rays would vanish "
-        "(indicative: real regions are no balls)."
+        f"({counted}); {how}. {''.join(bands)}Dashed: the least noise at which "
+        f"{config.num_samples} samples can certify a radius. Dotted: where a "
+        "ball-shaped class of the median size along rays would vanish (indicative: "
+        "real regions are no balls)."
     )
 
 

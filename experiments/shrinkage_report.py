@@ -40,8 +40,13 @@ class Study(NamedTuple):
     runs: Sequence[Run]
     certified: Mapping[str, smoothing.ClasswiseReport]  # by name of the run
     predicted: Mapping[str, smoothing.ClasswiseReport]  # likewise; none for logs
+    p_values: Mapping[str, float]  # of equal classes, corrected for many runs
     regions: region_study.Regions | None
     summary: Mapping[str, Any]
+
+    def told(self, name: str) -> smoothing.ClasswiseReport:
+        """The report whose findings are told: predicted, or certified for logs."""
+        return self.predicted.get(name, self.certified[name])
 
 
 def runs_of_rows(log: results.Log, *, num_classes: int) -> list[Run]:
@@ -87,12 +92,19 @@ def write_report(
         ValueError: if the class names or a label do not fit the classes.
     """
     names = _class_names(config, runs[0].num_classes)
-    certified = {run.name: _classwise(config, run, run.predict) for run in runs}
-    predicted = {
-        run.name: _classwise(config, run, run.plurality, with_radii=False)
+    with_votes = [run for run in runs if run.plurality is not None]
+    num_reports = len(runs) + len(with_votes)
+    certified = {
+        run.name: _classwise(config, run, run.predict, num_reports=num_reports)
         for run in runs
-        if run.plurality is not None
     }
+    predicted = {
+        run.name: _classwise(
+            config, run, run.plurality, num_reports=num_reports, with_radii=False
+        )
+        for run in with_votes
+    }
+    p_values = _p_values(runs, certified | predicted)
     summary: dict[str, Any] = {
         "class_names": names,
         "runs": [
@@ -104,6 +116,7 @@ def write_report(
                 "predicted": predicted[run.name].to_dict()
                 if run.name in predicted
                 else None,
+                "gap_p_value_holm": p_values[run.name],
                 "findings": smoothing.classwise_findings(
                     predicted.get(run.name, certified[run.name]), class_names=names
                 ),
@@ -114,7 +127,7 @@ def write_report(
         "regions": _region_rows(regions, names, dim=dim) if regions else [],
     }
     folder.write_summary(summary)
-    study = Study(config, runs, certified, predicted, regions, summary)
+    study = Study(config, runs, certified, predicted, p_values, regions, summary)
     page = _page(study, _pictures(study, folder.path))
     (folder.path / "report.html").write_text(page, encoding="utf-8")
     print(_text_table(runs, certified, names))
@@ -131,8 +144,22 @@ def _class_names(config: Any, num_classes: int) -> list[str]:
     return names
 
 
+def _p_values(
+    runs: Sequence[Run], reports: Mapping[str, smoothing.ClasswiseReport]
+) -> dict[str, float]:
+    """P-values of equal classes by run, corrected by Holm for the number of runs."""
+    found = [reports[run.name].disparity.gap_p_value for run in runs]
+    adjusted = smoothing.holm_adjusted(found).tolist()
+    return {run.name: p for run, p in zip(runs, adjusted, strict=True)}
+
+
 def _classwise(
-    config: Any, run: Run, predictions: Any, *, with_radii: bool = True
+    config: Any,
+    run: Run,
+    predictions: Any,
+    *,
+    num_reports: int,
+    with_radii: bool = True,
 ) -> smoothing.ClasswiseReport:
     largest = float(np.max(run.radius, initial=0.0))
     grid = np.unique(np.round(np.linspace(0, largest, _NUM_RADII + 1)[1:-1], 2))
@@ -144,7 +171,7 @@ def _classwise(
             radii=run.radius if with_radii else None,
             at_radii=grid[grid > 0] if with_radii else (),
             alpha=config.alpha,
-            seed=config.seed,
+            num_reports=num_reports,
         )
     except ValueError as error:
         raise ValueError(f"{run.name}: {error}") from None
@@ -215,7 +242,7 @@ def _pictures(study: Study, path: pathlib.Path) -> list[tuple[pathlib.Path, str]
 
 
 def _page(study: Study, pictures: Sequence[tuple[pathlib.Path, str]]) -> str:
-    config, runs, certified, predicted, _, summary = study
+    config, runs, certified, predicted, _, _, summary = study
     page = html_page.Page("The hidden cost of randomized smoothing")
     source = "published logs" if config.from_logs else f"{config.dataset} images"
     page.text(
@@ -229,9 +256,13 @@ def _page(study: Study, pictures: Sequence[tuple[pathlib.Path, str]]) -> str:
     page.heading("All runs")
     page.table([_overview(run, study) for run in runs])
     page.text(
-        "gap: largest minus least class accuracy. by chance: what equal classes would "
-        "show in so many images, with the probability above.", is_note=True,
-    )  # fmt: skip
+        "gap: largest minus smallest class accuracy; at least, at most: its interval "
+        "in this run alone. by chance: what equal classes would show on average. "
+        "p (Holm): test of equal classes, corrected for the number of runs; without "
+        f"correction, p is below {config.alpha:g} exactly where the interval starts "
+        "above 0.",
+        is_note=True,
+    )
     for path, caption in pictures:
         page.picture(path, caption)
     if summary["noise_needed"]:
@@ -260,30 +291,28 @@ def _page(study: Study, pictures: Sequence[tuple[pathlib.Path, str]]) -> str:
 
 
 def _findings(study: Study) -> list[str]:
-    """All findings of few runs; of many, the largest gap and every collapse."""
+    """All findings of few runs; of many, the largest sure gap and every collapse."""
     runs = study.runs
     told = {entry["name"]: entry["findings"] for entry in study.summary["runs"]}
-    if len(runs) <= _MOST_FINDINGS:
-        return [f"{name}: {text}" for name, texts in told.items() for text in texts]
-    reports = {**study.certified, **study.predicted}
-    gaps = {name: report.disparity.gap for name, report in reports.items()}
-    unequal = [
-        name
-        for name, report in reports.items()
-        if report.disparity.gap > report.disparity.chance_gap_upper
-    ]
-    largest = max(gaps, key=lambda name: gaps[name])
-    return [
+    unequal = [name for name, p in study.p_values.items() if p < study.config.alpha]
+    count = (
         f"In {len(unequal)} of {len(runs)} runs the gap between classes is larger than "
-        "chance explains.",
-        f"The largest: {largest}. {told[largest][0]}",
-        *(f"{name}: {text}" for name, texts in told.items() for text in texts[1:]),
-    ]
+        "chance explains (tests of equal classes with Holm's correction for "
+        f"{len(runs)} runs, level {study.config.alpha:g})."
+    )
+    if len(runs) <= _MOST_FINDINGS:
+        every = [f"{name}: {text}" for name, texts in told.items() for text in texts]
+        return [count, *every] if len(runs) > 1 else every
+    collapses = [f"{name}: {t}" for name, texts in told.items() for t in texts[1:]]
+    if not unequal:
+        return [count, *collapses]
+    largest = max(unequal, key=lambda name: study.told(name).disparity.gap)
+    return [count, f"The largest of them: {largest}. {told[largest][0]}", *collapses]
 
 
 def _overview(run: Run, study: Study) -> dict[str, Any]:
     report = study.certified[run.name]
-    chosen = study.predicted.get(run.name, report)
+    chosen = study.told(run.name)
     names, figures = study.summary["class_names"], chosen.disparity
     average = report.radii.overall_average if report.radii else None
     collapsed = [f"{names[i]} absorbs others" for i in chosen.shares.absorbing]
@@ -294,13 +323,20 @@ def _overview(run: Run, study: Study) -> dict[str, Any]:
         "abstained": report.overall_abstention_rate,
         "predicted": None if chosen is report else chosen.overall_accuracy,
         "ACR": average,
-        "worst class": f"{names[figures.worst_class]} "
-        f"{chosen.accuracy[figures.worst_class]:.3f}",
+        "worst class": _worst_class(chosen, names),
         "gap": figures.gap,
-        "by chance": figures.chance_gap_upper,
-        "min/max": figures.min_max_ratio,
+        "at least": figures.gap_lower,
+        "at most": figures.gap_upper,
+        "by chance": figures.chance_gap,
+        "p (Holm)": f"{study.p_values[run.name]:.2g}",
+        "min/max": None if math.isnan(figures.min_max_ratio) else figures.min_max_ratio,
         "note": ", ".join(collapsed),
     }
+
+
+def _worst_class(report: smoothing.ClasswiseReport, names: Sequence[str]) -> str:
+    worst = report.disparity.worst_class
+    return "-" if worst is None else f"{names[worst]} {report.accuracy[worst]:.3f}"
 
 
 def _text_table(
@@ -312,10 +348,9 @@ def _text_table(
     lines = [f"{'':{width}}  certified  abstained  gap   worst class"]
     for run in runs:
         report = certified[run.name]
-        worst = report.disparity.worst_class
         lines.append(
             f"{run.name:{width}}  {report.overall_accuracy:>9.3f}  "
             f"{np.mean(run.predict == ABSTAIN):>9.3f}  {report.disparity.gap:.3f} "
-            f"{names[worst]} {report.accuracy[worst]:.3f}"
+            f"{_worst_class(report, names)}"
         )
     return "\n".join(lines)

@@ -8,13 +8,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import classifiers
-import image_batches
 import jax
 import jax.numpy as jnp
 import numpy as np
 import processes
 
 from robustjax import data, results, smoothing
+from robustjax.results.certification import selection
 from robustjax.smoothing import ABSTAIN, decisions
 
 GIVEN = "given"  # in place of a noise level, for a model that was not trained here
@@ -86,7 +86,7 @@ def measure(
 
     Row idx is number of the cell * number of images + place of the image.
     """
-    batches = list(image_batches.batches(indices, num_samples=config.num_samples))
+    batches = list(selection.batches(indices, num_samples=config.num_samples))
     place = {image: i for i, image in enumerate(indices)}
     total = len(sweep) * len(indices)
     with processes.progress_bar(

@@ -40,7 +40,7 @@ from robustjax.gaussian import score
 from robustjax.gaussian.task import RawCurves
 
 _OPERATIONAL = ("workdir", "data_dir", "compile_cache", "batch_size", "thresholds",
-                "probe", "devices")  # fmt: skip
+                "probe", "devices", "allow_version_change")  # fmt: skip
 _COMPANIONS = ("rank_me", "log_me", "h_score")
 
 
@@ -96,6 +96,9 @@ class SynBenchConfig:
     probe: bool = setting(True, "accuracy of a linear probe of encoders trained here")
     seed: int = setting(12, "of the inputs and of encoders trained here")
     compile_cache: str = setting("", "folder that keeps compiled programs")
+    allow_version_change: bool = setting(
+        False, "continue a run of other software or hardware; numbers may differ"
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""
@@ -172,6 +175,7 @@ def run(config: SynBenchConfig) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "flags": command_line.flags_of(config),
         "operational": _OPERATIONAL,
+        "allow_version_change": config.allow_version_change,
         "expected_entries": (encoders.MODEL_FOLDER,),
     }
     results.check_run(config.workdir, facts={}, **identity)

@@ -31,6 +31,7 @@ import flax.linen as nn
 import jax
 import numpy as np
 import optax
+import stopping
 import training_state
 import training_step
 from absl import logging
@@ -277,14 +278,19 @@ def _train(
             desc="train",
             disable=None,  # shown on a terminal only
         )
-        with progress, (workdir / "metrics.tsv").open("a") as log:
+        with (
+            progress,
+            (workdir / "metrics.tsv").open("a") as log,
+            training_state.kept(
+                manager, save_every=config.save_every, num_epochs=config.epochs
+            ) as keep,
+        ):
             if start < config.epochs:
                 logging.info("compiling the training step of %s ...", config.model)
             for epoch in range(start + 1, config.epochs + 1):
                 state, row = _train_epoch(task, train_step, state, epoch, progress)
                 print(*row.values(), sep="\t", file=log, flush=True)
-                if epoch % config.save_every == 0 or epoch == config.epochs:
-                    training_state.save(manager, epoch, state)
+                keep(epoch, state)
                 _report(row, config, progress)
                 on_epoch(row)
     return state, row
@@ -310,6 +316,7 @@ def _train_epoch(
         state, result = train_step(state, seed, images, labels)
         results.append(result)
         progress.update()
+        stopping.this_script.check()
     losses, accuracies = zip(*jax.device_get(results), strict=True)
     loss, accuracy = np.mean(losses), np.mean(accuracies)
     if not math.isfinite(loss):
@@ -349,6 +356,7 @@ def _test_accuracies(
         batch_labels = np.pad(batch_labels, (0, missing), constant_values=-1)
         arguments = jax.random.fold_in(key, start), apply_fn, batch, batch_labels
         counts.append(training_step.num_correct(*arguments, sigma))
+        stopping.this_script.check()
     clean, with_noise = zip(*jax.device_get(counts), strict=True)
     return sum(clean) / len(labels), sum(with_noise) / len(labels)
 

@@ -1,13 +1,15 @@
 """What a training run leaves after every few epochs, and how it goes on from there."""
 
+import contextlib
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import stopping
 from absl import logging
 
 from robustjax.models import checkpoints
@@ -47,6 +49,38 @@ def save(manager: Any, epoch: int, state: Any) -> None:
     import orbax.checkpoint as ocp
 
     manager.save(epoch, args=ocp.args.StandardSave(jax.device_get(state)))
+
+
+@contextlib.contextmanager
+def kept(
+    manager: Any, *, save_every: int, num_epochs: int
+) -> Iterator[Callable[[int, Any], None]]:
+    """Yields a function that takes the state after each epoch, to keep what is needed.
+
+    Every `save_every`-th state and the last one are saved. If the training is stopped
+    in between, the state after the last whole epoch is saved before the script ends.
+
+    Args:
+        manager: of `open_manager`.
+        save_every: epochs between two saved states.
+        num_epochs: of the whole training.
+    """
+    unsaved: list[tuple[int, Any]] = []
+
+    def keep(epoch: int, state: Any) -> None:
+        unsaved.clear()
+        if epoch % save_every == 0 or epoch == num_epochs:
+            save(manager, epoch, state)
+        else:  # copies, since the next step reuses the memory
+            unsaved.append((epoch, jax.tree.map(np.array, jax.device_get(state))))
+
+    try:
+        yield keep
+    except (stopping.Stopped, KeyboardInterrupt):
+        for epoch, state in unsaved:
+            save(manager, epoch, state)
+            logging.info("saved the training state after epoch %d", epoch)
+        raise
 
 
 def restore(manager: Any, initial_state: Callable[[], State]) -> tuple[int, State]:

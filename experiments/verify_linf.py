@@ -27,7 +27,7 @@ import processes
 from absl import logging
 from command_line import setting
 
-from robustjax import _validate, attacks, bounds, data, results
+from robustjax import _callables, _validate, attacks, bounds, data, results
 from robustjax.bounds import engine
 
 _COLUMNS = (
@@ -36,6 +36,7 @@ _COLUMNS = (
 )  # fmt: skip
 _OPERATIONAL = (
     "workdir", "data_dir", "checkpoint", "compile_cache", "chunk_size", "epsilons",
+    "allow_version_change",
 )  # fmt: skip
 _RANGE = ("start", "skip", "max_examples")
 
@@ -73,6 +74,9 @@ class VerifyConfig:
     seed: int = setting(0, "seed of the attack, and of a model trained here")
     epsilons: tuple[str, ...] = setting((), "radii of the table; default: a round grid")
     compile_cache: str = setting("", "folder that keeps compiled programs")
+    allow_version_change: bool = setting(
+        False, "continue a run of other software or hardware; numbers may differ"
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""
@@ -133,6 +137,7 @@ def run(config: VerifyConfig) -> dict[str, Any]:
     identity: dict[str, Any] = {
         "flags": command_line.flags_of(config),
         "operational": _OPERATIONAL,
+        "allow_version_change": config.allow_version_change,
         "expected_entries": (classifiers.MODEL_FOLDER,),
     }
     facts = {"data": data.fingerprint(dataset)}
@@ -192,7 +197,7 @@ def _rows(
     config: VerifyConfig, dataset: data.Dataset, batch: list[int], apply_fn: Any
 ) -> list[dict[str, Any]]:
     x, labels = dataset.images[batch], dataset.labels[batch]
-    predicted = np.asarray(jax.jit(lambda f, x: f(x))(apply_fn, x)).argmax(axis=-1)
+    predicted = np.asarray(_callables.applied(apply_fn, x)).argmax(axis=-1)
     found = bounds.largest_epsilon(
         bounds.single(apply_fn), x, labels, limit=config.limit,
         num_halvings=config.num_halvings, method=config.method,

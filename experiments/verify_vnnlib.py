@@ -26,6 +26,7 @@ from typing import Any
 import command_line
 import jax
 import numpy as np
+import stopping
 import vnnlib_decision
 from absl import logging
 from command_line import setting
@@ -125,6 +126,7 @@ def run(config: VnnlibConfig) -> list[dict[str, Any]]:
                 name = f"counterexample_{row['number']}.npz"
                 np.savez(pathlib.Path(config.workdir, name), x=x)
             _write(config, rows)
+        stopping.this_script.check()
     counts = {s: sum(row["status"] == s for row in rows) for s in _ANSWERS}
     print(", ".join(f"{count} {status}" for status, count in counts.items()))
     return rows

@@ -29,6 +29,17 @@ class AccuracyByClassTest(parameterized.TestCase):
         self.assertEqual(levels, [0.3, 0.7])
         self.assertLen(axes.collections, 1)
 
+    def test_labels_of_close_lines_do_not_overlap(self):
+        figure = plotting.accuracy_by_class(
+            [0.0, 1.5],
+            {"cat": [0.9, 0.4]},
+            needed={"radius 0.5": 0.203},
+            vanishing=0.16,
+        )
+        figure.canvas.draw()
+        one, two = (text.get_window_extent() for text in figure.axes[0].texts)
+        self.assertFalse(one.overlaps(two))
+
     @parameterized.parameters(({},), ({"cat": [0.1]},))
     def test_refuses(self, accuracy):
         with self.assertRaisesRegex(ValueError, "series|values of 'cat'"):

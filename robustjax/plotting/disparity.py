@@ -281,8 +281,8 @@ def _edges(centres: np.ndarray) -> tuple[float, float]:
 def _draw_level(axes: "Axes", sigma: float, label: str, *, line: str = "--") -> None:
     axes.axvline(sigma, color="#777777", linestyle=line, linewidth=1)
     axes.annotate(
-        label, (sigma, 1.02), (3, 2), textcoords="offset points", fontsize=8,
-        color="#555555", rotation=0, annotation_clip=False,
+        label, (sigma, 0.03), (3, 0), textcoords="offset points", fontsize=8,
+        color="#555555", rotation=90, va="bottom",
     )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """Run folders, logs of certification runs and the statistics reported from them.
 
 A run folder holds `flags.txt`, `versions.json`, `rows.tsv` (one line an example) and
-`summary.json`. From the shell: `python -m robustjax.results {verify,merge,compare}`.
+`summary.json`. From the shell:
+`python -m robustjax.results {verify,replay,merge,compare}`.
 """
 
 from robustjax.results.comparison import (
@@ -13,6 +14,7 @@ from robustjax.results.comparison import (
 from robustjax.results.folder import RunFolder, check_run, open_run, start_run
 from robustjax.results.logs import Log, read_log
 from robustjax.results.merging import merge_runs
+from robustjax.results.replay import Replay, replay_run
 from robustjax.results.statistics import (
     abstention_rate,
     average_certified_radius,
@@ -24,6 +26,7 @@ from robustjax.results.verification import Verification, verify_run
 
 __all__ = [
     "Log",
+    "Replay",
     "RunFolder",
     "Verification",
     "abstention_rate",
@@ -36,6 +39,7 @@ __all__ = [
     "open_run",
     "radius_grid",
     "read_log",
+    "replay_run",
     "start_run",
     "summarise",
     "to_latex",

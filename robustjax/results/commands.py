@@ -1,4 +1,4 @@
-"""`python -m robustjax.results`: verify, merge and compare runs from the shell."""
+"""`python -m robustjax.results`: verify, replay, merge and compare runs."""
 
 import argparse
 import math
@@ -7,7 +7,14 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from robustjax.results import comparison, logs, merging, summaries, verification
+from robustjax.results import (
+    comparison,
+    logs,
+    merging,
+    replay,
+    summaries,
+    verification,
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -26,8 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line, by default those of this process.
 
     Returns:
-        The exit status: 0, 1 if `verify` found something, 2 for a bad argument or
-        run, which is explained in one line on stderr.
+        The exit status: 0, 1 if `verify` or `replay` found something, 2 for a bad
+        argument or run, which is explained in one line on stderr.
     """
     options = _parser().parse_args(arguments)
     try:
@@ -39,8 +46,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m robustjax.results", description=__doc__)
-    subparsers = parser.add_subparsers(required=True, metavar="{verify,merge,compare}")
+    subparsers = parser.add_subparsers(
+        required=True, metavar="{verify,replay,merge,compare}"
+    )
     _add_verify(subparsers)
+    _add_replay(subparsers)
     _add_merge(subparsers)
     _add_compare(subparsers)
     return parser
@@ -51,7 +61,30 @@ def _add_verify(subparsers: "argparse._SubParsersAction[_Parser]") -> None:
         "verify", help="recompute bounds and radii from the counts in the rows"
     )
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run folder")
+    parser.add_argument("--data_dir", help="data folder (default: that of the flags)")
+    parser.add_argument(
+        "--without_data", action="store_true", help="do not load the data set"
+    )
     parser.set_defaults(command=_verify, prog=parser.prog)
+
+
+def _add_replay(subparsers: "argparse._SubParsersAction[_Parser]") -> None:
+    parser = subparsers.add_parser(
+        "replay", help="recompute rows from the model, the data and the seed"
+    )
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument(
+        "--rows", type=int, default=10, help="rows to draw at random (default: 10)"
+    )
+    parser.add_argument("--seed", type=int, help="seed of the draw (default: random)")
+    parser.add_argument("--data_dir", help="data folder (default: that of the flags)")
+    for name, text in (
+        ("checkpoint", "folder or safetensors file of the model"),
+        ("apply_fn", "package.module:factory of the model"),
+        ("onnx", "ONNX file of the model"),
+    ):
+        parser.add_argument(f"--{name}", help=f"{text}, if it has moved")
+    parser.set_defaults(command=_replay, prog=parser.prog)
 
 
 def _add_merge(subparsers: "argparse._SubParsersAction[_Parser]") -> None:
@@ -60,6 +93,11 @@ def _add_merge(subparsers: "argparse._SubParsersAction[_Parser]") -> None:
     parser.add_argument("--output", required=True, help="folder to create")
     parser.add_argument(
         "--allow_gaps", action="store_true", help="accept missing examples"
+    )
+    parser.add_argument(
+        "--allow_version_change",
+        action="store_true",
+        help="accept runs of different software or hardware",
     )
     parser.set_defaults(command=_merge, prog=parser.prog)
 
@@ -88,18 +126,51 @@ def _add_compare(subparsers: "argparse._SubParsersAction[_Parser]") -> None:
 def _verify(options: argparse.Namespace) -> int:
     num_findings = 0
     for run in options.runs:
-        outcome = verification.verify_run(run)
+        outcome = verification.verify_run(
+            run, data_dir=options.data_dir, with_data=not options.without_data
+        )
         num_findings += len(outcome.findings)
         for finding in outcome.findings:
             print(f"{run}: {finding}")
+        for text in outcome.unchecked:
+            print(f"{run}: not checked: {text}")
         verdict = f"{len(outcome.findings)} problems" if outcome.findings else "agrees"
         print(f"{run}: {outcome.num_rows} rows recomputed from their counts: {verdict}")
     return int(num_findings > 0)
 
 
+def _replay(options: argparse.Namespace) -> int:
+    named = {
+        name: getattr(options, name) for name in ("checkpoint", "apply_fn", "onnx")
+    }
+    outcome = replay.replay_run(
+        options.run,
+        num_rows=options.rows,
+        seed=options.seed,
+        data_dir=options.data_dir,
+        model={name: value for name, value in named.items() if value},
+    )
+    for finding in outcome.findings:
+        print(f"{options.run}: {finding}")
+    for reason in outcome.reasons:
+        print(f"{options.run}: numbers may differ, as {reason}")
+    num_rows = len(outcome.indices)
+    verdict = "agree to the bit"
+    if outcome.num_exact < num_rows:
+        verdict = f"agree, {outcome.num_exact} of them to the bit"
+    if outcome.findings:
+        verdict = f"{len(outcome.findings)} problems"
+    how = "recomputed from model, data and seed"
+    print(f"{options.run}: {num_rows} rows {how}: {verdict}")
+    return int(bool(outcome.findings))
+
+
 def _merge(options: argparse.Namespace) -> int:
     output = merging.merge_runs(
-        options.runs, output=options.output, allow_gaps=options.allow_gaps
+        options.runs,
+        output=options.output,
+        allow_gaps=options.allow_gaps,
+        allow_version_change=options.allow_version_change,
     )
     log = logs.read_log(output)
     largest = max(float(radius.max()) for radius in log.radii.values())
@@ -122,6 +193,9 @@ def _compare(options: argparse.Namespace) -> int:
     if len(names) != len(options.runs) or len(set(names)) != len(names):
         raise ValueError(f"Expected --names to be one distinct name a run, got {names}")
     runs = {n: logs.read_log(run) for n, run in zip(names, options.runs, strict=True)}
+    for name, log in runs.items():
+        for line in log.skipped:
+            print(f"{name}: passed over {line}", file=sys.stderr)
     table = comparison.accuracy_table(runs, norm=norms, radii=options.radii)
     to_text = {"markdown": comparison.to_markdown, "latex": comparison.to_latex}
     print(to_text[options.format](table))

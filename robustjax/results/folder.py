@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from robustjax import _validate
-from robustjax.results import atomic, identity, merging, rows, summaries
+from robustjax.results import atomic, identity, merging, rows, starts, summaries
 
 _START_TIMEOUT = 120.0  # seconds that other processes wait for process 0
 
@@ -27,11 +27,14 @@ class RunFolder:
         *,
         finished_elsewhere: frozenset[int],
         messages: Sequence[str],
+        versions: Mapping[str, Any],
     ) -> None:
         self.path = path
         self.messages = (*messages, *rows_file.messages)
         self._rows_file = rows_file
         self._elsewhere = finished_elsewhere
+        self._versions = versions
+        self._start: dict[str, int] | None = None
 
     @property
     def finished(self) -> frozenset[int]:
@@ -41,7 +44,8 @@ class RunFolder:
     def append(self, new_rows: Iterable[Mapping[str, Any]]) -> None:
         """Writes rows (one mapping an example) and waits until the disk has them.
 
-        Floats are written so that reading them gives the same number.
+        Floats are written so that reading them gives the same number. The first call
+        records this start in the folder; its number is the last column of each row.
 
         Raises:
             ValueError: if an idx is already there, a column is missing or unknown, or
@@ -52,7 +56,11 @@ class RunFolder:
         known = [row["idx"] for row in new_rows if row.get("idx") in self._elsewhere]
         if known:
             raise ValueError(f"{self.path}: idx {known[0]} would be there twice.")
-        self._rows_file.append(new_rows)
+        if self._start is None:
+            number = starts.record(self.path, self._versions)
+            has_column = starts.COLUMN in self._rows_file.columns
+            self._start = {starts.COLUMN: number} if has_column else {}
+        self._rows_file.append([{**row, **self._start} for row in new_rows])
 
     def merge(self, expected: Iterable[int] | None = None) -> pathlib.Path:
         """Gathers the rows of all processes in `rows.tsv`, sorted by idx.
@@ -97,6 +105,7 @@ def open_run(
     operational: Collection[str] = (),
     range_flags: Collection[str] = (),
     expected_entries: Collection[str] = (),
+    allow_version_change: bool = False,
     process_index: int = 0,
     num_processes: int = 1,
 ) -> RunFolder:
@@ -104,18 +113,21 @@ def open_run(
 
     [host] Process 0 writes `versions.json` and `flags.txt`; the others wait for them.
     An existing run is resumed only with equal flags and facts, by any number of
-    processes. Nothing is ever overwritten.
+    processes, and only with software and hardware that it has rows of already, unless
+    `allow_version_change`. Nothing is ever overwritten.
 
     Args:
         workdir: the folder, created where needed.
         flags: value of every flag as text.
         flags_text: the same as `--name=value` lines, which `--flagfile` reads back.
-        columns: of the rows, beginning with idx label predict radius correct time.
+        columns: of the rows, beginning with idx label predict radius correct time. The
+            column `start` is added, except to a run that was begun without it.
         facts: what else decides the rows, e.g. fingerprints of the data and model.
         operational: flags that do not change any row, e.g. workdir and devices.
         range_flags: flags that only choose the examples; `merge_runs` lets them differ.
         expected_entries: names that may lie in the folder before the run starts, e.g.
             that of a trained model.
+        allow_version_change: continue a run of other software or hardware.
         process_index: of this process, in [0, num_processes).
         num_processes: how many processes share the run.
 
@@ -124,7 +136,8 @@ def open_run(
 
     Raises:
         ValueError: if the folder holds something else or another run (each differing
-            flag is named with both values), is open elsewhere, or a row is damaged.
+            flag is named with both values), was made with other software or hardware,
+            is open elsewhere, or a row is damaged.
         OSError: if the folder cannot be written, or process 0 does not start the run.
 
     Example:
@@ -144,24 +157,30 @@ def open_run(
         raise ValueError(f"Expected {process_index=} below {num_processes=}.")
     if tuple(columns[: len(rows.STANDARD_COLUMNS)]) != rows.STANDARD_COLUMNS:
         raise ValueError(f"Expected columns to begin {rows.STANDARD_COLUMNS}.")
-    messages = start_run(
-        workdir,
-        flags=flags,
+    if starts.COLUMN in columns:
+        raise ValueError(f"Expected columns without {starts.COLUMN}, which is added.")
+    path = pathlib.Path(workdir)
+    here = _identity(flags, facts, operational, range_flags)
+    messages = _begin(
+        path,
+        here,
         flags_text=flags_text,
-        facts=facts,
-        operational=operational,
-        range_flags=range_flags,
         expected_entries=expected_entries,
+        allow_version_change=allow_version_change,
         is_first=process_index == 0,
     )
-    path = pathlib.Path(workdir)
     own = path / rows.file_name(process_index, num_processes)
     elsewhere = rows.collect(part for part in rows.part_files(path) if part != own)
+    all_columns = _columns(path, columns)
+    if messages and starts.COLUMN not in all_columns:
+        messages.append(f"{path}: its rows have no column start to tell them apart.")
+    process = {"process_index": process_index, "num_processes": num_processes}
     return RunFolder(
         path,
-        rows.RowsFile(own, columns),
+        rows.RowsFile(own, all_columns),
         finished_elsewhere=frozenset(elsewhere.indices()),
         messages=messages,
+        versions=here.versions | process,
     )
 
 
@@ -174,12 +193,13 @@ def start_run(
     operational: Collection[str] = (),
     range_flags: Collection[str] = (),
     expected_entries: Collection[str] = (),
+    allow_version_change: bool = False,
     is_first: bool = True,
 ) -> list[str]:
     """Makes a folder a run, or checks that it is the same run, without rows.
 
     [host] What `open_run` does first; alone for runs whose results are no rows of
-    examples.
+    examples. It records the start.
 
     Args:
         workdir: the folder, created where needed.
@@ -189,13 +209,15 @@ def start_run(
         operational: as for `open_run`.
         range_flags: as for `open_run`.
         expected_entries: as for `open_run`.
+        allow_version_change: as for `open_run`.
         is_first: whether this process writes `versions.json` and `flags.txt`.
 
     Returns:
-        What has changed since the last start and decides no result, one line each.
+        What software and hardware has changed, one line each.
 
     Raises:
-        ValueError: if the folder holds something else or another run.
+        ValueError: if the folder holds something else or another run, or one of other
+            software or hardware.
         OSError: if the folder cannot be written, or process 0 does not start the run.
 
     Example:
@@ -205,19 +227,17 @@ def start_run(
         ...     start_run(folder, **how), start_run(folder, **how)
         ([], [])
     """
-    here = identity.Identity(
-        flags={name: str(value) for name, value in flags.items()},
-        facts={name: str(value) for name, value in facts.items()},
-        operational=tuple(operational),
-        range_flags=tuple(range_flags),
-        versions=identity.environment(),
-    )
     path = pathlib.Path(workdir)
-    path.mkdir(parents=True, exist_ok=True)
-    _start(path, here, expected_entries, is_first=is_first)
-    messages = _check(path, here)
-    if is_first and not (path / "flags.txt").exists():
-        atomic.write_text(path / "flags.txt", flags_text.rstrip("\n") + "\n")
+    here = _identity(flags, facts, operational, range_flags)
+    messages = _begin(
+        path,
+        here,
+        flags_text=flags_text,
+        expected_entries=expected_entries,
+        allow_version_change=allow_version_change,
+        is_first=is_first,
+    )
+    starts.record(path, here.versions)
     return messages
 
 
@@ -228,6 +248,7 @@ def check_run(
     facts: Mapping[str, str],
     operational: Collection[str] = (),
     expected_entries: Collection[str] = (),
+    allow_version_change: bool = False,
 ) -> None:
     """Raises where `open_run` would refuse a folder; writes nothing.
 
@@ -239,9 +260,11 @@ def check_run(
         facts: those that are known already.
         operational: as for `open_run`.
         expected_entries: as for `open_run`.
+        allow_version_change: as for `open_run`.
 
     Raises:
-        ValueError: if the folder holds something else or another run.
+        ValueError: if the folder holds something else or another run, or one of other
+            software or hardware.
         NotADirectoryError: if it is a file.
     """
     path = pathlib.Path(workdir)
@@ -250,10 +273,52 @@ def check_run(
     if (path / identity.FILE_NAME).exists():
         there = identity.read_identity(path)
         known = {name: there.facts[name] for name in facts if name in there.facts}
-        here = identity.Identity(dict(flags), dict(facts), (), (), {})
-        _refuse_another(path, there._replace(facts=known), here, operational)
+        here = _identity(flags, facts, operational, ())
+        _refuse_another(path, there._replace(facts=known), here)
+        _changed_versions(path, there, here, is_allowed=allow_version_change)
     elif path.is_dir():
         _refuse_foreign(path, expected_entries)
+
+
+def _identity(
+    flags: Mapping[str, str],
+    facts: Mapping[str, str],
+    operational: Collection[str],
+    range_flags: Collection[str],
+) -> identity.Identity:
+    return identity.Identity(
+        flags={name: str(value) for name, value in flags.items()},
+        facts={name: str(value) for name, value in facts.items()},
+        operational=tuple(operational),
+        range_flags=tuple(range_flags),
+        versions=identity.environment(),
+    )
+
+
+def _columns(path: pathlib.Path, columns: Sequence[str]) -> tuple[str, ...]:
+    """The columns with that of the start, unless the run was begun without it."""
+    headers = [rows.read_header(part) for part in rows.part_files(path)]
+    return tuple(columns) if tuple(columns) in headers else (*columns, starts.COLUMN)
+
+
+def _begin(
+    path: pathlib.Path,
+    here: identity.Identity,
+    *,
+    flags_text: str,
+    expected_entries: Collection[str],
+    allow_version_change: bool,
+    is_first: bool,
+) -> list[str]:
+    """Makes the folder a run or checks that it is this run; returns what changed."""
+    path.mkdir(parents=True, exist_ok=True)
+    _start(path, here, expected_entries, is_first=is_first)
+    there = identity.read_identity(path)
+    _refuse_another(path, there, here)
+    messages = _changed_versions(path, there, here, is_allowed=allow_version_change)
+    if is_first and not (path / "flags.txt").exists():
+        atomic.write_text(path / "flags.txt", flags_text.rstrip("\n") + "\n")
+    return messages
 
 
 def _start(
@@ -283,14 +348,35 @@ def _refuse_foreign(path: pathlib.Path, expected_entries: Collection[str]) -> No
 
 
 def _refuse_another(
+    path: pathlib.Path, there: identity.Identity, here: identity.Identity
+) -> None:
+    wrong = identity.differences(there, here, ignored=here.operational)
+    if wrong:
+        raise ValueError(f"workdir={str(path)!r} is another run: {'; '.join(wrong)}.")
+
+
+def _changed_versions(
     path: pathlib.Path,
     there: identity.Identity,
     here: identity.Identity,
-    operational: Collection[str],
-) -> None:
-    wrong = identity.differences(there, here, ignored=operational)
-    if wrong:
-        raise ValueError(f"workdir={str(path)!r} is another run: {'; '.join(wrong)}.")
+    *,
+    is_allowed: bool,
+) -> list[str]:
+    """Refuses software or hardware that the run has not been computed with.
+
+    A change that was allowed once is part of the run, and is not asked for again.
+    """
+    known = [there.versions, *starts.read(path).values()]
+    changes = [identity.changed_versions(versions, here.versions) for versions in known]
+    if not all(changes):
+        return []
+    if not is_allowed:
+        raise ValueError(
+            f"workdir={str(path)!r} was computed otherwise, and numbers may differ: "
+            f"{'; '.join(changes[0])}. --allow_version_change continues it all the "
+            "same, and records it."
+        )
+    return [f"{path}: {text}." for text in changes[0]]
 
 
 def _wait_for(path: pathlib.Path) -> None:
@@ -299,10 +385,3 @@ def _wait_for(path: pathlib.Path) -> None:
         if time.monotonic() > deadline:
             raise TimeoutError(f"Process 0 did not write {path}.")
         time.sleep(0.1)
-
-
-def _check(path: pathlib.Path, here: identity.Identity) -> list[str]:
-    """Refuses a run with other flags or facts; returns what else has changed."""
-    there = identity.read_identity(path)
-    _refuse_another(path, there, here, here.operational)
-    return [f"{path}: {text}." for text in identity.changed_versions(there, here)]

@@ -1,6 +1,7 @@
 """What a run is: its flags, its data and model, the software that made it."""
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import pathlib
@@ -13,7 +14,8 @@ import robustjax
 from robustjax.results import atomic
 
 FILE_NAME = "versions.json"
-_COMPARED_VERSIONS = ("robustjax", "jax", "jaxlib", "device_kind")
+# What may change numbers. Where the package lies in no checkout, git is empty.
+_DECISIVE = ("robustjax", "jax", "jaxlib", "numpy", "scipy", "device_kind", "git")
 
 
 class Identity(NamedTuple):
@@ -23,7 +25,7 @@ class Identity(NamedTuple):
     facts: dict[str, str]  # fingerprints of data and model, and the like
     operational: tuple[str, ...]  # flags that do not change the rows
     range_flags: tuple[str, ...]  # flags that choose which examples
-    versions: dict[str, Any]  # software, devices, date: not compared on resume
+    versions: dict[str, Any]  # software, devices, date
 
 
 def environment() -> dict[str, Any]:
@@ -65,10 +67,10 @@ def read_identity(folder: pathlib.Path) -> Identity:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return Identity(
-            flags=dict(content.pop("flags")),
-            facts=dict(content.pop("facts")),
-            operational=tuple(content.pop("operational")),
-            range_flags=tuple(content.pop("range_flags")),
+            flags=_texts(content.pop("flags")),
+            facts=_texts(content.pop("facts")),
+            operational=tuple(map(str, content.pop("operational"))),
+            range_flags=tuple(map(str, content.pop("range_flags"))),
             versions=content,
         )
     except (ValueError, KeyError, TypeError, AttributeError):
@@ -84,16 +86,28 @@ def differences(
     return [f"--{text}" for text in flags] + facts
 
 
-def changed_versions(there: Identity, here: Identity) -> list[str]:
-    """Software and hardware that changed since the run began, one phrase each.
+def changed_versions(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Software and hardware that may change numbers and differs, one phrase each.
 
-    Rows may then differ in the last bits; the noise does not.
+    The noise depends on neither; logits may differ in the last bits, votes that are
+    tied may fall otherwise, and another robustjax may bound differently.
+
+    Args:
+        there: versions of an earlier start; what it does not tell is passed over.
+        here: versions of this start.
+
+    Returns:
+        Phrases such as "jax was 0.10.1 and is now 0.10.2".
     """
     return [
-        f"{name} was {there.versions.get(name)} and is now {here.versions[name]}"
-        for name in _COMPARED_VERSIONS
-        if there.versions.get(name) != here.versions[name]
+        f"{name} was {there[name] or 'unknown'} and is now {here[name] or 'unknown'}"
+        for name in _DECISIVE
+        if name in there and there[name] != here[name]
     ]
+
+
+def _texts(values: Mapping[Any, Any]) -> dict[str, str]:
+    return {str(name): str(value) for name, value in dict(values).items()}
 
 
 def _unequal(
@@ -107,6 +121,7 @@ def _unequal(
     ]
 
 
+@functools.cache  # the code of this process does not change with the checkout
 def _git_commit() -> str:
     """Commit of the checkout this package lies in; empty if it lies in none."""
     root = pathlib.Path(robustjax.__file__).parent.parent

@@ -3,6 +3,10 @@
 All are tab-separated text with a header, read by the names in it; gzip is accepted.
 Known columns of others: `radius` (l2; Cohen et al. and their successors), `radius_L1`,
 `radius_LInf`, `radius_L2`, `radius_cohen`, `radiusR` (higher-order certification).
+
+Scripts that append to their log write the header again after a restart, and some end
+it with lines of averages: neither is a row. An index that is there twice would count
+twice in every average, so such a log is refused.
 """
 
 import dataclasses
@@ -10,13 +14,25 @@ import gzip
 import pathlib
 import zlib
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from robustjax.results import rows
 
 _INTEGERS = frozenset({"idx", "label", "predict", "correct"})
+_REQUIRED = ("idx", "label", "predict")
 _GZIP_MAGIC = b"\x1f\x8b"
+_MAX_EXACT = 2.0**53  # above it float64 skips integers
+
+
+class _Table(NamedTuple):
+    """Rows as text, and where each was read."""
+
+    columns: tuple[str, ...]
+    records: list[tuple[str, ...]]
+    lines: list[int]  # line of each record in the file; empty for a run folder
+    skipped: tuple[str, ...]  # lines that are no rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,11 +42,14 @@ class Log:
     Attributes:
         path: where it was read.
         columns: name -> array `[n]`; integers, float64 or strings. `time` is in
-            seconds, `predict` is -1 where the classifier abstains.
+            seconds, `predict` is -1 where the classifier abstains. Without a column
+            `correct` in the file it is made of `predict` and `label`.
+        skipped: lines behind the rows that are not rows, "line 12: average 0.5".
     """
 
     path: pathlib.Path
     columns: dict[str, np.ndarray]
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.columns["idx"])
@@ -90,14 +109,16 @@ def read_log(path: str | pathlib.Path) -> Log:
 
     Args:
         path: a run folder, or a tab-separated file with a header, gzip or not. In a
-            run folder a half-written last row is passed over.
+            run folder a half-written last row is passed over; in a file, the header
+            where it is written again and lines of text behind the last row.
 
     Returns:
         The log; rows of a folder are sorted by idx.
 
     Raises:
         FileNotFoundError: if there is no such file, or no rows in the folder.
-        ValueError: if the file is not such a log, or a row is damaged.
+        ValueError: if the file is not such a log, a row is damaged, or an idx is there
+            more than once; the text names the line.
 
     Example:
         >>> import pathlib, tempfile
@@ -110,33 +131,78 @@ def read_log(path: str | pathlib.Path) -> Log:
         >>> print(log.radius("l2"), log.columns["time"])
         [0.0829] [14.22]
     """
-    path = pathlib.Path(path)
+    return _log(pathlib.Path(path), refuse_repeated=True)
+
+
+def read_repeated(path: str | pathlib.Path) -> Log:
+    """Reads a log as `read_log`, but accepts an idx that is there more than once.
+
+    [host] For `verify_run`, which reports it.
+    """
+    return _log(pathlib.Path(path), refuse_repeated=False)
+
+
+def _log(path: pathlib.Path, *, refuse_repeated: bool) -> Log:
     table = _read_folder(path) if path.is_dir() else _read_file(path)
-    missing = [name for name in sorted(_INTEGERS) if name not in table.columns]
+    missing = [name for name in _REQUIRED if name not in table.columns]
     if missing:
         raise ValueError(f"{path} is not a certification log: no column {missing[0]}.")
+    twice = [name for name in table.columns if table.columns.count(name) > 1]
+    if twice:
+        raise ValueError(f"{path} has the column {twice[0]} more than once.")
     by_column = zip(*table.records, strict=True) if table.records else ()
     texts = dict(zip(table.columns, by_column, strict=False))
-    return Log(path, {n: _parse(path, n, texts.get(n, ())) for n in table.columns})
+    columns = {n: _parse(path, n, texts.get(n, ()), table) for n in table.columns}
+    if "correct" not in columns:
+        columns["correct"] = (columns["predict"] == columns["label"]).astype(np.int64)
+    if refuse_repeated:
+        _refuse_repeated(path, columns["idx"], table)
+    return Log(path, columns, table.skipped)
 
 
-def _read_folder(folder: pathlib.Path) -> rows.Rows:
+def _read_folder(folder: pathlib.Path) -> _Table:
     parts = rows.part_files(folder)
     if not parts:
         raise FileNotFoundError(f"{folder} holds no rows.tsv.")
-    return rows.collect(parts)
+    return _Table(*rows.collect(parts), lines=[], skipped=())
 
 
-def _read_file(path: pathlib.Path) -> rows.Rows:
+def _read_file(path: pathlib.Path) -> _Table:
     lines = _read_text(path).replace("\r\n", "\n").rstrip("\n").split("\n")
     columns = tuple(lines[0].split("\t"))
-    records = [tuple(line.split("\t")) for line in lines[1:]]
-    for number, record in enumerate(records, start=2):
-        if len(record) != len(columns):
+    numbered = [
+        (number, tuple(line.split("\t")))
+        for number, line in enumerate(lines[1:], start=2)
+        if line.strip() and line != lines[0]
+    ]
+    skipped: list[str] = []
+    while numbered and _is_text(numbered[-1][1], columns):
+        number, fields = numbered.pop()
+        skipped.insert(0, f"line {number}: {' '.join(fields)}")
+    for number, fields in numbered:
+        if len(fields) != len(columns):
             raise ValueError(
-                f"{path}, line {number}: {len(record)} fields, expected {len(columns)}."
+                f"{path}, line {number}: {len(fields)} fields, expected {len(columns)}."
             )
-    return rows.Rows(columns, records)
+    records = [fields for _, fields in numbered]
+    return _Table(columns, records, [number for number, _ in numbered], tuple(skipped))
+
+
+def _is_text(fields: Sequence[str], columns: Sequence[str]) -> bool:
+    """Whether a line is no row, not even a part of one: it begins with no index."""
+    is_index = fields[0].strip().removeprefix("-").isdecimal()
+    return len(fields) != len(columns) and not is_index
+
+
+def _refuse_repeated(path: pathlib.Path, indices: np.ndarray, table: _Table) -> None:
+    twice = rows.repeated(indices.tolist())
+    if not twice:
+        return
+    first, second = np.flatnonzero(indices == twice[0])[:2]
+    where = ""
+    if table.lines:
+        where = f", in lines {table.lines[first]} and {table.lines[second]}"
+    raise ValueError(f"{path}: idx {twice[0]} is there more than once{where}.")
 
 
 def _read_text(path: pathlib.Path) -> str:
@@ -144,22 +210,44 @@ def _read_text(path: pathlib.Path) -> str:
     try:
         if data.startswith(_GZIP_MAGIC):
             data = gzip.decompress(data)
-        return data.decode("utf-8")
+        return data.decode("utf-8-sig")  # a byte order mark is dropped
     except (EOFError, OSError, zlib.error, UnicodeDecodeError):
         raise ValueError(f"{path} is truncated or not a text file.") from None
 
 
-def _parse(path: pathlib.Path, name: str, texts: Sequence[str]) -> np.ndarray:
-    try:
-        if name in _INTEGERS:
-            return np.array([int(text) for text in texts], dtype=np.int64)
-        if name == "time":
-            return np.array([_seconds(text) for text in texts], dtype=np.float64)
-        if name.startswith("radius"):
-            return np.array([float(text) for text in texts], dtype=np.float64)
-    except (ValueError, OverflowError) as error:
-        raise ValueError(f"{path}, column {name}: {error}.") from None
+def _parse(
+    path: pathlib.Path, name: str, texts: Sequence[str], table: _Table
+) -> np.ndarray:
+    if name in _INTEGERS:
+        return np.array(_numbers(path, name, texts, table), dtype=np.int64)
+    if name == "time" or name.startswith("radius"):
+        return np.array(_numbers(path, name, texts, table), dtype=np.float64)
     return _guess(name, texts)
+
+
+def _numbers(
+    path: pathlib.Path, name: str, texts: Sequence[str], table: _Table
+) -> list[float]:
+    """The numbers of a column; an error names the line."""
+    found = []
+    for place, text in enumerate(texts):
+        try:
+            found.append(_number(name, text))
+        except ValueError as error:
+            line = f"line {table.lines[place]}, " if table.lines else ""
+            raise ValueError(f"{path}, {line}column {name}: {error}.") from None
+    return found
+
+
+def _number(name: str, text: str) -> float:
+    if name == "time":
+        return _seconds(text)
+    if name not in _INTEGERS:
+        return float(text)
+    number = int(text)
+    if abs(number) >= 2**63:
+        raise ValueError(f"{text} does not fit 64 bits")
+    return number
 
 
 def _guess(name: str, texts: Sequence[str]) -> np.ndarray:
@@ -172,7 +260,8 @@ def _guess(name: str, texts: Sequence[str]) -> np.ndarray:
         numbers = np.array([float(text) for text in texts], dtype=np.float64)
     except ValueError:
         return np.array(texts, dtype=np.str_)
-    is_count = name.endswith("count") and np.all(np.mod(numbers, 1) == 0)
+    is_exact = np.abs(numbers) <= _MAX_EXACT  # false for NaN
+    is_count = name.endswith("count") and np.all(is_exact & (np.mod(numbers, 1) == 0))
     return numbers.astype(np.int64) if is_count else numbers
 
 

@@ -3,9 +3,10 @@
 import itertools
 import math
 import pathlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
-from robustjax.results import atomic, identity, rows
+from robustjax.results import atomic, identity, rows, starts
 
 
 def merge_parts(
@@ -38,24 +39,27 @@ def merge_runs(
     *,
     output: str | pathlib.Path,
     allow_gaps: bool = False,
+    allow_version_change: bool = False,
 ) -> pathlib.Path:
     """Merges runs of one configuration over disjoint examples into a new run.
 
     [host] Flags may differ only where the runs themselves say that it does not matter
     (operational and range flags); data, model and columns have to be equal. The new
-    folder keeps the flags that all runs share.
+    folder keeps the flags that all runs share, and the starts of all runs, numbered
+    through.
 
     Args:
         runs: run folders.
         output: folder to create; it must be new or empty.
         allow_gaps: accept holes in the evenly spaced sequence of indices.
+        allow_version_change: accept runs of different software or hardware.
 
     Returns:
         The path of the new folder.
 
     Raises:
         ValueError: if the runs do not belong together, an idx is there twice, there
-            are gaps, or output is not empty.
+            are gaps, software or hardware differ, or output is not empty.
         FileNotFoundError: if a folder is not a run.
     """
     folders = [pathlib.Path(run) for run in runs]
@@ -66,13 +70,18 @@ def merge_runs(
         raise ValueError(f"output={str(output)!r} is not empty.")
     identities = [identity.read_identity(folder) for folder in folders]
     _refuse_strangers(folders, identities)
-    merged = _concatenate(folders)
+    if not allow_version_change:
+        _refuse_other_versions(folders, identities)
+    history = [starts.read(folder) for folder in folders]
+    merged = _concatenate(folders, _offsets(history))
     _refuse_repeated(merged, output)
     if not allow_gaps:
         _refuse_gaps(merged, _evenly_spaced(merged.indices()), output)
     shared = _shared(identities)
     shared.versions["merged_from"] = [str(folder) for folder in folders]
     _write_run(output, folders[0], shared, merged)
+    for one in itertools.chain.from_iterable(map(_in_order, history)):
+        starts.record(output, one)
     return output
 
 
@@ -89,17 +98,47 @@ def _refuse_strangers(
             )
 
 
-def _concatenate(folders: Sequence[pathlib.Path]) -> rows.Rows:
+def _refuse_other_versions(
+    folders: Sequence[pathlib.Path], identities: Sequence[identity.Identity]
+) -> None:
+    for folder, other in zip(folders[1:], identities[1:], strict=True):
+        changes = identity.changed_versions(other.versions, identities[0].versions)
+        if changes:
+            raise ValueError(
+                f"{folder} was computed otherwise than {folders[0]}, and numbers may "
+                f"differ: {'; '.join(changes)}. --allow_version_change merges them all "
+                "the same, and keeps the starts of both."
+            )
+
+
+def _in_order(history: Mapping[int, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Starts 1, 2, ... up to the last one; one that cannot be read is empty."""
+    return [history.get(number, {}) for number in range(1, max(history, default=0) + 1)]
+
+
+def _offsets(history: Sequence[Mapping[int, dict[str, Any]]]) -> list[int]:
+    """How many starts come before those of each run."""
+    return [0, *itertools.accumulate(len(_in_order(one)) for one in history)][:-1]
+
+
+def _renumbered(part: rows.Rows, offset: int) -> list[tuple[str, ...]]:
+    if starts.COLUMN not in part.columns:
+        return part.records
+    at = part.columns.index(starts.COLUMN)
+    return [(*r[:at], str(int(r[at]) + offset), *r[at + 1 :]) for r in part.records]
+
+
+def _concatenate(folders: Sequence[pathlib.Path], offsets: Sequence[int]) -> rows.Rows:
     columns: tuple[str, ...] = ()
     records: list[tuple[str, ...]] = []
-    for folder in folders:
+    for folder, offset in zip(folders, offsets, strict=True):
         part = rows.collect(rows.part_files(folder))
         if not part.records:
             raise ValueError(f"{folder} holds no rows.")
         if columns and part.columns != columns:
             raise ValueError(f"{folder} has other columns than {folders[0]}.")
         columns = part.columns
-        records += part.records
+        records += _renumbered(part, offset)
     return rows.Rows(columns, sorted(records, key=lambda record: int(record[0])))
 
 

@@ -11,8 +11,11 @@ import pathlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, Any, NamedTuple, Self
 
+from robustjax.results import locks, starts
+
 STANDARD_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 _INTEGERS = frozenset({"idx", "label", "predict", "correct"})
+_CIRCUMSTANCES = frozenset({"time", starts.COLUMN})
 
 
 class Rows(NamedTuple):
@@ -52,12 +55,19 @@ def read_rows(path: pathlib.Path) -> Rows:
     return Rows(columns, _scan(path, data, columns)[0])
 
 
+def read_header(path: pathlib.Path) -> tuple[str, ...]:
+    """The columns of a rows file; empty if its header is not complete."""
+    with path.open("rb") as file:
+        header = file.readline()
+    return _split(header[:-1]) if header.endswith(b"\n") else ()
+
+
 def collect(paths: Iterable[pathlib.Path]) -> Rows:
     """Reads several rows files as one, sorted by idx.
 
-    A row that stands in two files, equal in all but its time, is one row: a merged
-    `rows.tsv` lies beside the files it was made from, and two launches of one run may
-    have computed the same examples.
+    A row that stands in two files, equal in all but its time and its start, is one
+    row: a merged `rows.tsv` lies beside the files it was made from, and two launches
+    of one run may have computed the same examples.
 
     Raises:
         ValueError: if the files have different columns or a damaged row.
@@ -69,8 +79,8 @@ def collect(paths: Iterable[pathlib.Path]) -> Rows:
         if columns and part.columns and part.columns != columns:
             raise ValueError(f"{path} has other columns than the files beside it.")
         columns = columns or part.columns
-        known = {_without_time(record) for record in records}
-        records += [r for r in part.records if _without_time(r) not in known]
+        known = {_result(record, columns) for record in records}
+        records += [r for r in part.records if _result(r, columns) not in known]
     return Rows(columns, sorted(records, key=lambda record: int(record[0])))
 
 
@@ -104,7 +114,8 @@ class RowsFile:
         self.messages: list[str] = []
         self._file: IO[bytes] = path.open("a+b", buffering=0)
         try:
-            _lock(self._file, path)
+            if not locks.take(self._file):
+                raise ValueError(f"{path} is already open for writing elsewhere.")
             self._resume()
         except (ValueError, OSError):
             self.close()
@@ -164,7 +175,7 @@ class RowsFile:
         if set(row) != set(self.columns):
             wrong = sorted(set(row) ^ set(self.columns))
             raise ValueError(f"Expected one value per column; see {', '.join(wrong)}.")
-        record = tuple(_format(name, row[name]) for name in self.columns)
+        record = tuple(to_field(name, row[name]) for name in self.columns)
         if not _fits(record, self.columns):
             text = dict(zip(self.columns, record, strict=True))
             raise ValueError(f"Expected numbers in the standard columns, got {text}.")
@@ -183,9 +194,10 @@ class RowsFile:
             raise OSError(error.errno, error.strerror, str(self.path)) from error
 
 
-def _without_time(record: tuple[str, ...]) -> tuple[str, ...]:
-    at = STANDARD_COLUMNS.index("time")
-    return record[:at] + record[at + 1 :]
+def _result(record: tuple[str, ...], columns: Sequence[str]) -> tuple[str, ...]:
+    """What a row says of its example, without when and where it was computed."""
+    fields = zip(columns, record, strict=True)
+    return tuple(text for name, text in fields if name not in _CIRCUMSTANCES)
 
 
 def repeated(indices: Iterable[int]) -> list[int]:
@@ -239,7 +251,21 @@ def _fits(record: Sequence[str], columns: Sequence[str]) -> bool:
     return True
 
 
-def _format(name: str, value: Any) -> str:
+def to_field(name: str, value: Any) -> str:
+    """The text of a value in a rows file; reading it gives the same number.
+
+    [host]
+
+    Args:
+        name: of its column, for the error.
+        value: an integer, float, boolean or printable string.
+
+    Returns:
+        The text.
+
+    Raises:
+        ValueError: for any other value.
+    """
     value = value.item() if hasattr(value, "item") else value  # NumPy and JAX scalars
     if isinstance(value, int):
         return str(int(value))
@@ -250,16 +276,3 @@ def _format(name: str, value: Any) -> str:
     raise ValueError(
         f"Expected column {name} to be a number or a printable string, got {value!r}."
     )
-
-
-def _lock(file: IO[bytes], path: pathlib.Path) -> None:
-    try:
-        import fcntl
-    except ImportError:  # no such locks on this platform
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise ValueError(f"{path} is already open for writing elsewhere.") from None
-    except OSError:  # a file system without locks
-        return

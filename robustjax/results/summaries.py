@@ -4,7 +4,7 @@ import json
 import math
 import pathlib
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -14,7 +14,11 @@ _TOLERANCE = 1e-9  # what JSON and a different order of summation may change
 
 
 def summarise(
-    log: logs.Log, *, radii: Sequence[float], confidence: float = 0.999
+    log: logs.Log,
+    *,
+    radii: Sequence[float],
+    confidence: float = 0.999,
+    max_samples: int = 0,
 ) -> dict[str, Any]:
     """The figures of a log as they go into `summary.json`.
 
@@ -25,11 +29,14 @@ def summarise(
         radii: at which certified accuracy is given, in input units.
         confidence: of the lower bound on certified accuracy, in (0, 1); the bound is
             given for logs that have a column `alpha`.
+        max_samples: maximum number of samples of an adaptive run (0 = not adaptive).
 
     Returns:
         num_examples, abstention_rate and, under `norms` by norm,
         average_certified_radius, certified_accuracy and certified_accuracy_lower by
-        radius.
+        radius. For the columns of our runs also num_invalid, failed (their idx),
+        seconds, samples_saved (the share that an adaptive run did not draw) and, by
+        norm, zeroth_average_certified_radius.
 
     Raises:
         ValueError: if the log has no rows.
@@ -38,10 +45,8 @@ def summarise(
         "num_examples": len(log),
         "abstention_rate": statistics.abstention_rate(log.predict),
         "confidence": confidence,
-        "norms": {
-            norm: _figures(log, radius, radii, confidence)
-            for norm, radius in log.radii.items()
-        },
+        "norms": {norm: _figures(log, norm, radii, confidence) for norm in log.radii},
+        **_sampling(log, max_samples),
     }
 
 
@@ -55,24 +60,65 @@ def write_summary(folder: pathlib.Path, summary: Mapping[str, Any]) -> pathlib.P
     return path
 
 
-def disagreements(summary: Mapping[str, Any], log: logs.Log) -> list[str]:
-    """Figures of a summary that do not follow from the rows, one line each.
+class Review(NamedTuple):
+    """A summary against its rows."""
 
-    [host] Only what `summarise` gives is looked at; a summary may hold more.
+    findings: list[str]  # figures that do not follow from the rows, one line each
+    others: list[str]  # names of figures that the rows say nothing about
+
+
+def review(
+    summary: Mapping[str, Any], log: logs.Log, *, max_samples: int = 0
+) -> Review:
+    """Compares the figures of a summary with those that the rows give.
+
+    [host]
+
+    Args:
+        summary: the content of `summary.json`.
+        log: the rows, at least one.
+        max_samples: as in `summarise`.
+
+    Returns:
+        What does not agree, and what was not compared.
+
+    Raises:
+        ValueError: if it is not the summary of a run; also KeyError, TypeError and
+            AttributeError.
     """
     norms = summary.get("norms", {})
     radii = [float(r) for norm in norms.values() for r in norm["certified_accuracy"]]
-    expected = summarise(log, radii=radii, confidence=summary.get("confidence", 0.999))
-    return [
+    confidence = summary.get("confidence", 0.999)
+    expected = summarise(
+        log, radii=radii, confidence=confidence, max_samples=max_samples
+    )
+    findings = [
         f"summary.json: {name} is {logged!r}, the rows give {expected_value!r}"
         for name, logged, expected_value in _pairs(summary, expected, "")
         if not _agree(logged, expected_value)
     ]
+    return Review(findings, _unknown(summary, expected, ""))
+
+
+def _sampling(log: logs.Log, max_samples: int) -> dict[str, Any]:
+    """Figures of the columns that only our runs have."""
+    figures: dict[str, Any] = {}
+    if "num_invalid" in log.columns:
+        figures["num_invalid"] = int(log.columns["num_invalid"].sum())
+    if "failed" in log.columns:
+        figures["failed"] = log.columns["idx"][log.columns["failed"] != 0].tolist()
+    if "time" in log.columns:
+        figures["seconds"] = float(log.columns["time"].sum())
+    if max_samples:
+        drawn = log.columns["num_estimation"].sum()
+        figures["samples_saved"] = 1 - float(drawn / (len(log) * max_samples))
+    return figures
 
 
 def _figures(
-    log: logs.Log, radius: np.ndarray, radii: Sequence[float], confidence: float
+    log: logs.Log, norm: str, radii: Sequence[float], confidence: float
 ) -> dict[str, Any]:
+    radius = log.radius(norm)
     accuracy = statistics.certified_accuracy(log.correct, radius, radii)
     average = statistics.average_certified_radius(log.correct, radius)
     figures = {
@@ -88,6 +134,11 @@ def _figures(
             confidence=confidence,
         )
         figures["certified_accuracy_lower"] = _by_radius(radii, lower)
+    zeroth = log.columns.get(f"zeroth_radius_{norm}")
+    if zeroth is not None:
+        figures["zeroth_average_certified_radius"] = (
+            statistics.average_certified_radius(log.correct, zeroth)
+        )
     return figures
 
 
@@ -109,7 +160,20 @@ def _pairs(summary: Any, expected: Any, name: str) -> list[tuple[str, Any, Any]]
     ]
 
 
+def _unknown(summary: Any, expected: Any, name: str) -> list[str]:
+    """Dotted names of the leaves that only the first tree has."""
+    if not isinstance(summary, Mapping) or not isinstance(expected, Mapping):
+        return []
+    names = {key: f"{name}.{key}".lstrip(".") for key in summary}
+    found = [names[key] for key in summary if key not in expected]
+    for key in summary.keys() & expected.keys():
+        found += _unknown(summary[key], expected[key], names[key])
+    return found
+
+
 def _agree(logged: Any, expected: Any) -> bool:
+    if isinstance(expected, list):
+        return bool(logged == expected)
     if not isinstance(logged, int | float):
         return logged is None and not np.isfinite(expected)
     return bool(np.isclose(logged, expected, rtol=_TOLERANCE, atol=_TOLERANCE))

@@ -1,4 +1,9 @@
-"""Recomputes what a run claims from the counts in its rows."""
+"""Recomputes what a run claims from the counts in its rows.
+
+Everything that a reader could rely on is recomputed from the counts, or compared with
+the flags, the data and the facts of the run. What can be neither is named, and is what
+`replay` recomputes from the model.
+"""
 
 import functools
 import json
@@ -8,7 +13,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustjax.results import identity, logs, rows, summaries
+from robustjax.results import identity, logs, starts, summaries
+from robustjax.results.checks import evidence, examples
+from robustjax.results.checks import run as runs
+from robustjax.results.checks import settings as checked_settings
 
 _ABOVE = 1e-12  # relative: a logged radius may not exceed the recomputed one by more
 _APART = 1e-9  # relative: nor may any logged value differ by more
@@ -20,13 +28,14 @@ _SETTINGS = (
 )  # fmt: skip
 _TEXTS = ("runner_up", "bound", "form")
 _COUNTS = (
-    "count", "runner_up_count", "num_invalid", "num_estimation", "order", "stage",
-    "failed",
+    "count", "runner_up_count", "num_selection", "num_estimation", "num_invalid",
+    "num_classes", "order", "stage", "failed", "simultaneous",
 )  # fmt: skip
-_FLAGS = ("alpha", "sigma", "runner_up", "order", "num_selection", "num_estimation")
-_GRADIENT = ("dual_upper", "length_lower")
 # Of rows that were written before there were first-order radii.
-_DEFAULTS = {"bound": "clopper_pearson", "stage": 0, "form": "box", "failed": 0}
+_DEFAULTS = {
+    "bound": "clopper_pearson", "stage": 0, "form": "box", "failed": 0,
+    "simultaneous": 1, "num_selection": 1, "time": 0.0,
+}  # fmt: skip
 _CLAIMS = ("radius", "p_lower", "p_upper")
 
 
@@ -35,6 +44,7 @@ class Verification(NamedTuple):
 
     num_rows: int
     findings: tuple[str, ...]  # one line each; empty if everything agrees
+    unchecked: tuple[str, ...] = ()  # what a run alone cannot show, one line each
 
 
 class _Claims(NamedTuple):
@@ -43,37 +53,75 @@ class _Claims(NamedTuple):
     p_lower: np.ndarray
     p_upper: np.ndarray
     radii: dict[str, np.ndarray]
+    zeroth: dict[str, np.ndarray]  # radii of order 0
     rounding: dict[str, np.ndarray]  # what rounding of p_lower may add to the radii
 
 
-def verify_run(path: str | pathlib.Path) -> Verification:
+def verify_run(
+    path: str | pathlib.Path, *, data_dir: str | None = None, with_data: bool = True
+) -> Verification:
     """Recomputes confidence bounds and radii of a run from its logged counts.
 
-    [host] Radii of order 1 are recomputed from the counts and the logged bounds of the
-    gradient; those bounds, and p_lower of soft votes, rest on sums that rows do not
-    hold, so they are taken as they are. Also checks that no example is there twice,
-    that `correct` means that prediction and label agree, that abstentions have radius
-    0, that nothing is certified without evidence, and that `summary.json` follows from
-    the rows.
+    [host] Also checks that counts and bounds of gradients are possible, that settings
+    and examples are those of the flags (kind of bound, form, range, start), that labels
+    and dimensions are those of the data set where it can be loaded, that `correct`
+    means that prediction and label agree, that abstentions have radius 0, that nothing
+    is certified without evidence, and that `summary.json` and `flags.txt` follow.
+
+    The counts themselves, the bounds of gradients and p_lower of soft votes come from
+    samples that rows do not hold: they are taken as they are and named in `unchecked`.
+    `replay_run` recomputes them.
 
     Args:
         path: a run folder, or a rows file with the columns of one.
+        data_dir: folder of the data set; default: as the flags of the run say.
+        with_data: whether to load the data set.
 
     Returns:
-        The number of rows and a line for everything that does not agree. A radius is
-        reported if it is above the recomputed one (beyond 1e-12 relative and the
-        rounding of p_lower) or differs from it (beyond 1e-9 relative).
+        The number of rows, a line for everything that does not agree, and a line for
+        everything that was not checked. A radius is reported if it is above the
+        recomputed one (beyond 1e-12 relative and the rounding of p_lower) or differs
+        from it (beyond 1e-9 relative).
 
     Raises:
-        ValueError: if the rows lack the columns that are needed.
+        ValueError: if the rows lack the columns that are needed, or a file is damaged.
         OSError: if there are none.
     """
-    log = _with_defaults(logs.read_log(path))
+    log = _with_defaults(logs.read_repeated(path))
     _require_columns(log)
-    findings = [*_decisions(log), *_foreign_settings(log), *_summary(log)]
-    impossible = [*_impossible_counts(log), *_missing_evidence(log)]
-    findings += impossible or _differences(log, _recompute(log))
-    return Verification(len(log), tuple(findings))
+    findings = list(_not_numbers(log))
+    if findings:
+        return Verification(len(log), tuple(findings))
+    run = runs.read(_of_one_norm(log), data_dir=data_dir, with_data=with_data)
+    with np.errstate(all="ignore"):  # absurd values are findings, not warnings
+        is_possible, impossible = checked_settings.possible(run)
+        findings = [
+            *examples.rows_of_examples(run),
+            *examples.chosen(run),
+            *examples.of_the_data(run),
+            *impossible,
+            *checked_settings.mixed_norms(log, run.flags),
+            *checked_settings.as_asked(run),
+            *checked_settings.flags_file(run),
+            *checked_settings.starts_of_rows(run),
+        ]
+        wrong_columns = list(checked_settings.columns(run))
+        sound = run.rows(is_possible)
+        faults = [
+            *evidence.counts(sound),
+            *evidence.gradients(sound),
+            *evidence.soft_votes(sound),
+        ]
+        findings += wrong_columns
+        findings += [f for mask, text in faults for f in sound.findings(mask, text)]
+        if not wrong_columns:
+            is_wrong = np.any([mask for mask, _ in faults], axis=0)
+            findings += _recomputed(sound.rows(~is_wrong).log)
+        reviewed = _summary(run)
+    findings += reviewed.findings
+    return Verification(
+        len(log), tuple(dict.fromkeys(findings)), tuple(_unchecked(run, reviewed))
+    )
 
 
 def _with_defaults(log: logs.Log) -> logs.Log:
@@ -81,65 +129,33 @@ def _with_defaults(log: logs.Log) -> logs.Log:
     return logs.Log(log.path, defaults | log.columns)
 
 
+def _of_one_norm(log: logs.Log) -> logs.Log:
+    """The log as one of the norm that most of its rows name."""
+    if "norm" not in log.columns or not len(log):
+        return log
+    names, counts = np.unique(log.columns["norm"].astype(str), return_counts=True)
+    norm = np.full(len(log), names[np.argmax(counts)])
+    return logs.Log(log.path, log.columns | {"norm": norm})
+
+
 def _require_columns(log: logs.Log) -> None:
     for name in dict.fromkeys((*_SETTINGS, *_COUNTS, *_CLAIMS)):
         if name not in log.columns:
             raise ValueError(f"{log.path} has no column {name} to verify from.")
-        kinds = "iuf" if name not in _COUNTS else "iu"
-        if name not in _TEXTS and log.columns[name].dtype.kind not in kinds:
-            raise ValueError(f"{log.path}, column {name}: not all entries are numbers.")
 
 
-def _decisions(log: logs.Log) -> Iterator[str]:
-    for index in rows.repeated(log.columns["idx"].tolist()):
-        yield f"idx {index} is there more than once"
-    is_right = log.predict == log.columns["label"]
-    for index in log.columns["idx"][is_right != log.correct]:
-        yield f"idx {index}: correct does not tell whether predict equals label"
-    for index in log.columns["idx"][(log.columns["failed"] != 0) & (log.predict != -1)]:
-        yield f"idx {index}: predicts, although its sums were not finite"
-
-
-def _foreign_settings(log: logs.Log) -> Iterator[str]:
-    """Rows whose settings are not those of the flags of their run."""
-    if not len(log):
-        yield "there are no rows"
-    if not (log.path / identity.FILE_NAME).is_file():
-        return
-    flags = identity.read_identity(log.path).flags
-    asked = {name: flags[name] for name in _FLAGS if flags.get(name)}
-    if int(flags.get("max_samples", 0)):
-        del asked["num_estimation"]
-    if flags.get("norms"):
-        asked["norm"] = flags["norms"].partition(",")[0]
-    for name, text in asked.items():
-        column = log.columns.get(name, np.full(len(log), text))
-        for index in log.columns["idx"][~_is_as_asked(column, text)]:
-            yield f"idx {index}: {name} is not {text}, as the flags of the run say"
-
-
-def _is_as_asked(values: np.ndarray, text: str) -> np.ndarray:
-    if values.dtype.kind not in "iuf":
-        return values == text
-    return np.isclose(values, float(text), rtol=1e-7, atol=0)  # sigma may be float32
-
-
-def _impossible_counts(log: logs.Log) -> Iterator[str]:
-    count, rival = log.columns["count"], log.columns["runner_up_count"]
-    total = np.maximum(count + rival, log.columns["num_invalid"])
-    wrong = (np.minimum(count, rival) < 0) | (total > log.columns["num_estimation"])
-    for index in log.columns["idx"][wrong]:
-        yield f"idx {index}: the counts do not add up to num_estimation"
-
-
-def _missing_evidence(log: logs.Log) -> Iterator[str]:
-    order = log.columns["order"]
-    needed = [f"{name}_{norm}" for norm in log.radii for name in _GRADIENT]
-    missing = [name for name in needed if name not in log.columns]
-    for index in log.columns["idx"][(order != 0) & (order != 1)]:
-        yield f"idx {index}: order is neither 0 nor 1"
-    for index in log.columns["idx"][(order == 1) & bool(missing)]:
-        yield f"idx {index}: order 1 needs the columns {', '.join(missing)}"
+def _not_numbers(log: logs.Log) -> Iterator[str]:
+    """Findings for columns with entries that are not the numbers they should be."""
+    for name, values in log.columns.items():
+        if not len(log) or name in (*_TEXTS, "norm"):
+            continue
+        is_known = name in (*_SETTINGS, *_COUNTS, *_CLAIMS, starts.COLUMN)
+        if name in (*_COUNTS, starts.COLUMN) and values.dtype.kind not in "iu":
+            yield f"column {name}: not all entries are integers of 64 bits"
+        elif values.dtype.kind not in "iuf" and (
+            is_known or name.startswith(checked_settings.OF_NORMS)
+        ):
+            yield f"column {name}: not all entries are numbers"
 
 
 def _recompute(log: logs.Log) -> _Claims:
@@ -148,8 +164,7 @@ def _recompute(log: logs.Log) -> _Claims:
     claims = _Claims(
         np.zeros(size),
         np.zeros(size),
-        {norm: np.zeros(size) for norm in norms},
-        {norm: np.zeros(size) for norm in norms},
+        *({norm: np.zeros(size) for norm in norms} for _ in range(3)),
     )
     settings = list(zip(*(log.columns[n].tolist() for n in _SETTINGS), strict=True))
     for group in set(settings):
@@ -182,6 +197,7 @@ def _fill(
     )
     for norm, radius in claims.radii.items():
         radius[at] = zeroth_fn(lower, norm=norm)
+        claims.zeroth[norm][at] = radius[at]
         most = zeroth_fn(np.minimum(lower + _ROUNDING, 1), norm=norm)
         claims.rounding[norm][at] = most - radius[at]
         if settings["order"] == 1:
@@ -206,11 +222,13 @@ def _probability_bounds(
     runner_up: str,
     **settings: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """p_lower and p_upper from the counts, or as logged where those of soft votes."""
+    """p_lower and p_upper from the counts; p_lower of soft votes is as logged."""
     from robustjax import smoothing
 
+    failed = log.columns["failed"][at] != 0
     if settings["bound"] == "betting":
-        return log.columns["p_lower"][at], log.columns["p_upper"][at]
+        lower = np.where(failed, 0.0, log.columns["p_lower"][at])
+        return lower, 1 - lower
     count, trials = log.columns["count"][at], log.columns["num_estimation"][at]
     alpha, stage = settings["alpha"], settings["stage"]
     if stage:
@@ -227,8 +245,14 @@ def _probability_bounds(
         num_classes=num_classes,
         runner_up=runner_up,
     )
-    failed = log.columns["failed"][at] != 0
     return np.where(failed, 0.0, bounds[0]), np.where(failed, 1.0, bounds[1])
+
+
+def _recomputed(log: logs.Log) -> list[str]:
+    try:
+        return list(_differences(log, _recompute(log)))
+    except ValueError as error:  # of values that no check before has refused
+        return [f"the rows cannot be recomputed: {error}"]
 
 
 def _differences(log: logs.Log, claims: _Claims) -> Iterator[str]:
@@ -239,6 +263,13 @@ def _differences(log: logs.Log, claims: _Claims) -> Iterator[str]:
         name, logged = f"{norm} radius", log.radius(norm)
         expected = np.where(abstains, 0.0, radius)
         rounding = claims.rounding[norm]
+        column = f"zeroth_radius_{norm}"
+        if column in log.columns:
+            zeroth = np.where(abstains, 0.0, claims.zeroth[norm])
+            yield from _apart(
+                log, column, log.columns[column], zeroth, above=_ABOVE,
+                rounding=rounding,
+            )  # fmt: skip
         yield from _apart(log, name, logged, expected, above=_ABOVE, rounding=rounding)
         for index in log.columns["idx"][~abstains & (radius == 0)]:
             yield f"idx {index}: predicts, but the counts certify no {name}"
@@ -263,12 +294,53 @@ def _apart(
         )
 
 
-def _summary(log: logs.Log) -> list[str]:
-    path = log.path / "summary.json"
-    if not path.is_file() or not len(log):
-        return []
+def _summary(run: runs.Run) -> summaries.Review:
+    path = run.path / "summary.json"
+    if not path.is_file() or not len(run.log):
+        return summaries.Review([], [])
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))
-        return summaries.disagreements(summary, log)
+        most = run.integer_flag("max_samples") or 0
+        return summaries.review(summary, run.log, max_samples=most)
     except (ValueError, KeyError, TypeError, AttributeError):
-        return ["summary.json is not a summary of a run"]
+        return summaries.Review(["summary.json is not a summary of a run"], [])
+
+
+def _unchecked(run: runs.Run, reviewed: summaries.Review) -> Iterator[str]:
+    """What could be forged in a way that nothing here would find."""
+    c = run.log.columns
+    yield (
+        "count, runner_up_count, num_invalid and the class predict that they are of: "
+        "only that they are possible"
+    )
+    if np.any(c["order"] == 1):
+        yield "dual_norm, dual_upper, length_lower: only that a gradient can have them"
+    if np.any(c["bound"] == "betting"):
+        yield "p_lower of soft votes: only that the hard votes allow it"
+    if run.dataset is None:
+        yield f"label, num_classes, dim, as {run.reason}"
+    if not run.flags:
+        yield "settings and examples that were asked for, as there are no flags"
+    elif not examples.is_complete_known(run):
+        yield "whether examples behind the last row are missing"
+    yield "time, and the model, software and date in versions.json"
+    yield from _mixture(run)
+    names = checked_settings.unknown_columns(run)
+    if names:
+        yield f"columns {', '.join(names)}"
+    if reviewed.others:
+        yield f"summary.json: {', '.join(reviewed.others)}"
+
+
+def _mixture(run: runs.Run) -> Iterator[str]:
+    """Software and hardware that differs between rows."""
+    if starts.COLUMN not in run.log.columns or not run.path.is_dir():
+        return
+    history = starts.read(run.path)
+    used = [history[n] for n in np.unique(run.log.columns[starts.COLUMN]).tolist()
+            if n in history]  # fmt: skip
+    changes = {
+        change for one in used for change in identity.changed_versions(used[0], one)
+    }
+    for change in sorted(changes):
+        yield f"that rows of different starts would be equal: {change}"

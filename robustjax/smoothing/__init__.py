@@ -1,5 +1,6 @@
 """Randomized smoothing: certified radii of any classifier, and what smoothing costs."""
 
+from robustjax.smoothing.accuracy_gaps import holm_adjusted
 from robustjax.smoothing.adaptive import certify_adaptively
 from robustjax.smoothing.augmentation import (
     GaussianWorld,
@@ -121,6 +122,7 @@ __all__ = [
     "gaussian_world",
     "gradient_norm_bounds",
     "half_space_class_probability",
+    "holm_adjusted",
     "line_class_probabilities",
     "max_certified_quantile",
     "min_num_estimation",

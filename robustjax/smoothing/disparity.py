@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustjax import _validate
-from robustjax.smoothing import confusion, disparity_statistics
+from robustjax.smoothing import confusion, disparity_statistics, simultaneous
 from robustjax.smoothing.certificate import ABSTAIN
 
 Floats = NDArray[np.float64]
@@ -50,6 +50,7 @@ class ClasswiseReport(NamedTuple):
     shares: disparity_statistics.PredictedShares
     radii: ClassRadii | None  # None if no radii were given
     alpha: float
+    num_reports: int  # reports in all of which the intervals of shares hold
 
     @property
     def num_classes(self) -> int:
@@ -77,25 +78,29 @@ def classwise_report(
     quantiles: ArrayLike = (0.25, 0.5, 0.75),
     prior: ArrayLike | None = None,
     worst_k: int = 3,
-    num_bootstrap: int = 2000,
-    seed: int = 0,
+    num_reports: int = 1,
 ) -> ClasswiseReport:
     """Accuracy of every class, with simultaneous intervals, and its disparity.
 
     [host] Works on any list of predictions: a `Certificate`'s, those of `predict`, of
     `plurality` on class counts, or the columns of a log. Say which: what is certified
-    and what is predicted by plurality differ by the abstentions.
+    and what is predicted by plurality differ by the abstentions. Nothing is random.
 
     Guarantee:
         Over the independent draw of the examples of each class, and of the noise, each
-        of three statements holds with probability at least 1 - alpha. (1) The true
+        of four statements holds with probability at least 1 - alpha. (1) The true
         accuracies of all K' classes with examples lie between `lower` and `upper`, each
-        side of each Clopper-Pearson interval at alpha / (2 K'), and their gap in its
-        interval. (2) All true predicted shares lie in their intervals, each side at
-        alpha / (2 K), and so no class is wrongly called absorbing or vanished. (3) All
-        r certified accuracies of all classes lie in theirs, each side at
+        side of each Clopper-Pearson interval at alpha / (2 K'). (2) Their gap lies
+        between `gap_lower` and `gap_upper`; if it is 0, `gap_p_value` is not below
+        alpha. (3) All true shares of the decided predictions lie in their intervals,
+        each side at alpha / (2 K), and so no class is wrongly called absorbing or
+        vanished; with `num_reports`, in all of these reports at once. (4) All r
+        certified accuracies of all classes lie in theirs, each side at
         alpha / (2 r K'). Certified accuracy is about the radii as given: that
         certificates fail with their own alpha is not in it.
+
+        Several p-values, say of one classifier under several levels of noise, need
+        `holm_adjusted`.
 
         `pointwise_lower` and `pointwise_upper` hold for one class, each side at
         alpha / 2, as papers often print them; not for the worst class, which these
@@ -108,7 +113,9 @@ def classwise_report(
         a class without examples            accuracy nan, interval [0, 1], in
                                             `empty_classes`, left out of `disparity`
         all accuracies 0                    min_max_ratio and gini nan
-        everything abstains                 total_variation and kl_divergence nan
+        all accuracies equal, or one class  worst_class and best_class None
+        everything abstains                 total_variation, kl_divergence and
+                                            decided_share nan; no class named
         predictions of a class of prior 0   kl_divergence inf
         ==================================  =========================================
 
@@ -123,10 +130,10 @@ def classwise_report(
         quantiles: `[q]` levels in [0, 1] of the quantiles of the certified radius.
         prior: `[K]` probabilities of the classes, against which predicted shares are
             held; default: the class frequencies of the labels.
-        worst_k: number of classes in the mean of the least accuracies; all, if fewer
+        worst_k: number of classes in the mean of the smallest accuracies; all, if fewer
             have examples.
-        num_bootstrap: binomial draws for the bootstrap and for the gap by chance.
-        seed: of these draws, in [0, 2**32); no other figure is random.
+        num_reports: number of reports that are read together; each takes its share of
+            alpha when classes are named, an integer >= 1.
 
     Returns:
         The `ClasswiseReport`.
@@ -149,14 +156,13 @@ def classwise_report(
         labels, predictions, num_classes=num_classes
     )
     _validate.open_interval(0, 1, alpha=alpha)
-    _validate.integer(1, worst_k=worst_k, num_bootstrap=num_bootstrap)
-    _validate.seed(seed=seed)
+    _validate.integer(1, worst_k=worst_k, num_reports=num_reports)
     count = functools.partial(np.bincount, minlength=num_classes)
     is_correct = predicted == label
     n, k = count(label), count(label[is_correct])
     num_abstained = count(label[predicted == ABSTAIN])
     num_seen = int(np.count_nonzero(n))
-    bounds = functools.partial(disparity_statistics.two_sided_bounds, k, n, alpha=alpha)
+    bounds = functools.partial(simultaneous.two_sided_bounds, k, n, alpha=alpha)
     lower, upper = bounds(num_intervals=num_seen)
     pointwise_lower, pointwise_upper = bounds(num_intervals=1)
     return ClasswiseReport(
@@ -171,19 +177,12 @@ def classwise_report(
         abstention_rate=disparity_statistics.ratio(num_abstained, n),
         overall_accuracy=float(np.mean(is_correct)),
         overall_abstention_rate=float(np.mean(predicted == ABSTAIN)),
-        disparity=disparity_statistics.disparity_of(
-            k,
-            n,
-            alpha=alpha,
-            worst_k=worst_k,
-            num_bootstrap=num_bootstrap,
-            seed=seed,
-        ),
+        disparity=disparity_statistics.disparity_of(k, n, alpha=alpha, worst_k=worst_k),
         shares=disparity_statistics.shares_of(
             count(predicted[predicted != ABSTAIN]),
             num_examples=len(label),
             prior=n / len(label) if prior is None else _prior(prior, num_classes),
-            alpha=alpha,
+            alpha=alpha / num_reports,
         ),
         radii=_class_radii(
             radii,
@@ -195,6 +194,7 @@ def classwise_report(
             levels=_levels(quantiles),
         ),
         alpha=alpha,
+        num_reports=num_reports,
     )
 
 
@@ -220,7 +220,7 @@ def _class_radii(
     num_certified = np.zeros((num_classes, len(at)), np.int64)
     np.add.at(num_certified, label, radius[:, None] >= at)
     n = num_examples[:, None]
-    lower, upper = disparity_statistics.two_sided_bounds(
+    lower, upper = simultaneous.two_sided_bounds(
         num_certified,
         n,
         alpha=alpha,

@@ -3,7 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from robustjax.smoothing.disparity import ClasswiseReport
+
+_SMALLEST_P = 1e-6  # that is printed
 
 
 def classwise_rows(
@@ -76,7 +80,9 @@ def classwise_findings(
 ) -> list[str]:
     """What the report shows, in sentences: the gap, absorbing and vanished classes.
 
-    [host]
+    [host] Where everything abstains or one class alone has examples, the first sentence
+    says that there is nothing to compare. Shares are of the predictions that do not
+    abstain.
 
     Args:
         report: from `classwise_report`.
@@ -114,38 +120,53 @@ def classwise_findings(
 
 
 def _gap_sentence(report: ClasswiseReport, names: Sequence[str]) -> str:
-    figures = report.disparity
-    gap, lower, upper, mean, most = (
+    if report.overall_abstention_rate == 1:
+        return "Every prediction abstains: there is nothing to compare."
+    seen = np.flatnonzero(report.num_examples)
+    worst, best = report.disparity.worst_class, report.disparity.best_class
+    if len(seen) == 1:
+        return f"Only class {names[seen[0]]} has examples: there is nothing to compare."
+    gap, lower, upper, mean = (
         f"{100 * value:.1f}"
         for value in (
-            figures.gap,
-            figures.gap_lower,
-            figures.gap_upper,
-            figures.chance_gap,
-            figures.chance_gap_upper,
+            report.disparity.gap,
+            report.disparity.gap_lower,
+            report.disparity.gap_upper,
+            report.disparity.chance_gap,
         )
     )
-    worst, best = (
-        f"{report.accuracy[i]:.1%} (class {names[i]})"
-        for i in (figures.worst_class, figures.best_class)
+    confidence = f"confidence {1 - report.alpha:g}"
+    if worst is None or best is None:
+        return (
+            f"All classes have accuracy {report.accuracy[seen[0]]:.1%}: there is no "
+            f"gap (at most {upper} points with {confidence})."
+        )
+    least, most = (
+        f"{report.accuracy[i]:.1%} (class {names[i]})" for i in (worst, best)
     )
-    confidence = 1 - report.alpha
     return (
-        f"Accuracies run from {worst} to {best}, a gap of {gap} points ({lower} to "
-        f"{upper} with confidence {confidence:g}); among equal classes chance alone "
-        f"gives {mean}, and at most {most} with probability {confidence:g}."
+        f"Accuracies run from {least} to {most}, a gap of {gap} points ({lower} to "
+        f"{upper} with {confidence}; test of equal classes: "
+        f"{_p_value_text(report.disparity.gap_p_value)}). Equal classes would show "
+        f"{mean} points on average."
     )
+
+
+def _p_value_text(p: float) -> str:
+    """A p-value as p = 0.012, or as p < 1e-6 where it is smaller. [host]."""
+    return f"p = {p:.2g}" if p >= _SMALLEST_P else "p < 1e-6"
 
 
 def _share_clause(report: ClasswiseReport, index: int) -> str:
     shares = report.shares
     share, lower, upper, prior = (
         f"{values[index]:.1%}"
-        for values in (shares.share, shares.lower, shares.upper, shares.prior)
+        for values in (shares.decided_share, shares.lower, shares.upper, shares.prior)
     )
+    together = f" in all {report.num_reports} reports" if report.num_reports > 1 else ""
     return (
         f"it takes {share} of the predictions ({lower} to {upper} with confidence "
-        f"{1 - report.alpha:g}), its prior is {prior}"
+        f"{1 - report.alpha:g}{together}), its prior is {prior}"
     )
 
 

@@ -16,7 +16,6 @@ from unittest import mock
 import certify
 import children
 import command_line
-import image_batches
 import jax
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from absl import flags
 from absl.testing import absltest, parameterized
 
 from robustjax import models, results
+from robustjax.results.certification import selection
 
 _SCRIPT = pathlib.Path(certify.__file__)
 _HERE = pathlib.Path(__file__).parent
@@ -52,14 +52,16 @@ def _finished_run() -> tuple[run_folders.Files, dict]:
         return run_folders.read(pathlib.Path(folder)), summary
 
 
-class _InFolder(parameterized.TestCase):
+class InFolder(parameterized.TestCase):
+    """Tests that start from a finished run, in a folder of their own."""
+
     def setUp(self):
         super().setUp()
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.enterContext(run_folders.pictures(are_drawn=False))
         self.enterContext(mock.patch.object(sys, "path", [*sys.path, str(_HERE)]))
         self.enterContext(
-            mock.patch.object(image_batches, "_SAMPLES_PER_CALL", _SAMPLES_PER_CALL)
+            mock.patch.object(selection, "_SAMPLES_PER_CALL", _SAMPLES_PER_CALL)
         )
         self.config = _config(self.folder / "run")
 
@@ -73,13 +75,20 @@ class _InFolder(parameterized.TestCase):
         return dataclasses.replace(self.config, **changes)
 
 
-class RunTest(_InFolder):
+class RunTest(InFolder):
     def test_leaves_a_complete_run(self):
         summary = self.finished()
         names = {path.name for path in pathlib.Path(self.config.workdir).iterdir()}
         self.assertEqual(
             names,
-            {"curve.png", "flags.txt", "rows.tsv", "summary.json", "versions.json"},
+            {
+                "curve.png",
+                "flags.txt",
+                "rows.tsv",
+                "starts",
+                "summary.json",
+                "versions.json",
+            },
         )
         rows = _rows(self.config.workdir)
         self.assertEqual([int(row["idx"]) for row in rows], list(range(20)))
@@ -155,11 +164,11 @@ class RunTest(_InFolder):
             certify.run(self.replace(num_estimation=12))
         self.assertIn("num_estimation=12 is close to 10", "".join(logs.output))
 
-    @mock.patch.object(image_batches, "_SAMPLES_PER_CALL", 2**17)
+    @mock.patch.object(selection, "_SAMPLES_PER_CALL", 2**17)
     def test_batches_are_of_one_size_and_cover_all(self):
         for num, num_estimation in ((300, 10_000), (7, 10), (499, 100_000), (1, 1)):
             batches = list(
-                image_batches.batches(list(range(num)), num_samples=num_estimation)
+                selection.batches(list(range(num)), num_samples=num_estimation)
             )
             self.assertLen({len(batch) for batch in batches}, 1)
             kept = [i for batch in batches for i in dict.fromkeys(batch)]
@@ -174,7 +183,7 @@ class RunTest(_InFolder):
         self.assertEmpty(results.verify_run(config.workdir).findings)
 
 
-class CheckpointTest(_InFolder):
+class CheckpointTest(InFolder):
     def setUp(self):
         super().setUp()
         self.checkpoint = self.folder / "checkpoint"
@@ -245,7 +254,7 @@ class CheckpointTest(_InFolder):
         self.assertFalse(pathlib.Path(self.config.workdir).exists())
 
 
-class RefusalTest(_InFolder):
+class RefusalTest(InFolder):
     @parameterized.parameters(
         (dict(sigma=0.0), "sigma"),
         (dict(sigma=float("nan")), "sigma"),
@@ -358,7 +367,7 @@ class RefusalTest(_InFolder):
         self.assertEqual(_rows(self.config.workdir), expected)
 
 
-class ExitCodeTest(_InFolder):
+class ExitCodeTest(InFolder):
     """Errors of the user end in one line and exit code 2."""
 
     def _launched(self, *arguments: str) -> list[str]:

@@ -94,7 +94,8 @@ class RunTest(_SharesSteps):
         names = {path.name for path in self.whole.iterdir()}
         wanted = {"flags.txt", "versions.json", "summary.json", "accuracies.tsv"}
         pictures = {f"accuracies_digits_{probe}.png" for probe in _QUICK["probes"]}
-        self.assertEqual(names, wanted | pictures | {"methods", "report.html"})
+        wanted |= {"methods", "report.html", "starts"}
+        self.assertEqual(names, wanted | pictures)
         summary = self.summary
         table = {
             (row["method"], row["probe"], row["attack"], row["epsilon"]): row

@@ -10,7 +10,6 @@ import tempfile
 from unittest import mock
 
 import certify
-import image_batches
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ import run_folders
 from absl.testing import absltest, parameterized
 
 from robustjax import norms, results
+from robustjax.results.certification import selection
 from robustjax.smoothing import moments
 
 _HERE = pathlib.Path(__file__).parent
@@ -46,28 +46,47 @@ def _config(folder: pathlib.Path) -> certify.CertifyConfig:
     )
 
 
+KINDS = {  # runs that tests start from, as changes of `_config`
+    "first order": {},
+    "soft": dict(
+        votes="soft", norms=("l2", "l1"), masks=(), num_estimation=4_096
+    ),
+    "adaptive": dict(
+        order=0, norms=("l2",), masks=(), max_examples=12, target_radius=0.4,
+        max_samples=_NUM_SAMPLES,
+    ),
+    "adaptive first order": dict(
+        norms=("l2", "l1"), masks=(), target_radius=0.4, max_samples=_NUM_SAMPLES
+    ),
+}  # fmt: skip
+
+
 @functools.cache
-def _finished_run() -> tuple[str, run_folders.Files, dict]:
-    """Folder, files and summary of the run that most tests start from."""
-    with tempfile.TemporaryDirectory() as folder, run_folders.pictures(are_drawn=True):
-        summary = certify.run(_config(pathlib.Path(folder)))
+def _finished_run(kind: str) -> tuple[str, run_folders.Files, dict]:
+    """Folder, files and summary of a run that tests start from."""
+    drawn = run_folders.pictures(are_drawn=kind == "first order")
+    with tempfile.TemporaryDirectory() as folder, drawn:
+        config = dataclasses.replace(_config(pathlib.Path(folder)), **KINDS[kind])
+        summary = certify.run(config)
         return folder, run_folders.read(pathlib.Path(folder, "run")), summary
 
 
-class _InFolder(parameterized.TestCase):
+class InFolder(parameterized.TestCase):
+    """Tests that start from a finished run, in a folder of their own."""
+
     def setUp(self):
         super().setUp()
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.enterContext(run_folders.pictures(are_drawn=False))
         self.enterContext(mock.patch.object(sys, "path", [*sys.path, str(_HERE)]))
         self.enterContext(
-            mock.patch.object(image_batches, "_SAMPLES_PER_CALL", _SAMPLES_PER_CALL)
+            mock.patch.object(selection, "_SAMPLES_PER_CALL", _SAMPLES_PER_CALL)
         )
         self.config = _config(self.folder)
 
-    def finished(self):
-        """Puts the finished run into the folder of the configuration."""
-        made_in, files, summary = _finished_run()
+    def finished(self, kind="first order"):
+        """Puts a finished run into the folder of the configuration."""
+        made_in, files, summary = _finished_run(kind)
         old, new = made_in.encode(), str(self.folder).encode()  # --masks names it
         files = {name: content.replace(old, new) for name, content in files.items()}
         run_folders.write(files, self.config.workdir)
@@ -77,7 +96,7 @@ class _InFolder(parameterized.TestCase):
         return dataclasses.replace(self.config, **changes)
 
 
-class FirstOrderRunTest(_InFolder):
+class FirstOrderRunTest(InFolder):
     def test_leaves_a_complete_run_that_verifies(self):
         summary = self.finished()
         workdir = pathlib.Path(self.config.workdir)
@@ -105,7 +124,7 @@ class FirstOrderRunTest(_InFolder):
         """One column in each of the rows whose gradients help most."""
         self.finished()
         path = pathlib.Path(self.config.workdir) / "rows.tsv"
-        rows = _rows(self.config.workdir, without="nothing")
+        rows = _rows(self.config.workdir, without=())
         log = results.read_log(self.config.workdir)
         gain = log.radius("l1") - log.columns["zeroth_radius_l1"]
         columns = ("radius_l1", "radius", "dual_upper_l1", "count")
@@ -149,10 +168,7 @@ class FirstOrderRunTest(_InFolder):
                 )
 
     def test_soft_votes(self):
-        config = self.replace(
-            votes="soft", norms=("l2", "l1"), masks=(), num_estimation=4_096
-        )
-        certify.run(config)
+        self.finished("soft")
         self.assertEmpty(results.verify_run(self.config.workdir).findings)
         self.assertEqual({row["bound"] for row in _rows(self.config.workdir)},
                          {"betting"})  # fmt: skip
@@ -182,36 +198,25 @@ class FirstOrderRunTest(_InFolder):
         self.assertEmpty(results.verify_run(self.config.workdir).findings)
 
 
-class AdaptiveRunTest(_InFolder):
+class AdaptiveRunTest(InFolder):
     def test_order_0_saves_samples_and_verifies(self):
-        config = self.replace(
-            order=0,
-            norms=("l2",),
-            masks=(),
-            max_examples=12,
-            target_radius=0.4,
-            max_samples=20_000,
-        )
-        summary = certify.run(config)
-        self.assertEmpty(results.verify_run(config.workdir).findings)
-        sizes = [int(row["num_estimation"]) for row in _rows(config.workdir)]
+        summary = self.finished("adaptive")
+        self.assertEmpty(results.verify_run(self.config.workdir).findings)
+        sizes = [int(row["num_estimation"]) for row in _rows(self.config.workdir)]
         self.assertGreater(len(set(sizes)), 1)
         saved = 1 - sum(sizes) / (12 * 20_000)
         self.assertAlmostEqual(summary["samples_saved"], saved)
         self.assertGreater(saved, 0.3)
 
     def test_order_1_verifies(self):
-        config = self.replace(
-            norms=("l2", "l1"), masks=(), target_radius=0.4, max_samples=20_000
-        )
-        certify.run(config)
-        self.assertEmpty(results.verify_run(config.workdir).findings)
-        stages = {row["stage"] for row in _rows(config.workdir)}
+        self.finished("adaptive first order")
+        self.assertEmpty(results.verify_run(self.config.workdir).findings)
+        stages = {row["stage"] for row in _rows(self.config.workdir)}
         self.assertLessEqual(stages, {"1", "2", "3"})
         self.assertIn("1", stages)
 
 
-class RefusalTest(_InFolder):
+class RefusalTest(InFolder):
     @parameterized.parameters(
         (dict(order=2), "order 0 or 1, got 2"),
         (dict(norms=("l7x",)), "l7x"),
@@ -234,6 +239,7 @@ class RefusalTest(_InFolder):
         (dict(norms=("subspace:pink",), masks=()), "pink"),
         (dict(norms=("l2",)), "none for top"),
         (dict(masks=("top",)), "NAME=FILE"),
+        (dict(masks=("top=a.npy", "top=b.npy")), "each mask once"),
     )
     def test_what_only_the_data_tells(self, changes, text):
         with self.assertRaisesRegex(ValueError, text):

@@ -3,7 +3,6 @@
 import pathlib
 import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -48,12 +47,6 @@ def _wait_for_growth(path: pathlib.Path, process: subprocess.Popen) -> None:
     size = path.stat().st_size if path.exists() else 0
     while process.poll() is None and (not path.exists() or path.stat().st_size <= size):
         time.sleep(0.002)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("localhost", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.mark.slow
@@ -101,7 +94,7 @@ class ProcessesTest(parameterized.TestCase):
             _finish(_start(self.folder / "one", *fewer, source=source))
             expected = _rows(self.folder / "one")
         workdir = self.folder / "processes"
-        port = _free_port()
+        port = children.free_port()
         _finish(
             *(
                 _start(

@@ -3,7 +3,7 @@
 import contextlib
 import csv
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from unittest import mock
 
 from robustjax import plotting
@@ -29,11 +29,13 @@ def write(files: Files, folder: str | pathlib.Path) -> None:
         path.write_bytes(content)
 
 
-def rows(folder: str | pathlib.Path, *, without: str = "time") -> list[dict[str, str]]:
-    """The rows of a run; its seconds, which differ between runs, are left out."""
+def rows(
+    folder: str | pathlib.Path, *, without: Collection[str] = ("time", "start")
+) -> list[dict[str, str]]:
+    """The rows of a run, without what differs between two launches: when and where."""
     with pathlib.Path(folder, "rows.tsv").open(newline="") as file:
         found = list(csv.DictReader(file, delimiter="\t"))
-    return [{k: v for k, v in row.items() if k != without} for row in found]
+    return [{k: v for k, v in row.items() if k not in without} for row in found]
 
 
 def pictures(*, are_drawn: bool) -> contextlib.AbstractContextManager:

@@ -258,6 +258,80 @@ class LogsTest(_InFolder):
         self.assertIn("&lt;cat&gt;", page)
         self.assertNotIn("<cat>", page)
 
+    def write_runs(self, counts):
+        """A log a run: so many correct of 40 images of each of two classes."""
+        entries = []
+        for name, correct in counts.items():
+            lines = [
+                f"{40 * c + i} {c} {c if i < most else 1 - c} 0.5 {int(i < most)} 1.0"
+                for c, most in enumerate(correct)
+                for i in range(40)
+            ]
+            entries.append(f"{name}={self.log(name, *lines)}")
+        config = shrinkage.ShrinkageConfig(
+            workdir=self.config.workdir, from_logs=tuple(entries)
+        )
+        summary = shrinkage.run(config)
+        page = (pathlib.Path(config.workdir) / "report.html").read_text()
+        return summary, re.findall("<li>(.*?)</li>", page)
+
+    def test_the_largest_gap_is_one_that_chance_does_not_explain(self):
+        """Of three runs with a gap one is unequal after Holm's correction for seven."""
+        counts = {f"equal {i}": (30, 30) for i in range(4)}
+        counts |= {"lucky": (30, 20), "unequal": (40, 20), "close": (40, 33)}
+        summary, findings = self.write_runs(counts)
+        found = {run["name"]: run for run in summary["runs"]}
+        self.assertStartsWith(findings[0], "In 1 of 7 runs the gap between classes is")
+        self.assertIn("Holm&#x27;s correction for 7 runs", findings[0])
+        self.assertStartsWith(findings[1], "The largest of them: unequal. Accuracies")
+        for name, is_unequal in (("unequal", True), ("lucky", False), ("close", False)):
+            figures = found[name]["certified"]["disparity"]
+            adjusted = found[name]["gap_p_value_holm"]
+            self.assertEqual(adjusted < 0.05, is_unequal)
+            self.assertGreaterEqual(adjusted, figures["gap_p_value"])
+
+    def test_a_larger_gap_of_a_rare_class_is_not_named(self):
+        """The largest gap of all may be chance where a class has few images."""
+        lines = [f"{i} 0 0 0.5 1 1.0" for i in range(3)] + ["3 1 0 0.5 0 1.0"]
+        rare = self.log("rare", *lines)
+        counts = {f"run {i}": (36, 14) for i in range(6)}
+        _, findings = self.write_runs(counts)
+        self.assertIn("In 6 of 6 runs", findings[0])
+        self.assertLen(findings, 7)
+        entries = [f"{name}={self.folder / name}" for name in counts]
+        config = shrinkage.ShrinkageConfig(
+            workdir=str(self.folder / "more"), from_logs=(*entries, f"rare={rare}")
+        )
+        gaps = [
+            run["certified"]["disparity"]["gap"]
+            for run in shrinkage.run(config)["runs"]
+        ]
+        self.assertEqual(np.argmax(gaps), 6)
+        page = (self.folder / "more" / "report.html").read_text()
+        self.assertIn("In 6 of 7 runs", page)
+        self.assertIn("The largest of them: run 0.", page)
+
+    def test_no_gap_is_named_where_chance_explains_all(self):
+        counts = {f"run {i}": (30, 29 - i) for i in range(7)}
+        _, findings = self.write_runs(counts)
+        self.assertLen(findings, 1)
+        self.assertStartsWith(findings[0], "In 0 of 7 runs")
+
+    def test_everything_abstained_leaves_nothing_to_compare(self):
+        lines = [f"{i} {i % 3} -1 0.0 0 1.0" for i in range(300)]
+        config = shrinkage.ShrinkageConfig(
+            workdir=self.config.workdir, from_logs=(f"log={self.log('log', *lines)}",),
+            num_classes=3,
+        )  # fmt: skip
+        (run,) = shrinkage.run(config)["runs"]
+        self.assertEqual(
+            run["findings"], ["Every prediction abstains: there is nothing to compare."]
+        )
+        self.assertIsNone(run["certified"]["disparity"]["worst_class"])
+        page = (pathlib.Path(config.workdir) / "report.html").read_text()
+        self.assertNotIn("vanished", page)
+        self.assertNotIn("nan", re.sub('data:image[^"]*', "", page))
+
     def test_published_mismatched_log(self):
         root = real_data.folder("smoothing_logs")
         place = "locuslab/certify/cifar10/resnet110/noise_0.12/test/sigma_0.50"
@@ -268,9 +342,9 @@ class LogsTest(_InFolder):
             class_names=names,
         )  # fmt: skip
         findings = shrinkage.run(config)["runs"][0]["findings"]
-        self.assertTrue(any(re.match("Class frog absorbs.*79.0%", f) for f in findings))
+        self.assertTrue(any(re.match("Class frog absorbs.*90.0%", f) for f in findings))
         page = (pathlib.Path(config.workdir) / "report.html").read_text()
-        self.assertIn("Class frog absorbs others: it takes 79.0%", page)
+        self.assertIn("Class frog absorbs others: it takes 90.0%", page)
 
     def test_refuses_bad_logs(self):
         missing = self.folder / "missing"

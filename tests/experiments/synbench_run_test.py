@@ -66,7 +66,7 @@ class RunTest(parameterized.TestCase):
         names = {path.name for path in (self.folder / "run").iterdir()}
         wanted = {"flags.txt", "versions.json", "summary.json", "scores.tsv"}
         self.assertEqual(names - {"models"}, wanted | {
-            "encoders", "report.html", "synbench.png"
+            "encoders", "report.html", "starts", "synbench.png"
         })  # fmt: skip
         own = summary["encoders"]
         self.assertEqual(list(own), ["pixels", "untrained", "epochs_1"])

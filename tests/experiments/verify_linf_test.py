@@ -62,8 +62,9 @@ class RunTest(parameterized.TestCase):
         names = {path.name for path in (self.folder / "run").iterdir()}
         self.assertEqual(
             names,
-            {"flags.txt", "rows.tsv", "summary.json", "verified.png", "versions.json"},
-        )
+            {"flags.txt", "rows.tsv", "starts", "summary.json", "verified.png",
+             "versions.json"},
+        )  # fmt: skip
         rows = self._rows()
         self.assertEqual([int(row["idx"]) for row in rows], list(range(12)))
         for row in rows:

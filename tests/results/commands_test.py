@@ -48,6 +48,8 @@ class CommandsTest(parameterized.TestCase):
         status, output, _ = _run("verify", run, other)
         self.assertEqual(status, 0)
         self.assertIn("a: 5 rows recomputed from their counts: agrees", output)
+        self.assertIn("a: not checked: count, runner_up_count", output)
+        self.assertIn("a: not checked: label, num_classes, dim", output)
         rows_file = other / "rows.tsv"
         rows_file.write_text(rows_file.read_text().replace("\tl2\t0\t", "\tl2\t1\t", 1))
         status, output, _ = _run("verify", run, other)
@@ -83,6 +85,23 @@ class CommandsTest(parameterized.TestCase):
             "| one | 0.500 | 0.500 | 0.500 | 0.2500 |   0.500 |\n"
             "| two | 0.500 | 0.500 | 0.000 | 0.1250 |   0.500 |\n",
         )
+
+    def test_compare_tells_what_is_no_row(self):
+        path = self._write_log("one", 0.5)
+        path.write_text(path.read_text() + "mean of all: 0.25\n")
+        status, _, errors = _run("compare", path)
+        self.assertEqual(status, 0)
+        self.assertEqual(errors, "one: passed over line 4: mean of all: 0.25\n")
+
+    def test_merge_of_other_software_needs_consent(self):
+        runs = self._write("a", range(3)), self._write("b", range(3, 5))
+        path = runs[1] / "versions.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"jax": "0.1"}))
+        arguments = ("merge", *runs, "--output", self.folder / "merged")
+        status, _, errors = _run(*arguments)
+        self.assertEqual(status, 2)
+        self.assertIn("jax was 0.1 and is now", errors)
+        self.assertEqual(_run(*arguments, "--allow_version_change")[0], 0)
 
     def test_compare_takes_a_norm_for_each_run(self):
         path = self.folder / "first_order.txt"
@@ -150,6 +169,9 @@ class CommandsTest(parameterized.TestCase):
         (["verify"], "RUN"),
         (["verify", "missing"], "missing"),
         (["verify", "."], "holds no rows.tsv"),
+        (["replay"], "RUN"),
+        (["replay", "x"], "x is not a run"),
+        (["replay", "x", "--rows=0"], "num_rows >= 1, got 0"),
         (["merge", "x"], "--output"),
         (["merge", "x", "--output", "y"], "x is not a run"),
         (["compare", "x", "--radii", "0,x"], "radii like 0,0.25,0.5, got 0,x"),

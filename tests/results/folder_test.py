@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 import threading
 from unittest import mock
@@ -14,12 +15,24 @@ from absl.testing import absltest, parameterized
 
 import robustjax
 from robustjax import results
-from robustjax.results import folder, identity
+from robustjax.results import folder, identity, starts
 from tests.results import sample_runs
 
 
 def _contents(path):
-    return {file.name: file.read_bytes() for file in path.iterdir()}
+    files = (file for file in path.rglob("*") if file.is_file())
+    return {file.relative_to(path).as_posix(): file.read_bytes() for file in files}
+
+
+def _elsewhere(**versions):
+    """Software or hardware that is not that of this test."""
+    environment = identity.environment() | versions
+    return mock.patch.object(identity, "environment", return_value=environment)
+
+
+def _without_start(rows_file):
+    lines = rows_file.read_text().splitlines()
+    return [line.rpartition("\t")[0] for line in lines]
 
 
 class FolderTest(parameterized.TestCase):
@@ -62,19 +75,14 @@ class FolderTest(parameterized.TestCase):
         expected = [sample_runs.row(i)["radius_linf"] for i in range(4)]
         np.testing.assert_array_equal(log.radius("linf"), expected)
 
-    def test_repair_and_new_versions_are_told(self):
+    def test_repair_is_told(self):
         sample_runs.write_run(self.path, range(3))
         rows_file = self.path / "rows.tsv"
         rows_file.write_bytes(rows_file.read_bytes()[:-4])
-        environment = identity.environment() | {"jax": "99.0"}
-        with (
-            mock.patch.object(identity, "environment", return_value=environment),
-            sample_runs.open_run(self.path) as run,
-        ):
+        with sample_runs.open_run(self.path) as run:
             self.assertEqual(run.finished, {0, 1})
-        old, cut = run.messages
-        self.assertIn(f"jax was {jax.__version__} and is now 99.0", old)
-        self.assertIn("half-written row after 2 rows", cut)
+        self.assertLen(run.messages, 1)
+        self.assertIn("half-written row after 2 rows", run.messages[0])
 
     @parameterized.parameters(
         ({"flags": {"sigma": "0.25"}}, "--sigma is 0.5 there and 0.25 here"),
@@ -169,6 +177,144 @@ class FolderTest(parameterized.TestCase):
             self.assertEqual(_contents(self.path), before)
 
 
+class ProvenanceTest(parameterized.TestCase):
+    """A run resumed under other software or hardware."""
+
+    def setUp(self):
+        super().setUp()
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+        self.path = folder / "run"
+
+    def _starts(self):
+        return results.read_log(self.path).columns["start"].tolist()
+
+    @pytest.mark.newest
+    def test_each_start_is_recorded_and_each_row_has_its_number(self):
+        sample_runs.write_run(self.path, range(2))
+        sample_runs.open_run(self.path).close()  # computes nothing
+        with sample_runs.open_run(self.path) as run:
+            run.append([sample_runs.row(2)])
+            run.append([sample_runs.row(3)])
+        self.assertEqual(self._starts(), [1, 1, 2, 2])
+        history = starts.read(self.path)
+        self.assertEqual(list(history), [1, 2])
+        for entry in history.values():
+            self.assertEqual(entry["jax"], jax.__version__)
+            self.assertContainsSubset(["date", "git", "num_devices"], entry)
+            self.assertEqual((entry["process_index"], entry["num_processes"]), (0, 1))
+
+    @parameterized.parameters(
+        "robustjax", "jax", "jaxlib", "numpy", "scipy", "device_kind", "git"
+    )
+    def test_what_may_change_numbers_is_refused(self, name):
+        sample_runs.write_run(self.path, range(2))
+        before = _contents(self.path)
+        was = identity.environment()[name] or "unknown"
+        message = f"computed otherwise.*{name} was {was} and is now 99.0.*--allow_vers"
+        known = {"flags": sample_runs.FLAGS, "facts": {}, "operational": ["workdir"]}
+        with _elsewhere(**{name: "99.0"}):
+            with self.assertRaisesRegex(ValueError, message) as caught:
+                sample_runs.open_run(self.path)
+            with self.assertRaisesRegex(ValueError, message):
+                results.check_run(self.path, **known)
+            results.check_run(self.path, **known, allow_version_change=True)
+        self.assertNotIn("\n", str(caught.exception))
+        self.assertEqual(_contents(self.path), before)
+
+    @parameterized.parameters("python", "platform", "num_devices", "date")
+    def test_what_changes_no_number_is_accepted(self, name):
+        sample_runs.write_run(self.path, range(2))
+        with _elsewhere(**{name: "other"}), sample_runs.open_run(self.path) as run:
+            self.assertEmpty(run.messages)
+
+    def test_an_allowed_change_is_recorded_and_not_asked_for_again(self):
+        sample_runs.write_run(self.path, range(2))
+        with (
+            _elsewhere(jax="99.0"),
+            sample_runs.open_run(self.path, allow_version_change=True) as run,
+        ):
+            run.append([sample_runs.row(2)])
+        self.assertIn(f"jax was {jax.__version__} and is now 99.0", run.messages[0])
+        self.assertEqual(self._starts(), [1, 1, 2])
+        versions = [entry["jax"] for entry in starts.read(self.path).values()]
+        self.assertEqual(versions, [jax.__version__, "99.0"])
+        for version in (jax.__version__, "99.0"):
+            with _elsewhere(jax=version), sample_runs.open_run(self.path) as run:
+                self.assertEmpty(run.messages)
+        with _elsewhere(jax="98.0"), self.assertRaisesRegex(ValueError, "now 98.0"):
+            sample_runs.open_run(self.path)
+
+    def test_runs_begun_without_the_column_go_on_without_it(self):
+        sample_runs.write_run(self.path, range(2))
+        rows_file = self.path / "rows.tsv"
+        rows_file.write_text("\n".join([*_without_start(rows_file), ""]))
+        shutil.rmtree(self.path / "starts")
+        self.assertEmpty(results.verify_run(self.path).findings)
+        with sample_runs.open_run(self.path) as run:
+            run.append([sample_runs.row(2)])
+        self.assertEmpty(run.messages)
+        with _elsewhere(jax="99.0"):
+            run = sample_runs.open_run(self.path, allow_version_change=True)
+            run.close()
+        self.assertIn("no column start to tell them apart", run.messages[1])
+        self.assertNotIn("start", results.read_log(self.path).columns)
+        self.assertEmpty(results.verify_run(self.path).findings)
+        self.assertEqual(list(starts.read(self.path)), [1])
+
+    def test_versions_that_an_old_run_does_not_tell_are_passed_over(self):
+        sample_runs.write_run(self.path, range(2))
+        file = self.path / "versions.json"
+        versions = json.loads(file.read_text())
+        del versions["numpy"]
+        file.write_text(json.dumps(versions))
+        sample_runs.open_run(self.path).close()
+
+    def test_starts_at_the_same_time_get_different_numbers(self):
+        self.path.mkdir()
+        pool = [
+            threading.Thread(target=starts.record, args=(self.path, {"i": i}))
+            for i in range(8)
+        ]
+        for thread in pool:
+            thread.start()
+        for thread in pool:
+            thread.join()
+        history = starts.read(self.path)
+        self.assertEqual(list(history), list(range(1, 9)))
+        self.assertEqual({entry["i"] for entry in history.values()}, set(range(8)))
+
+    def test_a_start_killed_while_it_was_written(self):
+        sample_runs.write_run(self.path, range(2))
+        (self.path / "starts" / "00002.json").touch()
+        with sample_runs.open_run(self.path) as run:
+            run.append([sample_runs.row(2)])
+        self.assertEqual(self._starts(), [1, 1, 3])
+        self.assertEqual(list(starts.read(self.path)), [1, 3])
+
+    def test_disk_full_leaves_no_start(self):
+        with sample_runs.open_run(self.path) as run:
+            full = mock.patch.object(os, "fsync", side_effect=OSError(28, "No space"))
+            with full, self.assertRaisesRegex(OSError, "No space.*00001.json"):
+                run.append([sample_runs.row(2)])
+            self.assertEmpty(os.listdir(self.path / "starts"))
+            run.append([sample_runs.row(2)])
+        self.assertEqual(self._starts(), [1])
+
+    def test_a_column_start_of_ones_own_is_refused(self):
+        with self.assertRaisesRegex(ValueError, "without start"):
+            sample_runs.open_run(self.path, columns=(*sample_runs.COLUMNS, "start"))
+
+    def test_runs_without_rows(self):
+        how = {"flags": {"seed": "1"}, "flags_text": "--seed=1", "facts": {}}
+        results.start_run(self.path, **how)
+        with _elsewhere(numpy="99.0"):
+            with self.assertRaisesRegex(ValueError, "numpy was"):
+                results.start_run(self.path, **how)
+            (message,) = results.start_run(self.path, **how, allow_version_change=True)
+        self.assertIn("is now 99.0", message)
+        self.assertEqual(list(starts.read(self.path)), [1, 2])
+
+
 class ProcessesTest(absltest.TestCase):
     def setUp(self):
         super().setUp()
@@ -188,7 +334,10 @@ class ProcessesTest(absltest.TestCase):
             self.assertEqual(run.finished, {0, 1, 2, 3, 4})
             merged = run.merge(expected=range(5))
         single = sample_runs.write_run(self.path.parent / "single", range(5))
-        self.assertEqual(merged.read_bytes(), (single / "rows.tsv").read_bytes())
+        self.assertEqual(_without_start(merged), _without_start(single / "rows.tsv"))
+        self.assertEqual(
+            results.read_log(self.path).columns["start"].tolist(), [1, 2, 1, 2, 1]
+        )
         self.assertLen(results.read_log(self.path), 5)
         with sample_runs.open_run(self.path) as run:  # with one process, and again
             self.assertEqual(run.finished, {0, 1, 2, 3, 4})

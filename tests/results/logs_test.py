@@ -66,6 +66,41 @@ class LogsTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "no linf radius; it has: r, l1, l2"):
             log.radius("linf")
 
+    def test_header_written_again_and_a_byte_order_mark(self):
+        """As scripts leave it that append to their log after a restart."""
+        header, *lines = _tabs(_CERTIFY).splitlines(keepends=True)
+        whole = self._read("".join([header, *lines]))
+        again = self._read("\ufeff" + "".join([header, *lines[:2], header, *lines[2:]]))
+        self.assertEmpty(again.skipped)
+        for name, values in whole.columns.items():
+            np.testing.assert_array_equal(again.columns[name], values)
+
+    def test_log_without_a_column_correct(self):
+        log = self._read(_tabs(_CERTIFY.replace("correct", "Sta_correct")))
+        np.testing.assert_array_equal(log.correct, [False, True, False, True])
+
+    def test_lines_of_summary_are_passed_over_and_told(self):
+        ends = "\nAverage certified radius 0.2\n# accuracy\t0.5\n"
+        log = self._read(_tabs(_CERTIFY) + ends)
+        self.assertLen(log, 4)
+        self.assertEqual(
+            log.skipped,
+            ("line 7: Average certified radius 0.2", "line 8: # accuracy 0.5"),
+        )
+
+    def test_large_counts_are_no_integers(self):
+        """A float64 that no integer of 64 bits equals stays a float."""
+        text = _HIGHER_ORDER.replace("199817.0", "1e30")
+        self.assertEqual(self._read(_tabs(text)).columns["count"], [1e30])
+
+    def test_run_folder_with_an_index_twice(self):
+        folder = sample_runs.write_run(self.path, [4, 2])
+        rows_file = folder / "rows.tsv"
+        lines = rows_file.read_text().splitlines(keepends=True)
+        rows_file.write_text("".join([*lines, lines[1]]))
+        with self.assertRaisesRegex(ValueError, "idx 4 is there more than once"):
+            results.read_log(folder)
+
     def test_prediction_log_has_no_radius(self):
         log = self._read(_tabs("idx label predict correct time\n1 2 2 1 0.5\n"))
         with self.assertRaisesRegex(ValueError, "no column of radii"):
@@ -91,17 +126,23 @@ class LogsTest(parameterized.TestCase):
         self.assertEqual(log.radius("linf"), [0.1])
         self.assertEqual(log.radius("l2"), [0.8])
         row = "1 2 2 0.1 1 0.5 {} 0.8\n"
-        log = self._read(_tabs(header + "\n" + row.format("linf") + row.format("l1")))
+        other = row.format("l1").replace("1", "3", 1)
+        log = self._read(_tabs(header + "\n" + row.format("linf") + other))
         with self.assertRaisesRegex(ValueError, "mixes norms: l1, linf"):
             log.radius()
 
     @parameterized.parameters(
-        ("", "not a certification log: no column correct"),
+        ("", "not a certification log: no column idx"),
         ("a,b\n1,2\n", "not a certification log"),
         (_CERTIFY + "80 1\n", "line 6: 2 fields, expected 6"),
-        (_CERTIFY.replace("0.0734", "abc"), "column radius.*abc"),
-        (_CERTIFY.replace("15.5", "0:x"), "column time.*x"),
-        (_CERTIFY.replace(" 3 ", " cat "), "column label.*cat"),
+        (_CERTIFY.replace("0.0734", "abc"), "line 3, column radius.*abc"),
+        (_CERTIFY.replace("15.5", "0:x"), "line 3, column time.*x"),
+        (_CERTIFY.replace(" 3 ", " cat "), "line 2, column label.*cat"),
+        (_CERTIFY.replace("40 1", f"{2**63} 1"), "line 4, column idx.*64 bits"),
+        (_CERTIFY + "20 7 7 0.07 1 9\n", "idx 20 is there .* in lines 3 and 6"),
+        (_CERTIFY + _CERTIFY, "idx 0 is there more than once, in lines 2 and 7"),
+        (_CERTIFY.replace("40 1 2", "mean 1 2"), "line 4, column idx.*mean"),
+        ("idx label predict radius radius\n", "column radius more than once"),
         (b"\xff\xfe\x00", "truncated or not a text file"),
         (gzip.compress(b"idx" * 1000)[:-9], "truncated or not a text file"),
     )

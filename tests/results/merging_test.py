@@ -4,10 +4,12 @@ import json
 import pathlib
 import tempfile
 
+import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import results
+from robustjax.results import starts
 from tests.results import sample_runs
 
 
@@ -28,15 +30,44 @@ class MergingTest(parameterized.TestCase):
         parts = [self._run("b", range(4, 9)), self._run("a", range(4))]
         self.assertEqual(results.merge_runs(parts, output=self.output), self.output)
         whole = self._run("whole", range(9))
-        self.assertEqual(
-            (self.output / "rows.tsv").read_bytes(), (whole / "rows.tsv").read_bytes()
-        )
+        merged, expected = (results.read_log(p).columns for p in (self.output, whole))
+        self.assertEqual(merged.pop("start").tolist(), [2] * 4 + [1] * 5)
+        self.assertEqual(expected.pop("start").tolist(), [1] * 9)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(merged[name], values)
         flags = (self.output / "flags.txt").read_text()
         self.assertEqual(flags, "--sigma=0.5\n--alpha=0.001\n")
         versions = json.loads((self.output / "versions.json").read_text())
         self.assertEqual(versions["flags"], {"sigma": "0.5", "alpha": "0.001"})
         self.assertEqual(versions["merged_from"], [str(part) for part in parts])
         self.assertEmpty(results.verify_run(self.output).findings)
+
+    def test_starts_are_numbered_through(self):
+        """Rows of all runs keep to what they were computed with."""
+        first, second = self._run("a", range(2)), self._run("b", range(3, 5))
+        with sample_runs.open_run(first, flags={"start": "0"}) as run:
+            run.append([sample_runs.row(2)])
+        results.merge_runs([first, second], output=self.output)
+        self.assertEqual(
+            results.read_log(self.output).columns["start"].tolist(), [1, 1, 2, 3, 3]
+        )
+        history = starts.read(self.output)
+        expected = [*starts.read(first).values(), *starts.read(second).values()]
+        self.assertEqual(list(history.values()), expected)
+        self.assertEmpty(results.verify_run(self.output).findings)
+
+    def test_runs_of_other_software_need_consent(self):
+        first, second = self._run("a", range(2)), self._run("b", range(2, 4))
+        file = second / "versions.json"
+        versions = json.loads(file.read_text()) | {"jaxlib": "99.0"}
+        file.write_text(json.dumps(versions))
+        with self.assertRaisesRegex(ValueError, "b was computed otherwise.*99.0"):
+            results.merge_runs([first, second], output=self.output)
+        self.assertFalse(self.output.exists())
+        results.merge_runs(
+            [first, second], output=self.output, allow_version_change=True
+        )
+        self.assertLen(results.read_log(self.output), 4)
 
     def test_strided_and_interleaved_ranges_have_no_gaps(self):
         parts = [self._run("a", range(0, 100, 40)), self._run("b", range(20, 100, 40))]

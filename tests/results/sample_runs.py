@@ -19,7 +19,8 @@ def row(
     rng = np.random.default_rng(index)
     n, k, sigma, dim = 1000, 10, 0.5, 64
     count = int(rng.integers(250, n + 1))
-    rival = int(rng.integers(0, min(n - count, count) + 1))
+    rest = n - count  # in nine other classes, none above the strongest
+    rival = int(rng.integers(-(-rest // (k - 1)), rest + 1))
     p_lower, p_upper = smoothing.class_probability_bounds(
         count, rival, n, alpha=alpha, num_classes=k, runner_up=form
     )

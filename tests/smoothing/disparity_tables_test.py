@@ -59,8 +59,28 @@ class OutputTest(parameterized.TestCase):
         self.assertIn("cat absorbs others: it takes 100.0%", absorbing)
         self.assertIn("dog has vanished: it takes 0.0%", vanished)
         self.assertEqual(empty, "No examples of: frog.")
+        self.assertIn("test of equal classes: p < 1e-6). Equal classes would", gap)
         with self.assertRaisesRegex(ValueError, "3 class_names, got 2"):
             disparity_tables.classwise_findings(report, class_names=names[:2])
+
+    @parameterized.parameters(
+        ([0, 0, 1], [-1] * 3, "Every prediction abstains: there is nothing to compare"),
+        ([1, 1, 1], [0, 1, 1], "Only class 1 has examples: there is nothing to comp"),
+        ([0, 1, 1], [1, 0, -1], "All classes have accuracy 0.0%: there is no gap .at "),
+        ([0, 1, 1], [0, 1, 1], "All classes have accuracy 100.0%: there is no gap .at"),
+        ([0, 0, 1], [0, 1, 1], "run from 50.0% .class 0. to .*equal classes: p = 1.."),
+    )
+    def test_first_finding_of_few_examples(self, labels, predictions, text):
+        report = _report(labels, predictions, num_classes=2)
+        findings = disparity_tables.classwise_findings(report)
+        self.assertRegex(findings[0], text)
+        self.assertFalse(any("vanished" in finding for finding in findings))
+
+    def test_shares_of_many_reports_say_so(self):
+        labels = np.repeat([0, 1], 100)
+        report = _report(labels, np.zeros(200, int), num_classes=2, num_reports=30)
+        findings = disparity_tables.classwise_findings(report)
+        self.assertIn("with confidence 0.95 in all 30 reports), its prior", findings[1])
 
 
 if __name__ == "__main__":
