@@ -20,6 +20,7 @@ _MOVES = (
     "gather", "reduce_sum", "reduce_window_sum", "reshape", "rev", "slice", "squeeze",
     "transpose",
 )  # fmt: skip
+_SUMS = ("cumsum", "reduce_sum", "reduce_window_sum")
 _NOTHING = ("stop_gradient", "name", "sharding_constraint")
 _JOINS = ("concatenate", "dynamic_update_slice", "pad", "stack")
 _LINEAR = ("dot_general", "conv_general_dilated")
@@ -60,6 +61,8 @@ def _move(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         raise operations.UnsupportedError(
             "Bounds cannot follow indices that depend on the bounded input."
         )
+    if bind.primitive.name in _SUMS:
+        _check_counts(arguments[:1])
     moved = bind
     if "fill_value" in bind.params:  # what gather fills in has no width
         moved = bind._replace(params=dict(bind.params) | {"fill_value": 0})
@@ -133,9 +136,20 @@ def join(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounde
     return add(Affine(point, radius, signs=signs), arguments)
 
 
+def _check_counts(arguments: Sequence[Any]) -> None:
+    """Raises for integers whose sums wrap around early: counts have 32 bits."""
+    for argument in arguments:
+        if not isinstance(argument, Bounded):
+            continue
+        dtype = jnp.dtype(argument.dtype)
+        if dtype.kind == "u" or (dtype.kind == "i" and dtype.itemsize < 4):
+            raise operations.UnsupportedError(f"Bounds cannot follow sums of {dtype}.")
+
+
 @operations.rule("add", "add_any")
 def plus(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """A sum. [host]."""
+    _check_counts(arguments)
     return add(
         Affine(
             _filled(bind, arguments, _same),
@@ -150,6 +164,7 @@ def plus(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounde
 @operations.rule("sub")
 def subtract(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """A difference. [host]."""
+    _check_counts(arguments)
     affine = Affine(
         _filled(bind, arguments, _same),
         _filled(jnp.add, arguments, _zero),
@@ -165,21 +180,24 @@ def subtract(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
 @operations.rule("neg")
 def negate(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """The negative. [host]."""
+    _check_counts(arguments)
     return add(Affine(bind, lambda r: r, is_linear=True, signs=(-1,)), arguments)
 
 
 @operations.rule(*_LINEAR)
 def _linear(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """A product with a constant; of two bounded factors only intervals are known."""
-    _check_floats(arguments)
+    check_floats(arguments)
     if all(isinstance(a, Bounded) for a in arguments):
         return add(_bilinear(bind), arguments)
     return add(_scaled(_precise(bind), arguments, signs=None), arguments)
 
 
-def _check_floats(arguments: Sequence[Any]) -> None:
-    if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in arguments):
-        raise operations.UnsupportedError("Bounds cannot follow products of integers.")
+def check_floats(arguments: Sequence[Any]) -> None:
+    """Raises for integers, of which products and differences wrap around. [host]."""
+    dtypes = [a.dtype if hasattr(a, "dtype") else np.result_type(a) for a in arguments]
+    if not all(jnp.issubdtype(dtype, jnp.floating) for dtype in dtypes):
+        raise operations.UnsupportedError("Bounds cannot follow this of integers.")
 
 
 def _scaled(
@@ -198,6 +216,7 @@ def _scaled(
 @operations.rule("mul")
 def multiply(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """A product, with a constant or of two bounded values. [host]."""
+    check_floats(arguments)
     if all(isinstance(a, Bounded) for a in arguments):
         if arguments[0].value == arguments[1].value:
             return add(operations.for_name("square"), arguments[:1])
@@ -217,7 +236,7 @@ def spread(add: Add, argument: Bounded, shape: tuple[int, ...]) -> Bounded:
 @operations.rule("div")
 def _divide(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     numerator, denominator = arguments
-    _check_floats(arguments)
+    check_floats(arguments)
     if not isinstance(denominator, Bounded):
         return add(_scaled(bind, arguments), arguments)
     inverse = add(operations.for_name("reciprocal"), [denominator])

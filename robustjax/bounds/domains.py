@@ -74,5 +74,6 @@ def _between(form: LinearForm, planes: Planes, total: Total) -> jax.Array:
         for lower, upper, low, high in zip(*planes_of, strict=True):
             reach = interval.magnitude((low, high))
             sizes += interval.magnitude((lower, upper)) * reach
-        found -= form.rounding * total(0, jnp.abs(form.weight) * sizes[None])
+        slack = form.rounding + 4 * len(planes.low) * jnp.finfo(sizes.dtype).eps
+        found -= slack * total(0, jnp.abs(form.weight) * sizes[None])
     return found

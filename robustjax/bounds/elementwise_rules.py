@@ -22,6 +22,7 @@ from robustjax.bounds.operations import (
 )
 
 _Function = Callable[[jax.Array], jax.Array]
+_MOST_POWER = 64
 _TANGENT_STEPS = 30  # of the bisection for the tangent through an end
 
 
@@ -325,6 +326,8 @@ def _round(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Boun
 @operations.rule("integer_pow")
 def _integer_power(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     power = bind.params["y"]
+    if abs(power) > _MOST_POWER:  # each factor is rounded
+        raise operations.UnsupportedError(f"There is no rule for the power {power}.")
     if power == 2:
         return add(_SQUARE, arguments)
     if power == -1:

@@ -54,13 +54,18 @@ def through(node: Node, known: Mapping[int, Interval]) -> Interval:
         sources = intervals[1:]
     elif isinstance(operation, Product):
         found, sources = _product(*intervals), intervals
+        if node.unit:
+            sizes = magnitude(intervals[0]) * magnitude(intervals[1])
+            sizes += least_size(sizes.dtype)
+            found = _apart(found, _ULPS * node.unit * sizes)
     else:
         assert isinstance(operation, Elementwise)
         found, sources = operation.bounds(*intervals[0]), intervals
         is_pole = (found[0] == -jnp.inf) & jnp.isfinite(intervals[0][0])
         found = _unless(is_pole, *found)  # as of the logarithm at zero
         if node.unit and operation.kink is None:
-            found = _apart(found, _ULPS * node.unit * magnitude(found))
+            sizes = magnitude(found) + least_size(found[0].dtype)
+            found = _apart(found, _ULPS * node.unit * sizes)
     for source in sources:
         found = _unless(is_unknown(source), *found)
     return _numbers(*found)
@@ -109,10 +114,16 @@ def size_of_terms(node: Node, intervals: list[Interval]) -> jax.Array:
     operation = node.operation
     assert isinstance(operation, Affine)
     sizes = operation.radius(*map(magnitude, intervals))
+    sizes += least_size(sizes.dtype)
     if operation.is_linear:
         return sizes
     zeros = [jnp.zeros_like(lower) for lower, _ in intervals]
     return sizes + jnp.abs(operation.point(*zeros))
+
+
+def least_size(dtype: Any) -> float:
+    """What is rounded as if it were so large: below, numbers are flushed to zero."""
+    return float(jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
 
 
 def magnitude(interval: Interval) -> jax.Array:
@@ -175,8 +186,7 @@ def _numbers(lower: jax.Array, upper: jax.Array) -> Interval:
 
 
 def _product(first: Interval, second: Interval) -> Interval:
-    """The hull of the products of ends; 0 times an end that is not reached is 0."""
+    """The hull of the products of ends; NaN, 0 times infinity, says nothing."""
     corners = [a * b for a in first for b in second]
-    corners = [jnp.where(jnp.isnan(c), jnp.zeros_like(c), c) for c in corners]
     low = jnp.minimum(jnp.minimum(*corners[:2]), jnp.minimum(*corners[2:]))
     return low, jnp.maximum(jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:]))

@@ -74,6 +74,7 @@ def lower_form(
     """
     mixes = mixes or {}
     pending: dict[int, jax.Array] = {value: rows}
+    added: dict[int, tuple[int, jax.Array]] = {}  # parts of rows, and their sizes
     biases = []
     for at in range(value, 0, -1):
         if at not in pending:
@@ -84,12 +85,24 @@ def lower_form(
         if numbers is not None:
             biases.append(total(at, numbers))
         if node.unit:
-            slack = _slack(node, coefficients, parts, numbers, known)
-            biases.append(-node.rounding * total(at, slack))
+            slack = node.rounding * _slack(node, coefficients, parts, numbers, known)
+            if at in added:
+                slack += _of_additions(*added[at], known[at], node.unit)
+            biases.append(-total(at, slack))
         for parent, part in zip(node.inputs, parts, strict=True):
             if part is None:
                 continue
-            pending[parent] = pending[parent] + part if parent in pending else part
+            if parent not in pending:
+                pending[parent] = part
+                continue
+            count, sizes = added.get(parent, (1, jnp.abs(pending[parent])))
+            added[parent] = count + 1, sizes + jnp.abs(part)
+            pending[parent] = pending[parent] + part
+    if graph.unit:
+        if 0 in added:
+            biases.append(-total(0, _of_additions(*added[0], known[0], graph.unit)))
+        sizes = sum((jnp.abs(bias) for bias in biases), start=jnp.zeros(()))
+        biases.append(-2 * graph.unit * (len(biases) + 1) * sizes)
     weight = pending.get(0, jnp.zeros((len(rows), *graph.shape), rows.dtype))
     none = jnp.zeros((len(rows), 1), rows.dtype)
     return LinearForm(weight, sum(biases, start=none), graph.rounding)
@@ -126,6 +139,13 @@ def _slack(
     if isinstance(operation, Product):
         return slack + _times(rows, 4 * sizes[0] * sizes[1])
     return slack + _times(parts[0], sizes[0]) + _times(rows, sizes[0])
+
+
+def _of_additions(
+    count: int, sizes: jax.Array, interval_of: Interval, unit: float
+) -> jax.Array:
+    """What the rounding of sums of rows may do, of values that are used more often."""
+    return 2 * count * unit * _times(sizes, interval.magnitude(interval_of)[None])
 
 
 def _times(rows: jax.Array, sizes: jax.Array) -> jax.Array:

@@ -51,7 +51,8 @@ def outward(interval: Interval) -> Interval:
     if not jnp.issubdtype(lower.dtype, jnp.floating):
         return interval
     size = jnp.maximum(jnp.abs(lower), jnp.abs(upper))
-    slack = _ROUNDINGS * jnp.finfo(lower.dtype).eps * size
+    limits = jnp.finfo(lower.dtype)
+    slack = _ROUNDINGS * limits.eps * size + limits.tiny
     return lower - slack, upper + slack
 
 

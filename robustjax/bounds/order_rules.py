@@ -34,13 +34,16 @@ _FEW = 16  # more would need more than four rounds of pairs, each with bounds of
 @operations.rule("max")
 def maximum(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """max(x, y) = y + relu(x - y). [host]."""
+    affine_rules.check_floats(arguments)
     first, second = arguments
     if not isinstance(first, Bounded):
         first, second = second, first
     if not isinstance(second, Bounded):
         known = _validate.concrete(second)
         if known is not None and np.all(known == -np.inf):
-            return first
+            return affine_rules.spread(
+                add, first, jnp.broadcast_shapes(first.shape, known.shape)
+            )
         shape = jnp.broadcast_shapes(first.shape, jnp.shape(second))
         return add(
             elementwise_rules.at_least(second), [affine_rules.spread(add, first, shape)]
@@ -96,7 +99,9 @@ def _reduce_max(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """The largest along axes, the last one first."""
     (x,) = arguments
     axes = sorted(bind.params["axes"], reverse=True)
-    if max((x.shape[axis] for axis in axes), default=0) > _FEW or 0 in x.shape:
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    most = max((x.shape[axis] for axis in axes), default=0)
+    if most > _FEW or 0 in x.shape or not is_float:
         found = _in_order(add, bind, arguments)
         return shares.along("largest", found, of=x, axes=axes)
     result = x

@@ -173,9 +173,21 @@ class _Builder:
         if called is not None:
             rule = _rule_of(called)
             if rule is not None and isinstance(arguments[0], operations.Bounded):
-                return _as_list(rule(self._add, _as_function(called), arguments))
+
+                def call(*values: Any) -> Any:  # of constants
+                    needed = [True] * len(called.out_avals)
+                    return self.inline(
+                        called.jaxpr, called.consts, values, needed, site
+                    )
+
+                return _as_list(rule(self._add, call, arguments))
             return self.inline(called.jaxpr, called.consts, arguments, is_needed, site)
         bind = _Bind(primitive, params, self.wide)
+        if self.wide is not None:  # rules see constants of the one dtype
+            arguments = [
+                a if isinstance(a, operations.Bounded) else _cast(a, self.wide)
+                for a in arguments
+            ]
         if not any(isinstance(a, operations.Bounded) for a in arguments):
             if self.wide is not None and _rounds(equation):
                 return arguments[:1]
@@ -233,25 +245,16 @@ class _Bind(NamedTuple):
         params = dict(self.params)
         if self.wide is not None:
             arguments = tuple(_cast(a, self.wide) for a in arguments)
-            if "preferred_element_type" in params:
-                params["preferred_element_type"] = self.wide
+            for name in ("preferred_element_type", "new_dtype"):
+                dtype = params.get(name)
+                if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+                    params[name] = self.wide
         return self.primitive.bind(*arguments, **params)
 
 
 def _cast(argument: Any, dtype: Any) -> Any:
     is_float = jnp.issubdtype(jnp.result_type(argument), jnp.floating)
     return jnp.asarray(argument, dtype) if is_float else argument
-
-
-def _as_function(called: core.ClosedJaxpr) -> Callable[..., Any]:
-    """A call as a function, which casts what it is given to what it takes."""
-
-    def call(*arguments: Any) -> Any:
-        dtypes = [aval.dtype for aval in called.in_avals]
-        casted = map(jnp.asarray, arguments, dtypes)
-        return core.jaxpr_as_fun(called)(*casted)
-
-    return call
 
 
 def _rounds(equation: core.JaxprEqn) -> bool:
