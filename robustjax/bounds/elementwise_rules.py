@@ -173,8 +173,11 @@ _EXP = Elementwise(
     functools.partial(_rising, jnp.exp),
     functools.partial(_convex_lines, jnp.exp),
 )
-_register("expm1", jnp.expm1, functools.partial(_convex_lines, jnp.expm1))
-for _name, _f in (("log", jnp.log), ("log1p", jnp.log1p), ("sqrt", jnp.sqrt)):
+for _name, _f in (("exp2", jnp.exp2), ("expm1", jnp.expm1)):
+    _register(_name, _f, functools.partial(_convex_lines, _f))
+for _name, _f in (
+    ("log", jnp.log), ("log1p", jnp.log1p), ("log2", jnp.log2), ("sqrt", jnp.sqrt),
+):  # fmt: skip
     _register(_name, _f, functools.partial(_concave_lines, _f))
 for _name, _f in (
     ("tanh", jnp.tanh),
@@ -259,6 +262,12 @@ _SQUARE = Elementwise(
 )
 operations.named("square", _SQUARE)
 operations.elementwise("square", _SQUARE)
+
+
+@operations.rule("one_minus_square")
+def _one_minus_square(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """1 - x^2: what JAX 0.12 has for the derivative of tanh."""
+    return affine_rules.subtract(add, jnp.subtract, [1.0, add(_SQUARE, arguments)])
 
 
 def _falling_positive(f: _Function) -> Any:
