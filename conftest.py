@@ -54,7 +54,7 @@ def _count(event, **_):
 jax.monitoring.register_event_listener(_count)
 
 
-_KEPT = 120  # programs: a worker stays small; dropping them takes .4 s
+_KEPT = 100  # programs: a worker stays small; dropping them takes .4 s
 _dropped = dict(_cache_events)
 
 

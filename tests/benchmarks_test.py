@@ -36,18 +36,21 @@ class BenchmarksTest(absltest.TestCase):
             self.assertGreater(row[name], 0)
         self.assertLess(row["ratio_to_forward_and_noise"], row["ratio_to_forward"])
 
+    @pytest.mark.slow
     def test_moments_give_their_ratio(self):
         case = certification.Case("mlp", (4, 4, 1), "float32", 128, 4, {"features": ()})
         (row,) = moments.measure(2, cases=[case])
         for name in ("ratio_to_counts", "ratio_with_channels"):
             self.assertGreater(row[name], 0)
 
+    @pytest.mark.slow
     def test_scoring_stands_beside_extraction(self):
         row = synbench.scoring_row("mlp, 8 x 8", 2)
         self.assertGreater(row["seconds"], 0)
         self.assertGreater(row["seconds_beside"], 0)
         self.assertBetween(row["ratio"], 0.1, 100)
 
+    @pytest.mark.slow
     def test_contrastive_losses_give_their_rows(self):
         row = contrastive.row("g0", 512, 0)
         self.assertLess(row["blocked MiB"], row["dense MiB"])
@@ -73,6 +76,7 @@ class BenchmarksTest(absltest.TestCase):
         own = smoothing.smoothed_ball_radius(1.0, sigma=sigma, dim=dim)
         np.testing.assert_allclose(plain, own, rtol=1e-9)
 
+    @pytest.mark.slow
     def test_bounds_give_their_rows(self):
         def fn(x):
             return jax.nn.relu(jnp.matmul(x.reshape(-1), jnp.ones((784, 3))))

@@ -13,6 +13,7 @@ class ChangedTest(absltest.TestCase):
         return changed.concerned(set(paths))
 
     @pytest.mark.newest
+    @pytest.mark.slow
     def test_imports_are_followed_through_packages_helpers_and_scripts(self):
         found = self._concerned("robustjax/bounds/interval.py")
         self.assertContainsSubset(

@@ -60,6 +60,7 @@ def _loss_by_pairs(weight, bias, x, y, epsilon):
 class LinearProbeTest(parameterized.TestCase):
     """The first three tests need one compiled program of each kind."""
 
+    @pytest.mark.slow
     def test_logistic_is_that_of_scikit_learn(self):
         x, y = _data(60, 3, 2)
         x = 100 + x * [1, 10, 0.1]

@@ -235,7 +235,10 @@ def largest_epsilon(
 
     def box(epsilon: np.ndarray, of: Any = slice(None)) -> tuple[Any, Any]:
         radius = epsilon[of].reshape(-1, *(1,) * (centre.ndim - 1))
-        sides = centre[of] - radius, centre[of] + radius
+        sides = (
+            np.nextafter(centre[of] - radius, -np.inf),  # outward, as they are rounded
+            np.nextafter(centre[of] + radius, np.inf),
+        )
         return tuple(np.clip(side, *valid_range) for side in sides)
 
     def seems_verified(epsilon: np.ndarray) -> np.ndarray:

@@ -101,7 +101,7 @@ def _unit_images(images: np.ndarray, *, name: str) -> np.ndarray:
     if images.size == 0:
         raise ValueError(f"{name}: expected at least one image, got {images.shape}.")
     if images.dtype == np.uint8:
-        return images.astype(np.float32) / np.float32(255)
+        return np.divide(images, np.float32(255), dtype=np.float32)
     if images.dtype.kind != "f":
         raise ValueError(
             f"{name}: expected images as uint8 or floats in [0, 1], got {images.dtype}."

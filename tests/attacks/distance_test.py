@@ -19,6 +19,7 @@ def _linear(x):
 
 class SmallestEpsilonTest(absltest.TestCase):
     @pytest.mark.newest
+    @pytest.mark.slow
     def test_linear_classifiers_in_the_2_norm(self):
         """The distance is known; more halvings never return a farther input.
 

@@ -25,6 +25,7 @@ def _network(x):
 
 class FoolboxTest(absltest.TestCase):
     @pytest.mark.newest
+    @pytest.mark.slow
     def test_same_share_of_a_network_falls(self):
         x = np.random.default_rng(1).uniform(0.2, 0.8, (200, 12)).astype(np.float32)
         labels = np.argmax(np.tanh(x @ _FIRST) @ _SECOND, axis=-1)

@@ -97,6 +97,7 @@ class LargestEpsilonTest(parameterized.TestCase):
         np.testing.assert_array_equal(own.epsilon, 0.0)
         self.assertTrue(np.all(np.isnan(own.margin)))
 
+    @pytest.mark.slow
     def test_models_of_any_dtype(self):
         """float64 confirms what the model is without its casts."""
         module = models.create("mlp", num_classes=3, features=(8,), dtype="bfloat16")

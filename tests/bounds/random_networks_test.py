@@ -83,6 +83,7 @@ class RandomNetworksTest(parameterized.TestCase):
     def test_bounds_of_a_chain_hold(self):
         self._check([(["sigmoid"], True), (["abs"], False)], ("ibp", "crown"))
 
+    @pytest.mark.slow
     def test_bounds_hold(self):
         """Three networks of 12 activations, at 60 draws of weights and boxes each."""
         for layers in _networks(22, num_layers=2, num_parallel=2)[:3]:

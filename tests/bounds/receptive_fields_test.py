@@ -130,6 +130,7 @@ class SharedRowsTest(parameterized.TestCase):
             inside = (at >= entries.first[:, None]) & (at <= entries.last[:, None])
             self.assertFalse(np.any(met & ~inside))
 
+    @pytest.mark.slow
     def test_weights_may_be_traced(self):
         box = tuple(side.astype(np.float32) for side in _box((12, 10, 1)))
 

@@ -9,6 +9,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import bounds
+from robustjax.bounds import interval, linear, propagate
 
 _METHODS = ("ibp", "crown-ibp", "crown")
 
@@ -117,7 +118,70 @@ class NetworkTest(parameterized.TestCase):
         self.assertGreater(num_decided, 0.9 * num_tried)
 
 
+class SumTest(absltest.TestCase):
+    def test_additions_of_rows_that_swallow_small_ones_are_covered(self):
+        """(2^24 + 280) x: going back, x gets 2^24, and then ones that it swallows."""
+
+        def fn(x):
+            small = x
+            for _ in range(279):
+                small = small + x
+            return small + x * 2.0**24
+
+        x = jnp.ones(1, jnp.float32)
+        graph = propagate.trace(fn, x, covers_rounding=True)
+        known = {0: (x, x)}
+        for at, node in enumerate(graph.nodes):
+            known[at + 1] = interval.through(node, known)
+        rows = jnp.array([[1.0], [-1.0]], jnp.float32)
+        form = linear.lower_form(graph, rows, value=graph.output, known=known)
+        least, minus_most = linear.least(form, known[0])[:, 0]
+        self.assertBetween(2**24 + 280, least, -minus_most)
+        self.assertBetween(2**24 + 280, *known[graph.output])
+
+    def test_numbers_that_are_flushed_to_zero_are_covered(self):
+        """X, as x 1e-400 1e400; the steps at numbers that XLA takes for zero."""
+
+        def fn(x):
+            for factor in (1e-200, 1e-200, 1e200, 1e200):
+                x = x * factor
+            return x
+
+        with jax.enable_x64(True):
+            one, small = jnp.ones(1), 1e-310 * jnp.ones(1)
+            for of, box, low, high in (
+                (fn, (one, one), 1, 1),
+                (jnp.floor, (-small, small), -1, 0),
+                (jnp.sign, (-small, small), -1, 1),
+                (jnp.ceil, (-small, small), 0, 1),
+            ):
+                for method in ("ibp", "crown") if of is fn else ("ibp",):
+                    own = jax.device_get(
+                        bounds.linear_bounds(of, *box, method=method, rounding="cover")
+                    )
+                    self.assertLessEqual(own.lower[0], low)
+                    self.assertGreaterEqual(own.upper[0], high)
+
+
 class ConstantTest(absltest.TestCase):
+    def test_narrow_constants_and_truth_values_are_wide_where_casts_are_ignored(self):
+        """The float64 function, of which bfloat16 would round .1 + 256 to 256."""
+
+        def fn(x):
+            factor = jnp.bfloat16(0.1) + jnp.bfloat16(256)
+            z = x.astype(jnp.bfloat16)
+            return z * factor + (z > 0).astype(jnp.bfloat16) * factor
+
+        expected = 2 * (fractions.Fraction(float(jnp.bfloat16(0.1))) + 256)
+        with jax.enable_x64(True):
+            own = jax.device_get(bounds.linear_bounds(
+                fn, jnp.ones(1), jnp.ones(1),
+                method="ibp", casts="ignore", rounding="cover",
+            ))  # fmt: skip
+        self.assertLessEqual(fractions.Fraction(float(own.lower[0])), expected)
+        self.assertGreaterEqual(fractions.Fraction(float(own.upper[0])), expected)
+        self.assertLess(own.upper[0] - own.lower[0], 1e-10)
+
     def test_what_is_computed_of_weights_is_not_rounded_to_float32(self):
         """1 / sqrt(3) of float32 is 1.2e-8 too small."""
 

@@ -351,6 +351,7 @@ class TransformationsTest(parameterized.TestCase):
             np.testing.assert_allclose(found, expected, rtol=1e-5)
         self.assertEqual(num_traces, 1)
 
+    @pytest.mark.slow
     def test_cold_float32_is_float64(self):
         """At once and in blocks, down to a temperature of .005."""
 

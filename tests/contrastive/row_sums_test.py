@@ -249,6 +249,7 @@ class DevicesTest(parameterized.TestCase):
         # negatives of other devices matter
         self.assertGreater(expected[0]["nt_xent"][0] - alone, 0.5)
 
+    @pytest.mark.slow
     def test_gradients_inside_by_shared_parameters(self):
         weights = np.random.default_rng(2).normal(size=(5, 6))
 

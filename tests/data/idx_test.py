@@ -96,11 +96,13 @@ class RealMnistTest(absltest.TestCase):
         for mnist, counts in ((train, _TRAIN_COUNTS), (test, _TEST_COUNTS)):
             np.testing.assert_array_equal(np.bincount(mnist.labels), counts)
             self.assertEqual(mnist.images.shape, (sum(counts), 28, 28, 1))
-        by_class = [train.images[train.labels == k].reshape(-1, 784) for k in range(10)]
-        sums = [part.sum(0, dtype=np.float64) for part in by_class]
-        squares = [float(np.einsum("ij,ij->", part, part)) for part in by_class]
+        sums, squares = [], 0.0
+        for k in range(10):
+            part = train.images[train.labels == k].reshape(-1, 784)
+            sums.append(part.sum(0, dtype=np.float64))
+            squares += float(np.einsum("ij,ij->", part, part))
         mean = np.sum(sums) / train.images.size
-        deviation = np.sqrt(np.sum(squares) / train.images.size - mean**2)
+        deviation = np.sqrt(squares / train.images.size - mean**2)
         self.assertAlmostEqual(mean, 0.13066, places=5)
         self.assertAlmostEqual(deviation, 0.30811, places=5)
         means = np.stack(sums) / np.array(_TRAIN_COUNTS)[:, None]

@@ -147,6 +147,7 @@ class ObjectiveTest(parameterized.TestCase):
             with self.subTest(name):
                 np.testing.assert_allclose(*pair, rtol=1e-5)
 
+    @pytest.mark.slow
     def test_adversarial_methods_add_a_larger_term(self):
         radii = np.float32([0.3, 1e-4])
         found = _adversarial_losses(self.key, self.images, radii)
@@ -189,6 +190,7 @@ class ObjectiveTest(parameterized.TestCase):
             one, two,
         )  # fmt: skip
 
+    @pytest.mark.slow
     def test_bfloat16_encodes_and_losses_are_float32(self):
         loss, _ = _loss_and_gradient(dtype="bfloat16")
         expected, _ = _loss_and_gradient()

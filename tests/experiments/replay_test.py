@@ -231,6 +231,7 @@ class WeightedReplayTest(first_order_run_test.InFolder):
         self.assertLen(outcome.findings, 1)
         self.assertStartsWith(outcome.findings[0], "idx 3: dual_upper_l1 is ")
 
+    @pytest.mark.slow
     def test_fewer_devices(self):
         """Sums in another order differ by rounding, and by no more."""
         self.finished()

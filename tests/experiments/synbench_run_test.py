@@ -107,6 +107,7 @@ class RunTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "damaged"):
             synbench.run(config)
 
+    @pytest.mark.slow
     def test_a_function_of_numpy_arrays_scores_as_the_same_of_jax(self):
         config = dataclasses.replace(
             self.config, train=(), pixels=False, input_shape=("2", "2", "64"),
@@ -120,6 +121,7 @@ class RunTest(parameterized.TestCase):
         found = synbench.run(host)["encoders"][name.replace(":", ".")]
         np.testing.assert_allclose(found["score"], traced["score"], rtol=1e-6)
 
+    @pytest.mark.slow
     def test_a_vision_transformer_from_a_file(self):
         config = models.vit_config(
             "vit_ti8", resolution=16, width=64, mlp=64, depth=1, heads=2

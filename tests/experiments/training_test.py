@@ -221,6 +221,7 @@ class ScriptTest(_InFolder):
             check=False,
         )
 
+    @pytest.mark.slow
     def test_trains_and_prints_the_accuracies(self):
         config = self.config(epochs=2, sigma=3.0)
         settings = [

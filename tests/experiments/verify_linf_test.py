@@ -93,6 +93,7 @@ class RunTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "limit"):
             verify_linf.run(dataclasses.replace(self.config, limit=0.3))
 
+    @pytest.mark.slow
     def test_an_onnx_network_gives_the_rows_of_the_same_function(self):
         self.finished()
         means = np.asarray(sample_classifiers.nearest_mean().args[0])

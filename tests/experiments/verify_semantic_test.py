@@ -93,6 +93,7 @@ class RunTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "limit"):
             verify_semantic.run(dataclasses.replace(self.config, limit=()))
 
+    @pytest.mark.slow
     def test_another_image_compiles_nothing(self):
         config = dataclasses.replace(self.config, attributes=("rotation",), limit=())
         dataset = data.load("digits", split="test")

@@ -173,6 +173,7 @@ class RunTest(parameterized.TestCase):
         }
         self.assertEqual(self._statuses(*texts, max_boxes=50), [*texts.values()])
 
+    @pytest.mark.slow
     def test_a_second_property_compiles_nothing(self):
         self._statuses(_property(-1, 1, "(assert (>= Y_0 0.5))(assert (>= Y_1 0))"))
         branches = " ".join(f"(and (>= Y_0 {i}) (<= Y_1 Y_0))" for i in range(2, 14))

@@ -251,6 +251,7 @@ def _outputs(mean, covariance, epsilon, prior):
 
 
 class TransformTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_derivatives(self):
         """Also of the identity, where derivatives of eigh are infinite."""
         epsilons, every = np.array([1e-3, 0.301]), (None, 0, 0, None)

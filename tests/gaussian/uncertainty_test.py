@@ -74,6 +74,7 @@ class RedrawTest(parameterized.TestCase):
 
 class RunTest(absltest.TestCase):
     @pytest.mark.newest
+    @pytest.mark.slow
     def test_the_grid_is_as_uncertain_as_the_area(self):
         """Scores are nearly the same numbers, and so are their errors."""
 

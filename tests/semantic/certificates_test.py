@@ -65,6 +65,7 @@ class ResumeTest(parameterized.TestCase):
         kept = {cell.tobytes() for cell in found.cells}
         self.assertContainsSubset({cell.tobytes() for cell in small.cells}, kept)
 
+    @pytest.mark.slow
     def test_larger_limits_of_several_parameters(self):
         certify = functools.partial(
             semantic.certify, _pair_model, _PAIR, 0,

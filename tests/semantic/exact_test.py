@@ -151,6 +151,7 @@ class DenseTest(parameterized.TestCase):
 
 
 class CertifiedTest(parameterized.TestCase):
+    @pytest.mark.slow
     def test_certified_is_below_exact_is_below_attack(self):
         self._check("hue")
 

@@ -115,6 +115,7 @@ class SeveralParametersTest(absltest.TestCase):
         self.assertGreater(found.share, 0.5 * found.attack_share)
         self.assertLess(found.attack_share, 1)
 
+    @pytest.mark.slow
     def test_all_cells_cover_the_limits(self):
         cells = _certified_pair().cells
         self.assertAlmostEqual(np.prod(cells[:, 1] - cells[:, 0], axis=1).sum(), 1.2)
@@ -179,6 +180,7 @@ class AnytimeTest(absltest.TestCase):
 class AcceleratorTest(absltest.TestCase):
     """Off the CPU cells are bounded in float32 first; float64 decides."""
 
+    @pytest.mark.slow
     def test_float64_decides_what_float32_proves(self):
         """Two pixels are one number in float32, and far from that for the model."""
 

@@ -58,6 +58,7 @@ def _intervals(p, share):
 
 class CollinearTest(parameterized.TestCase):
     @pytest.mark.newest
+    @pytest.mark.slow
     def test_radius_matches_the_closed_form(self):
         shares = np.array([0.001, 0.1, 0.5, 0.9, 0.98, 0.999999])
         for first in range(2):  # each share at two p, each p at about two shares

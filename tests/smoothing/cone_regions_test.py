@@ -88,6 +88,7 @@ class TableTest(parameterized.TestCase):
         actual = _SHIFT(angle, sigma=1.0, dim=dim)
         np.testing.assert_allclose(actual, expected, rtol=0, atol=1.5e-9)
 
+    @pytest.mark.slow
     def test_apex_shift_in_float32(self):
         """In one call: a bad value does not stop the others before they converge.
 

@@ -222,16 +222,13 @@ class HostTest(parameterized.TestCase):
         self._never_below(2**14, "l2", "l1", "linf", "subspace:a")
 
     def test_edges(self):
-        for radius in (
-            _batch("box")["edges"][0],
-            _batch("exact")["edges"][0],
-            _device("box")[:7],
-        ):
-            self._assert_edges(radius)
+        for form in ("box", "exact"):
+            self._assert_edges(_batch(form)["edges"][0])
 
     @pytest.mark.slow
-    def test_edges_of_the_exact_form_on_the_device(self):
-        self._assert_edges(_device("exact")[:7])
+    def test_edges_on_the_device(self):
+        for form in ("box", "exact"):
+            self._assert_edges(_device(form)[:7])
 
     def _assert_edges(self, radius):
         np.testing.assert_array_equal(radius[:5], 0.0)

@@ -90,6 +90,7 @@ class UnbiasedTest(parameterized.TestCase):
     """Derivatives by the vector (x, sigma), so all the mixed ones as well."""
 
     @parameterized.parameters(("score", 4), ("pathwise", 3))
+    @pytest.mark.slow
     def test_value_gradient_and_hessian(self, estimator, columns):
         def estimate(key):
             def value(point):
