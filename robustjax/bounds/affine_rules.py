@@ -23,6 +23,8 @@ _MOVES = (
 _SUMS = ("cumsum", "reduce_sum", "reduce_window_sum")
 _NOTHING = ("stop_gradient", "name", "sharding_constraint")
 _JOINS = ("concatenate", "dynamic_update_slice", "pad", "stack")
+# Which arguments of a join are put together; default: all. Others say where.
+_JOINED = {"select_n": slice(1, None), "dynamic_update_slice": slice(2)}
 _LINEAR = ("dot_general", "conv_general_dilated")
 
 
@@ -69,7 +71,10 @@ def _move(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     point, radius = (_filled(move, arguments, _same) for move in (bind, moved))
     affine = Affine(point, radius, is_linear=moved is bind, signs=(1,))
     result = add(affine, arguments)
-    if bind.primitive.name in ("broadcast_in_dim", "reshape"):
+    is_in_order = bind.params.get("dimensions") is None  # else reshape transposes
+    if bind.primitive.name == "broadcast_in_dim" or (
+        bind.primitive.name == "reshape" and is_in_order
+    ):
         return shares.moved(result, arguments[0])
     if bind.primitive.name == "reduce_sum":
         axes = bind.params["axes"]
@@ -115,24 +120,33 @@ def _pass_on(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
 
 def convert(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """To a dtype that holds every number of the old one, or a float. [host]."""
-    old, new = arguments[0].dtype, bind.params["new_dtype"]
-    if jnp.promote_types(old, new) != new or jnp.issubdtype(new, jnp.complexfloating):
-        raise operations.UnsupportedError(
-            f"Bounds cannot follow a conversion from {old} to {new}, which rounds."
-        )
+    new = bind.params["new_dtype"] if bind.wide is None else bind.wide
+    _check_is_wide(arguments[0].dtype, new)
     return _move(add, bind, arguments)
 
 
+def _check_is_wide(old: Any, new: Any) -> None:
+    """Raises where a number of the old dtype, or a count, is rounded to the new one."""
+    is_real = not jnp.issubdtype(new, jnp.complexfloating)
+    is_count = jnp.issubdtype(old, jnp.integer) and jnp.issubdtype(new, jnp.floating)
+    too_few = is_count and jnp.finfo(new).nmant < 23  # counts.py has up to 2^24
+    if jnp.promote_types(old, new) != new or too_few or not is_real:
+        raise operations.UnsupportedError(
+            f"Bounds cannot follow a conversion from {old} to {new}, which rounds."
+        )
+
+
 @operations.rule(*_JOINS)
-def join(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
-    """Puts entries of several arguments together; indices and such stay. [host]."""
-
-    def zero(constant: Any) -> Any:
-        is_number = jnp.issubdtype(jnp.result_type(constant), jnp.inexact)
-        return jnp.zeros_like(constant) if is_number else constant
-
+def join(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """Puts entries of several arguments together; indices stay. [host]."""
+    joined = _JOINED.get(bind.primitive.name, slice(None))
+    of_radius = list(arguments)
+    of_radius[joined] = [
+        a if isinstance(a, Bounded) else np.zeros(jnp.shape(a), jnp.result_type(a))
+        for a in arguments[joined]
+    ]
     signs = tuple(1 for a in arguments if isinstance(a, Bounded))
-    point, radius = (_filled(bind, arguments, constant) for constant in (_same, zero))
+    point, radius = (_filled(bind, given, _same) for given in (arguments, of_radius))
     return add(Affine(point, radius, signs=signs), arguments)
 
 
@@ -185,9 +199,13 @@ def negate(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Boun
 
 
 @operations.rule(*_LINEAR)
-def _linear(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+def _linear(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """A product with a constant; of two bounded factors only intervals are known."""
     check_floats(arguments)
+    result = bind.params["preferred_element_type"]
+    if bind.wide is None and result is not None:
+        for argument in arguments:
+            _check_is_wide(argument.dtype, result)
     if all(isinstance(a, Bounded) for a in arguments):
         return add(_bilinear(bind), arguments)
     return add(_scaled(_precise(bind), arguments, signs=None), arguments)

@@ -6,6 +6,7 @@ moves its point. Concave functions are turned over.
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -173,8 +174,7 @@ _EXP = Elementwise(
     functools.partial(_rising, jnp.exp),
     functools.partial(_convex_lines, jnp.exp),
 )
-for _name, _f in (("exp2", jnp.exp2), ("expm1", jnp.expm1)):
-    _register(_name, _f, functools.partial(_convex_lines, _f))
+_register("expm1", jnp.expm1, functools.partial(_convex_lines, jnp.expm1))
 for _name, _f in (
     ("log", jnp.log), ("log1p", jnp.log1p), ("log2", jnp.log2), ("sqrt", jnp.sqrt),
 ):  # fmt: skip
@@ -323,6 +323,13 @@ _register(
 @operations.rule("exp")
 def _exponential(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     return shares.exponential(add(_EXP, arguments), arguments[0])
+
+
+@operations.rule("exp2")
+def _power_of_two(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """exp(x ln 2), whose product is rounded, and by more where x is large."""
+    scaled = affine_rules.multiply(add, jnp.multiply, [arguments[0], math.log(2)])
+    return add(_EXP, [scaled])
 
 
 @operations.rule("round")

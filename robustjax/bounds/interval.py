@@ -61,8 +61,6 @@ def through(node: Node, known: Mapping[int, Interval]) -> Interval:
     else:
         assert isinstance(operation, Elementwise)
         found, sources = operation.bounds(*intervals[0]), intervals
-        is_pole = (found[0] == -jnp.inf) & jnp.isfinite(intervals[0][0])
-        found = _unless(is_pole, *found)  # as of the logarithm at zero
         if node.unit and operation.kink is None:
             sizes = magnitude(found) + least_size(found[0].dtype)
             found = _apart(found, _ULPS * node.unit * sizes)
@@ -113,7 +111,7 @@ def size_of_terms(node: Node, intervals: list[Interval]) -> jax.Array:
     """
     operation = node.operation
     assert isinstance(operation, Affine)
-    sizes = operation.radius(*map(magnitude, intervals))
+    sizes = operation.radius(*(size_of(ends) for ends in intervals))
     sizes += least_size(sizes.dtype)
     if operation.is_linear:
         return sizes
@@ -124,6 +122,14 @@ def size_of_terms(node: Node, intervals: list[Interval]) -> jax.Array:
 def least_size(dtype: Any) -> float:
     """What is rounded as if it were so large: below, numbers are flushed to zero."""
     return float(jnp.finfo(dtype).tiny / jnp.finfo(dtype).eps)
+
+
+def size_of(interval: Interval) -> jax.Array:
+    """At least the magnitude of numbers, and of what they may be flushed from."""
+    size = magnitude(interval)
+    if not jnp.issubdtype(size.dtype, jnp.floating):
+        return size
+    return jnp.maximum(size, least_size(size.dtype))
 
 
 def magnitude(interval: Interval) -> jax.Array:
@@ -143,7 +149,7 @@ def intersect(first: Interval, second: Interval) -> Interval:
 
 def narrowed(known: Interval, found: Interval) -> Interval:
     """Intervals with what linear forms say; these see no NaN. [device]."""
-    return _unless(is_unknown(known), *intersect(known, found))
+    return _unless(is_unknown(known), *_numbers(*intersect(known, found)))
 
 
 @jax.custom_jvp

@@ -112,7 +112,7 @@ def least(form: LinearForm, box: Interval, *, total: Total = whole) -> jax.Array
     """The least value of each row over the box, [rows, cells]. [device]."""
     centre, radius = 0.5 * (box[0] + box[1])[None], 0.5 * (box[1] - box[0])[None]
     if form.rounding:
-        radius = radius + form.rounding * interval.magnitude(box)[None]
+        radius = radius + form.rounding * interval.size_of(box)[None]
     return total(0, form.weight * centre - jnp.abs(form.weight) * radius) + form.bias
 
 
@@ -128,7 +128,7 @@ def _slack(
     [rows, *shape of the value]. Of rows @ (J z + b), the sums of absolute values; of a
     line, slope z and offset, and z itself for slopes that are differences, as of tanh.
     """
-    sizes = [interval.magnitude(known[value])[None] for value in node.inputs]
+    sizes = [interval.size_of(known[value])[None] for value in node.inputs]
     operation = node.operation
     if isinstance(operation, Affine) and parts[0] is not None:
         terms = interval.size_of_terms(node, [known[v] for v in node.inputs])
@@ -137,7 +137,8 @@ def _slack(
     if isinstance(operation, Narrowed) or parts[0] is None:
         return slack
     if isinstance(operation, Product):
-        return slack + _times(rows, 4 * sizes[0] * sizes[1])
+        least = interval.least_size(rows.dtype)
+        return slack + _times(rows, 4 * sizes[0] * sizes[1] + least)
     return slack + _times(parts[0], sizes[0]) + _times(rows, sizes[0])
 
 
@@ -145,7 +146,7 @@ def _of_additions(
     count: int, sizes: jax.Array, interval_of: Interval, unit: float
 ) -> jax.Array:
     """What the rounding of sums of rows may do, of values that are used more often."""
-    return 2 * count * unit * _times(sizes, interval.magnitude(interval_of)[None])
+    return 2 * count * unit * _times(sizes, interval.size_of(interval_of)[None])
 
 
 def _times(rows: jax.Array, sizes: jax.Array) -> jax.Array:

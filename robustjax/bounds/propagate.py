@@ -7,6 +7,7 @@ bounded, an elementwise function of it, a product, or known to intervals alone.
 The only module that touches `jax.extend.core`.
 """
 
+import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +19,7 @@ from jax.extend import core
 
 from robustjax.bounds import (
     affine_rules,
+    counts,
     curved_rules,
     elementwise_rules,
     logic_rules,
@@ -36,6 +38,15 @@ CALLS = (
     "custom_vjp_call_jaxpr", "jit", "pjit", "remat", "remat2",
 )  # fmt: skip
 CALLED = ("jaxpr", "call_jaxpr", "fun_jaxpr")  # their parameters
+# Parameters that say which floats a result has.
+_RESULT_DTYPES = {
+    "convert_element_type": "new_dtype",
+    "conv_general_dilated": "preferred_element_type",
+    "dot_general": "preferred_element_type",
+    "ragged_dot_general": "preferred_element_type",
+}
+# What they give depends on how many bits the floats of a function have.
+_OF_BITS = ("bitcast_convert_type", "nextafter", "random_bits", "rng_uniform")
 _CONTROL = ("while", "cond", "scan", "custom_root", "custom_linear_solve")
 
 
@@ -47,6 +58,7 @@ class Node(NamedTuple):
     shape: tuple[int, ...]  # of its result
     unit: float = 0.0  # roundoff that bounds have to cover, relative; 0: none
     num_terms: int = 1  # at most so many in a sum, forward or backward
+    is_float: bool = True  # its result is neither a count nor a truth value
 
     @property
     def rounding(self) -> float:
@@ -118,6 +130,7 @@ class _Builder:
 
     def __init__(self, x: jax.ShapeDtypeStruct, *, wide: Any, unit: float) -> None:
         self.nodes: list[Node] = []
+        self.sizes: dict[int, int] = {}  # of integers, the largest they can get
         self.wide = wide  # the one dtype, None where that of the function is kept
         self.unit = unit
         self.input = operations.Bounded(0, tuple(x.shape), x.dtype)
@@ -184,6 +197,12 @@ class _Builder:
             return self.inline(called.jaxpr, called.consts, arguments, is_needed, site)
         bind = _Bind(primitive, params, self.wide)
         if self.wide is not None:  # rules see constants of the one dtype
+            if primitive.name in _OF_BITS:
+                raise UnsupportedError(
+                    f"What {primitive.name!r} gives depends on the dtype, and this is "
+                    f"decided in {self.wide}; compute it outside of the function "
+                    f"({site or 'source unknown'})."
+                )
             arguments = [
                 a if isinstance(a, operations.Bounded) else _cast(a, self.wide)
                 for a in arguments
@@ -191,7 +210,8 @@ class _Builder:
         if not any(isinstance(a, operations.Bounded) for a in arguments):
             if self.wide is not None and _rounds(equation):
                 return arguments[:1]
-            results = bind(*arguments)
+            with _at_once(equation, arguments):
+                results = bind(*arguments)
             return list(results) if primitive.multiple_results else [results]
         if self.wide is not None and _rounds(equation):
             return arguments[:1]
@@ -217,8 +237,17 @@ class _Builder:
         inputs = tuple(a.value for a in bounded)
         shapes = [result.shape, *(a.shape for a in bounded)]
         num_terms = max(map(math.prod, shapes))
-        self.nodes.append(Node(operation, inputs, result.shape, self.unit, num_terms))
-        return operations.Bounded(len(self.nodes), result.shape, result.dtype)
+        is_float = bool(jnp.issubdtype(result.dtype, jnp.floating))
+        added = operations.Bounded(len(self.nodes) + 1, result.shape, result.dtype)
+        counts.check(operation, bounded)
+        if counts.is_integer(added):
+            self.sizes[added.value] = counts.largest(
+                operation, bounded, self.sizes, added
+            )
+        self.nodes.append(
+            Node(operation, inputs, result.shape, self.unit, num_terms, is_float)
+        )
+        return added
 
     def as_value(self, result: Any) -> int:
         """The value of a result; a constant becomes a node that ignores the input."""
@@ -245,16 +274,28 @@ class _Bind(NamedTuple):
         params = dict(self.params)
         if self.wide is not None:
             arguments = tuple(_cast(a, self.wide) for a in arguments)
-            for name in ("preferred_element_type", "new_dtype"):
-                dtype = params.get(name)
-                if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
-                    params[name] = self.wide
+            name = _RESULT_DTYPES.get(self.primitive.name, "")
+            dtype = params.get(name)
+            if dtype is not None and jnp.issubdtype(dtype, jnp.floating):
+                params[name] = self.wide
         return self.primitive.bind(*arguments, **params)
 
 
 def _cast(argument: Any, dtype: Any) -> Any:
     is_float = jnp.issubdtype(jnp.result_type(argument), jnp.floating)
     return jnp.asarray(argument, dtype) if is_float else argument
+
+
+def _at_once(
+    equation: core.JaxprEqn, arguments: Sequence[Any]
+) -> contextlib.AbstractContextManager[Any]:
+    """Evaluates integers and masks of known ones now, where rules can see them."""
+    kinds = (jnp.integer, jnp.bool_)
+    dtypes: list[Any] = [v.aval.dtype for v in equation.outvars]  # type: ignore[attr-defined]
+    are_integers = all(any(jnp.issubdtype(d, k) for k in kinds) for d in dtypes)
+    if are_integers and not any(isinstance(a, jax.core.Tracer) for a in arguments):
+        return jax.ensure_compile_time_eval()
+    return contextlib.nullcontext()
 
 
 def _rounds(equation: core.JaxprEqn) -> bool:

@@ -90,7 +90,9 @@ def _reach(graph: Graph, dtype: jnp.dtype, slabs: jax.Array) -> list[jax.Array]:
         met = [jnp.broadcast_to(slab, graph.shape).astype(dtype)]
         for node in graph.nodes:
             inputs = [met[value] for value in node.inputs]
-            if isinstance(node.operation, Affine):
+            if not node.is_float:  # counts and truth values depend on many entries
+                result = jnp.ones(node.shape, dtype)
+            elif isinstance(node.operation, Affine):
                 reach = node.operation.reach or node.operation.radius
                 result = reach(*inputs)
             elif isinstance(node.operation, Elementwise | Product | Narrowed):

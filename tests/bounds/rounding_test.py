@@ -4,6 +4,7 @@ import fractions
 
 import jax
 import jax.numpy as jnp
+import mpmath
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
@@ -81,6 +82,26 @@ class AffineTest(parameterized.TestCase):
         )
         np.testing.assert_allclose(single.lower, -5, atol=1e-6)
 
+    def test_the_input_and_differences_are_covered(self):
+        rng = np.random.default_rng(0)
+        low = rng.uniform(-1, 1, 100).astype(np.float32)
+        high = low + rng.uniform(0, 1, 100).astype(np.float32)
+        least, most = _exactly([low, high])
+        for fn, exact in (
+            (lambda x: x, (least, most)),
+            (lambda x: x - x[::-1], (least - most[::-1], most - least[::-1])),
+            (
+                lambda x: jnp.maximum(x, 0.0) - x,
+                (np.maximum(-most, 0), np.maximum(-least, 0)),
+            ),
+        ):
+            for method in ("ibp", "crown"):
+                own = jax.device_get(bounds.linear_bounds(
+                    fn, low, high, method=method, rounding="cover"
+                ))  # fmt: skip
+                self.assertTrue(np.all(_exactly(own.lower) <= exact[0]))
+                self.assertTrue(np.all(_exactly(own.upper) >= exact[1]))
+
 
 class NetworkTest(parameterized.TestCase):
     def test_no_wrong_unsat_of_networks_of_one_input(self):
@@ -140,39 +161,65 @@ class SumTest(absltest.TestCase):
         self.assertBetween(2**24 + 280, *known[graph.output])
 
     def test_numbers_that_are_flushed_to_zero_are_covered(self):
-        """X, as x 1e-400 1e400; the steps at numbers that XLA takes for zero."""
+        """What XLA takes for zero below 2.2e-308: factors, products, boxes, steps."""
 
-        def fn(x):
+        def there_and_back(x):
             for factor in (1e-200, 1e-200, 1e200, 1e200):
                 x = x * factor
             return x
 
+        cases = (  # function, box, exact range
+            (there_and_back, 1.0, 1.0, 1, 1),
+            (lambda x: 1e308 * jax.nn.relu(x), -3e-308, 3e-308, 0, 3),
+            (lambda x: 1e308 * x, 1e-310, 1e-309, 0.01, 0.1),
+            (lambda x: 1e308 * (x * x[::-1]), 1e-155, 3e-155, 0.01, 0.09),
+            (lambda x: x * x[::-1], 1e-155, 3e-155, 1e-310, 9e-310),
+        )
+        steps = (
+            (jnp.floor, -1e-310, 1e-310, -1, 0),
+            (jnp.sign, -1e-310, 1e-310, -1, 1),
+            (jnp.ceil, -1e-310, 1e-310, 0, 1),
+        )
         with jax.enable_x64(True):
-            one, small = jnp.ones(1), 1e-310 * jnp.ones(1)
-            for of, box, low, high in (
-                (fn, (one, one), 1, 1),
-                (jnp.floor, (-small, small), -1, 0),
-                (jnp.sign, (-small, small), -1, 1),
-                (jnp.ceil, (-small, small), 0, 1),
-            ):
-                for method in ("ibp", "crown") if of is fn else ("ibp",):
-                    own = jax.device_get(
-                        bounds.linear_bounds(of, *box, method=method, rounding="cover")
-                    )
-                    self.assertLessEqual(own.lower[0], low)
-                    self.assertGreaterEqual(own.upper[0], high)
+            for of, low, high, least, most in cases + steps:
+                for method in ("ibp",) if of in (jnp.floor, jnp.ceil) else ("crown",):
+                    own = jax.device_get(bounds.linear_bounds(
+                        of, jnp.full(2, low), jnp.full(2, high),
+                        method=method, rounding="cover",
+                    ))  # fmt: skip
+                    self.assertLessEqual(own.lower[0], least)
+                    self.assertGreaterEqual(own.upper[0], most)
+
+    def test_powers_of_two_are_as_exact_as_their_product(self):
+        """XLA computes exp(x ln 2): at x = 994 it is off by 357 units of roundoff."""
+        x = np.random.default_rng(0).uniform(-900, 1020, 300)
+
+        @jax.jit
+        @jax.vmap
+        def at(x):
+            return bounds.linear_bounds(
+                jnp.exp2, x[None], x[None], method="ibp", rounding="cover"
+            )
+
+        with jax.enable_x64(True):
+            own = jax.device_get(at(jnp.asarray(x)))
+        for point, low, high in zip(x, own.lower[:, 0], own.upper[:, 0], strict=True):
+            exact = mpmath.power(2, mpmath.mpf(point))
+            self.assertBetween(exact, mpmath.mpf(low), mpmath.mpf(high))
+            self.assertLess(high / low, 1 + 1e-10)
 
 
 class ConstantTest(absltest.TestCase):
     def test_narrow_constants_and_truth_values_are_wide_where_casts_are_ignored(self):
-        """The float64 function, of which bfloat16 would round .1 + 256 to 256."""
+        """The float64 function: bfloat16 would round .1 + 256 and 257 to 256."""
 
         def fn(x):
             factor = jnp.bfloat16(0.1) + jnp.bfloat16(256)
             z = x.astype(jnp.bfloat16)
-            return z * factor + (z > 0).astype(jnp.bfloat16) * factor
+            count = jnp.sum(jnp.broadcast_to(z > 0, (257,)).astype(jnp.int32))
+            return z * factor + count.astype(jnp.bfloat16)
 
-        expected = 2 * (fractions.Fraction(float(jnp.bfloat16(0.1))) + 256)
+        expected = fractions.Fraction(float(jnp.bfloat16(0.1))) + 256 + 257
         with jax.enable_x64(True):
             own = jax.device_get(bounds.linear_bounds(
                 fn, jnp.ones(1), jnp.ones(1),

@@ -42,6 +42,7 @@ _PARTIAL = {  # functions that are no number somewhere on [-1, 2]
 _DECIDE = {  # numbers from a result z; at NaN the comparisons are False
     "less": lambda z: jnp.where(z < 1e30, 1.0, -1.0),
     "less than infinity": lambda z: jnp.where(z <= jnp.inf, 1.0, -1.0),
+    "at least minus infinity": lambda z: jnp.where(z >= -jnp.inf, 1.0, -1.0),
     "more": lambda z: jnp.where(z > -1e30, 1.0, -1.0),
     "not": lambda z: jnp.where(~(z >= 1e30), -1.0, 1.0),
     "equal": lambda z: jnp.where(z == z, 1.0, -1.0),  # noqa: PLR0124
@@ -163,6 +164,25 @@ class OverflowTest(absltest.TestCase):
         self.assertLessEqual(own.lower[0], -200)
         self.assertGreaterEqual(own.upper[0], -100)
 
+    def test_infinite_constants_meet_what_they_are_equal_to(self):
+        """Each is true for every input, or for some."""
+
+        def fn(x):
+            z = jax.nn.relu(x)
+            masked = jnp.where(np.array([True, False]), z, -jnp.inf)
+            infinite = jnp.stack([
+                jnp.isneginf(masked), z + jnp.inf == jnp.inf,
+                jnp.isneginf(z - jnp.inf), z - jnp.inf < -1.0, z + jnp.inf > 1.0,
+            ])  # fmt: skip
+            return infinite.astype(jnp.float32).ravel()
+
+        expected = np.float32([0, 1, *[1] * 8])
+        box = -jnp.ones(2), jnp.ones(2)
+        every = functools.partial(_all_bounds, fn, methods=("ibp", "crown"))
+        for own in jax.device_get(jax.jit(every)(*box)):
+            self.assertTrue(np.all(own.lower <= expected))
+            self.assertTrue(np.all(own.upper >= expected))
+
 
 class SharesTest(absltest.TestCase):
     def test_what_only_looks_like_softmax_is_not_taken_for_it(self):
@@ -191,6 +211,11 @@ class SharesTest(absltest.TestCase):
             y = jnp.stack([x, 2 * x, x**2])
             return (y - jnp.max(y, axis=0)[:, None]).ravel()
 
+        def transposed_largest(x):
+            y = jnp.stack([jnp.stack([x, 2 * x]), jnp.stack([x**2, x - 1])])
+            largest = jax.lax.reshape(jnp.max(y, axis=2), (2, 2), dimensions=(1, 0))
+            return (y - largest[:, :, None]).ravel()
+
         def of_another_largest(x):
             return x - jnp.max(0.5 * x)
 
@@ -200,8 +225,8 @@ class SharesTest(absltest.TestCase):
 
         def fn(x):
             return jnp.concatenate([
-                f(x) for f in (with_other_sum, of_another, across, along_others,
-                               turned, of_another_largest)
+                f(x) for f in (with_other_sum, of_another, across, along_others, turned,
+                               transposed_largest, of_another_largest)
             ])  # fmt: skip
 
         value = np.asarray(jax.jit(jax.vmap(fn))(points))
