@@ -138,7 +138,7 @@ def exclude_cases(
         An `Exclusion`.
 
     Raises:
-        ValueError: if shapes do not match, or a box is empty or not finite.
+        ValueError: if shapes do not match, a box is empty, or anything is not finite.
         UnsupportedError: if a primitive has no rule.
 
     Example:
@@ -155,7 +155,7 @@ def exclude_cases(
     _validate.one_of(METHODS, method=method)
     _validate.integer(1, max_boxes=max_boxes)
     numbers = itertools.count()
-    unsafe, queue = _prepared(cases, numbers)
+    unsafe, queue = _prepared(fn, cases, numbers)
     num_bounded, budget = 0, max_boxes * len(queue)
     unresolved: list[_Entry] = []  # boxes that no float64 halves
     with jax.enable_x64(True), jax.default_device(cpu()):
@@ -249,6 +249,7 @@ class _Evaluated(NamedTuple):
 
 
 def _prepared(
+    fn: Callable[[jax.Array], jax.Array],
     cases: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]],
     numbers: Iterator[int],
 ) -> tuple[_Unsafe, list[_Entry]]:
@@ -267,6 +268,8 @@ def _prepared(
                 f"Expected rows [m, k] and offsets [m], got {spec.shape} and "
                 f"{constant.shape}."
             )
+        if not (np.isfinite(spec).all() and np.isfinite(constant).all()):
+            raise ValueError("Expected finite rows and offsets, got NaN or inf.")
         if not len(spec):  # 0 y - 1 <= 0 is met by every y
             spec, constant = np.zeros((1, spec.shape[1])), np.full(1, -1.0)
         polytopes.append((spec, constant))
@@ -275,6 +278,13 @@ def _prepared(
     if len(shapes) != 1 or len(widths) != 1:
         raise ValueError(
             f"Expected cases, of one shape {shapes} and number of outputs {widths}."
+        )
+    (shape,), (width,) = shapes, widths
+    output = jax.eval_shape(fn, jax.ShapeDtypeStruct(shape, jnp.float32))
+    if output.shape != (width,):
+        raise ValueError(
+            f"Expected rows [m, k] for outputs of fn of shape {output.shape}, got k = "
+            f"{width}."
         )
     entries = [
         _Entry(0.0, next(numbers), low, high, np.asarray(own))

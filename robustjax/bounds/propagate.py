@@ -219,8 +219,8 @@ class _Builder:
         if rule is None:
             raise UnsupportedError(
                 f"No rule to carry bounds through the primitive {primitive.name!r} "
-                f"({site or 'source unknown'}). Register one for an elementwise "
-                f"function: robustjax.bounds.register({primitive.name!r}, ...)."
+                f"({site or 'source unknown'}). If it is a function of single numbers, "
+                f"register one: robustjax.bounds.register({primitive.name!r}, ...)."
             )
         try:
             found = rule(self._add, bind, arguments)
@@ -318,7 +318,7 @@ def _called(equation: core.JaxprEqn, site: str) -> core.ClosedJaxpr | None:
     if name in _CONTROL or equation.effects:
         raise UnsupportedError(
             f"Bounds cannot be carried through {name!r} ({site or 'source unknown'}): "
-            "the function has control flow that depends on data, or side effects."
+            "loops, branches and side effects are not followed."
         )
     if name not in CALLS:
         return None

@@ -211,6 +211,9 @@ class ExcludeTest(parameterized.TestCase):
     @parameterized.parameters(
         ({"rows": [1.0], "offsets": [0.0]}, "rows"),
         ({"rows": [[1.0, 0, 0]], "offsets": [0.0, 1.0]}, "offsets"),
+        ({"rows": [[1.0, 0]], "offsets": [0.0]}, r"of shape \(3,\), got k = 2"),
+        ({"rows": [[1.0, 0, np.nan]], "offsets": [0.0]}, "finite rows"),
+        ({"rows": [[1.0, 0, 0]], "offsets": [np.inf]}, "finite rows"),
         ({"rows": [[1.0, 0, 0]], "offsets": [0.0], "method": "lp"}, "method"),
         ({"rows": [[1.0, 0, 0]], "offsets": [0.0], "max_boxes": 0}, "max_boxes"),
     )
