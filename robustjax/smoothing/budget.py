@@ -5,17 +5,10 @@ half to the bounds of the gradient. `docs/confidence_budget.md` has the table, e
 event.
 """
 
-import math
 from collections.abc import Collection, Iterable, Sequence
-from typing import TYPE_CHECKING, NamedTuple
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from robustjax import _validate, norms
-
-if TYPE_CHECKING:
-    from robustjax.smoothing.gradient_bounds import GradientBounds
 
 METHODS = ("tight", "reference")
 _WHOLE = ("l2_upper", "l2_lower", "linf_upper", "linf_lower", "l1_upper", "l1_lower")
@@ -163,42 +156,6 @@ def events(
         norm: split(needed_bounds([norm]), alpha=alpha, method=method)
         for norm in norm_names
     }
-
-
-def dual_norm_upper(
-    bounds: "GradientBounds", norm: str, *, dim: int
-) -> NDArray[np.float64]:
-    """Upper bound of the dual norm of a gradient, which limits a ball's exposure to it.
-
-    [host] The dual of lp is lq, 1/p + 1/q = 1. Lyapunov's inequality interpolates
-    between l1, l2 and linf: ||m||_q <= ||m||_2^(2/q) ||m||_inf^(1 - 2/q) for q >= 2 and
-    ||m||_1^(2/q - 1) ||m||_2^(2 - 2/q) for q <= 2. In a subspace it is the length of
-    the projection.
-
-    Args:
-        bounds: bounds that cover `needed_bounds([norm])`.
-        norm: as in `needed_bounds`.
-        dim: number of input coordinates.
-
-    Returns:
-        float64 `[n]`.
-
-    Raises:
-        ValueError: for a norm that is not known.
-
-    Reference: ours for lp; Mohapatra et al. (2020), arXiv 2010.06651, for the others.
-    """
-    _validate.integer(1, dim=dim)
-    name = norms.subspace_name(norm)
-    if name is not None:
-        return bounds.subspace_upper[name]
-    q = norms.dual_exponent(norms.exponent(norm))
-    if math.isinf(q):
-        return bounds.linf_upper
-    if q >= 2:
-        return bounds.l2_upper ** (2 / q) * bounds.linf_upper ** (1 - 2 / q)
-    interpolated = bounds.l1_upper ** (2 / q - 1) * bounds.l2_upper ** (2 - 2 / q)
-    return np.minimum(interpolated, bounds.l2_upper * dim ** (1 / q - 0.5))
 
 
 def _needed_by(norm: str) -> tuple[str, ...]:

@@ -99,11 +99,13 @@ def from_moments(
     """
     alpha = request.alpha if alpha is None else alpha
     share = budget.split((), alpha=alpha).probability if request.order else alpha
-    p_lower = _p_lower(request, sums, alpha=share)
+    p_lower = gradient_bounds.class_probability_lower(
+        sums, alpha=share, votes=request.votes
+    )
     return _certificate(
         request,
         probability=(p_lower, 1 - p_lower),
-        gradient=_gradient(request, sums, alpha=alpha),
+        gradient=_gradient(request, sums, p_lower, alpha=alpha),
         counts=np.asarray(sums.counts),
         selected=np.asarray(sums.selected),
         bound="betting" if request.votes == "soft" else "clopper_pearson",
@@ -122,25 +124,17 @@ def votes_of(
     return votes, others
 
 
-def _p_lower(
-    request: Request, sums: moments.Moments, *, alpha: float
-) -> NDArray[np.float64]:
-    num_samples = sums.num_even + sums.num_odd
-    if request.votes == "soft":
-        return sequences.bounded_mean_lower(
-            sums.soft_log_wealth,
-            moments.SOFT_BETS,
-            num_samples=num_samples,
-            alpha=alpha,
-        )
-    votes, _ = votes_of(np.asarray(sums.counts), np.asarray(sums.selected))
-    return confidence.clopper_pearson_lower(votes, num_samples, alpha=alpha)
-
-
 def _gradient(
-    request: Request, sums: moments.Moments, *, alpha: float
+    request: Request,
+    sums: moments.Moments,
+    p_lower: NDArray[np.float64],
+    *,
+    alpha: float,
 ) -> dict[str, GradientEvidence]:
-    """The evidence of every norm, under one budget or each under its own."""
+    """The evidence of every norm, under one budget or each under its own.
+
+    Every budget has the same share for p_lower.
+    """
     if request.order == 0:
         return {}
     shares = budget.events(
@@ -154,13 +148,13 @@ def _gradient(
     for norm, share in shares.items():
         if share is not paid:
             paid = share
-            bounds = gradient_bounds.gradient_norm_bounds(
+            bounds = gradient_bounds.given_probability(
+                p_lower,
                 sums,
-                alpha=alpha,
-                votes=request.votes,
+                levels=share.gradient,
                 method=request.method,
-                subspaces=request.subspaces,
-                bounds=tuple(share.gradient),
+                subspaces=request.subspaces or {},
+                votes=request.votes,
             )
         found[norm] = _evidence_of(norm, bounds, request)
     return found
@@ -170,29 +164,11 @@ def _evidence_of(
     norm: str, bounds: gradient_bounds.GradientBounds, request: Request
 ) -> GradientEvidence:
     name = norms.subspace_name(norm)
-    if name is not None:
-        return GradientEvidence(
-            bounds.subspace[name],
-            bounds.subspace_upper[name],
-            bounds.complement_lower[name],
-        )
     return GradientEvidence(
-        _dual_norm(bounds, norm),
-        budget.dual_norm_upper(bounds, norm, dim=request.dim),
-        bounds.l2_lower,
+        bounds.dual_estimate(norm),
+        bounds.dual_upper(norm, dim=request.dim),
+        bounds.l2_lower if name is None else bounds.complement_lower[name],
     )
-
-
-def _dual_norm(
-    bounds: gradient_bounds.GradientBounds, norm: str
-) -> NDArray[np.float64]:
-    """Estimate of the dual norm lq; interpolated between l1, l2 and linf."""
-    q = norms.dual_exponent(norms.exponent(norm))
-    if np.isinf(q):
-        return bounds.linf
-    if q >= 2:
-        return bounds.l2 ** (2 / q) * bounds.linf ** (1 - 2 / q)
-    return bounds.l1 ** (2 / q - 1) * bounds.l2 ** (2 - 2 / q)
 
 
 def _certificate(

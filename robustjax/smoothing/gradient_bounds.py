@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from robustjax import _validate
+from robustjax import _validate, norms
 from robustjax.smoothing import (
     budget,
     confidence,
@@ -50,6 +50,55 @@ class GradientBounds(NamedTuple):
     l1: _Array  # estimate, from the mean over all samples: noise makes it too large
     linf: _Array  # as l1
     subspace: dict[str, _Array]  # as l2
+
+    def dual_upper(self, norm: str, *, dim: int) -> _Array:
+        """Upper bound on the dual norm of m, which limits a ball's exposure to it.
+
+        [host] The dual of lp is lq, 1/p + 1/q = 1. In a subspace it is the length of
+        the projection. For q < 2 it is at most dim^(1/q - 1/2) times the length.
+
+        Args:
+            norm: as in `budget.needed_bounds`, whose bounds are to be there.
+            dim: number of input coordinates.
+
+        Returns:
+            float64 `[n]`.
+
+        Raises:
+            ValueError: for a norm that is not known.
+
+        Reference: ours for lp; Mohapatra et al. (2020), arXiv 2010.06651, for others.
+        """
+        _validate.integer(1, dim=dim)
+        name = norms.subspace_name(norm)
+        if name is not None:
+            return self.subspace_upper[name]
+        q = norms.dual_exponent(norms.exponent(norm))
+        upper = _interpolated(q, self.l1_upper, self.l2_upper, self.linf_upper)
+        if q >= 2:
+            return upper
+        return np.minimum(upper, self.l2_upper * dim ** (1 / q - 0.5))
+
+    def dual_estimate(self, norm: str) -> _Array:
+        """Estimate of the dual norm of m, float64 `[n]`; norms as in `dual_upper`."""
+        name = norms.subspace_name(norm)
+        if name is not None:
+            return self.subspace[name]
+        q = norms.dual_exponent(norms.exponent(norm))
+        return _interpolated(q, self.l1, self.l2, self.linf)
+
+
+def _interpolated(q: float, l1: _Array, l2: _Array, linf: _Array) -> _Array:
+    """Lyapunov's inequality, what ||m||_q is at most, from three of its norms.
+
+    ||m||_q <= ||m||_2^(2/q) ||m||_inf^(1 - 2/q) for q >= 2, and
+    ||m||_q <= ||m||_1^(2/q - 1) ||m||_2^(2 - 2/q) for q <= 2.
+    """
+    if math.isinf(q):
+        return linf
+    if q >= 2:
+        return l2 ** (2 / q) * linf ** (1 - 2 / q)
+    return l1 ** (2 / q - 1) * l2 ** (2 - 2 / q)
 
 
 def gradient_norm_bounds(
@@ -109,26 +158,56 @@ def gradient_norm_bounds(
     for bound in wanted:
         _validate.one_of(known, bound=bound)
     shares = budget.split(dict.fromkeys(wanted), alpha=alpha, method=method)
+    p_lower = class_probability_lower(moments, alpha=shares.probability, votes=votes)
+    return given_probability(
+        p_lower,
+        moments,
+        levels=shares.gradient,
+        method=method,
+        subspaces=subspaces,
+        votes=votes,
+    )
+
+
+def given_probability(
+    p_lower: _Array,
+    moments: Moments,
+    *,
+    levels: Mapping[str, float],
+    method: str,
+    subspaces: Mapping[str, Subspace],
+    votes: str,
+) -> GradientBounds:
+    """`gradient_norm_bounds` with a bound of the class probability that is known.
+
+    [host]
+
+    Args:
+        p_lower: float64 `[n]`, from `class_probability_lower` of the same moments.
+        moments: as in `gradient_norm_bounds`.
+        levels: failure probability of each bound, by name.
+        method: as there.
+        subspaces: as there.
+        votes: as there.
+
+    Returns:
+        The bounds. They and `p_lower` hold together with probability at least 1 minus
+        the levels and the failure probability of `p_lower`.
+    """
     _check_parts(moments, subspaces)
     sums = host_moments.from_device(moments, votes=votes)
-    p_lower = np.where(
-        sums.is_finite,
-        _probability_lower(moments, alpha=shares.probability, votes=votes),
-        0.0,
-    )
+    p_lower = np.where(sums.is_finite, p_lower, 0.0)
     largest = deviation.normal_density(special.ndtri(np.maximum(p_lower, 0.5)))
     if method == "tight":
         found = tight_bounds.norm_bounds(
             sums,
             p_lower=p_lower,
             largest=largest,
-            levels=shares.gradient,
+            levels=levels,
             subspaces=subspaces,
         )
     else:
-        found = reference_bounds.norm_bounds(
-            sums, levels=shares.gradient, subspaces=subspaces
-        )
+        found = reference_bounds.norm_bounds(sums, levels=levels, subspaces=subspaces)
     limited = _limited(found, sums, largest=largest, subspaces=subspaces)
     return GradientBounds(
         p_lower=p_lower, **limited, **_estimates(sums, subspaces=subspaces)
@@ -156,7 +235,22 @@ def _check_parts(moments: Moments, subspaces: Mapping[str, Subspace]) -> None:
         )
 
 
-def _probability_lower(moments: Moments, *, alpha: float, votes: str) -> _Array:
+def class_probability_lower(moments: Moments, *, alpha: float, votes: str) -> _Array:
+    """Lower confidence bound on the probability of class A, or its mean soft vote.
+
+    [host]
+
+    Args:
+        moments: sums over the samples of n examples.
+        alpha: its failure probability.
+        votes: "hard" or "soft".
+
+    Returns:
+        float64 `[n]`; of sums that are not finite it means nothing.
+
+    Raises:
+        ValueError: if the moments were made for other votes.
+    """
     counts = np.asarray(moments.counts)
     num = counts.sum(axis=1)
     misses = np.asarray(moments.misses_even, np.float64) + moments.misses_odd

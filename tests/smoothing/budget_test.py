@@ -1,13 +1,11 @@
-"""The failure probabilities of all bounds add up; dual norms are upper bounds."""
+"""The failure probabilities of all bounds add up to alpha."""
 
 from fractions import Fraction
 
-import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax.smoothing import budget
-from robustjax.smoothing.gradient_bounds import GradientBounds
 
 _NORMS = ("l2", "l1", "linf", "l1.5", "l3", "subspace:red", "subspace:blue")
 
@@ -69,46 +67,6 @@ class BudgetTest(parameterized.TestCase):
     def test_unknown_method_is_refused(self):
         with self.assertRaisesRegex(ValueError, "method 'loose'"):
             budget.split(["l2_upper"], alpha=0.1, method="loose")
-
-
-class DualNormTest(parameterized.TestCase):
-    @parameterized.parameters(
-        ("l1", np.inf), ("l2", 2), ("linf", 1), ("l1.25", 5), ("l1.5", 3), ("l3", 1.5),
-        ("l5", 1.25),
-    )  # fmt: skip
-    def test_bounds_the_dual_norm_and_is_sharp_for_flat_vectors(self, norm, dual):
-        rng = np.random.default_rng(0)
-        dim = 12
-        sparse = rng.normal(size=(50, dim)) * (rng.uniform(size=(50, dim)) < 0.3)
-        flat = rng.choice([-0.3, 0.3], size=(50, dim))
-        for vectors, is_flat in (
-            (rng.normal(size=(50, dim)), 0),
-            (sparse, 0),
-            (flat, 1),
-        ):
-            upper = budget.dual_norm_upper(_exact(vectors), norm, dim=dim)
-            true = np.linalg.norm(vectors, dual, axis=1)
-            self.assertTrue((upper >= true * (1 - 1e-12)).all())
-            if is_flat:
-                np.testing.assert_allclose(upper, true, rtol=1e-12)
-
-    def test_subspace_is_the_length_of_its_part(self):
-        bounds = _exact(np.ones((1, 3)))
-        self.assertEqual(budget.dual_norm_upper(bounds, "subspace:red", dim=3), 0.7)
-
-    def test_a_sharper_length_helps_where_the_l1_bound_is_loose(self):
-        bounds = _exact(np.ones((1, 4)) / 2)._replace(l1_upper=np.array([100.0]))
-        upper = budget.dual_norm_upper(bounds, "l3", dim=4)
-        np.testing.assert_allclose(upper, 4 ** (2 / 3) / 2, rtol=1e-12)
-
-
-def _exact(vectors):
-    """Bounds that are the norms themselves."""
-    l1, l2, linf = (np.linalg.norm(vectors, p, axis=1) for p in (1, 2, np.inf))
-    part = {"red": np.array([0.7])}
-    return GradientBounds(
-        l2, l2, l2, l1, l1, linf, linf, part, part, l2, l1, linf, part
-    )
 
 
 if __name__ == "__main__":

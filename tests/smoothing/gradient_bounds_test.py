@@ -387,5 +387,45 @@ def _unlimited(moments):
     )
 
 
+class DualNormTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ("l1", np.inf), ("l2", 2), ("linf", 1), ("l1.25", 5), ("l1.5", 3), ("l3", 1.5),
+        ("l5", 1.25),
+    )  # fmt: skip
+    def test_bounds_the_dual_norm_and_is_sharp_for_flat_vectors(self, norm, dual):
+        rng = np.random.default_rng(0)
+        dim = 12
+        sparse = rng.normal(size=(50, dim)) * (rng.uniform(size=(50, dim)) < 0.3)
+        flat = rng.choice([-0.3, 0.3], size=(50, dim))
+        for vectors, is_flat in (
+            (rng.normal(size=(50, dim)), 0),
+            (sparse, 0),
+            (flat, 1),
+        ):
+            upper = _exact(vectors).dual_upper(norm, dim=dim)
+            true = np.linalg.norm(vectors, dual, axis=1)
+            self.assertTrue((upper >= true * (1 - 1e-12)).all())
+            if is_flat:
+                np.testing.assert_allclose(upper, true, rtol=1e-12)
+
+    def test_subspace_is_the_length_of_its_part(self):
+        bounds = _exact(np.ones((1, 3)))
+        self.assertEqual(bounds.dual_upper("subspace:red", dim=3), 0.7)
+
+    def test_a_sharper_length_helps_where_the_l1_bound_is_loose(self):
+        bounds = _exact(np.ones((1, 4)) / 2)._replace(l1_upper=np.array([100.0]))
+        upper = bounds.dual_upper("l3", dim=4)
+        np.testing.assert_allclose(upper, 4 ** (2 / 3) / 2, rtol=1e-12)
+
+
+def _exact(vectors):
+    """Bounds that are the norms themselves."""
+    l1, l2, linf = (np.linalg.norm(vectors, p, axis=1) for p in (1, 2, np.inf))
+    part = {"red": np.array([0.7])}
+    return gradient_bounds.GradientBounds(
+        l2, l2, l2, l1, l1, linf, linf, part, part, l2, l1, linf, part
+    )
+
+
 if __name__ == "__main__":
     absltest.main()
