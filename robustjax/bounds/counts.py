@@ -44,16 +44,17 @@ def check(operation: Operation, arguments: Sequence[Bounded]) -> None:
 def largest(
     operation: Operation,
     arguments: Sequence[Bounded],
-    sizes: Mapping[int, int],
     result: Bounded,
+    *,
+    sizes: Mapping[int, int],
 ) -> int:
     """Upper bound on the absolute value of an integer result. [host].
 
     Args:
         operation: affine, or known by intervals.
         arguments: the bounded ones, truth values or integers.
-        sizes: the same of all integers so far, by value.
         result: shape and dtype.
+        sizes: the same bounds of all integers so far, by value.
 
     Raises:
         UnsupportedError: if it may exceed 2^24 or its dtype, or depends on constants

@@ -242,7 +242,7 @@ class _Builder:
         counts.check(operation, bounded)
         if counts.is_integer(added):
             self.sizes[added.value] = counts.largest(
-                operation, bounded, self.sizes, added
+                operation, bounded, added, sizes=self.sizes
             )
         self.nodes.append(
             Node(operation, inputs, result.shape, self.unit, num_terms, is_float)

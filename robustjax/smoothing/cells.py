@@ -32,19 +32,15 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from robustjax import _validate
-from robustjax.smoothing import dual, first_order, solver
+from robustjax.smoothing import dual, first_order, proof, solver
 from robustjax.smoothing.collinear import worst_interval
 from robustjax.smoothing.dual import DEVICE, HOST, Constraints, DualValue, Multipliers
 
 _NUM_NODES = 64  # on each side, to find multipliers
-_PROOF_NODES = (128, 192)  # on each side; their difference measures the quadrature
-_MARGIN = 1e-9  # of the dual value above 1/2
-_ROUNDING = 64 * np.finfo(np.float64).eps  # of the terms that the dual value sums
 _STEPS = 8  # Newton steps in every round
 _SETTLING = 2  # rounds without a split at the end
 _NEAR = 1.05  # cells that prove a radius beyond that times the least one can wait
 _SPLIT_SHARE = 4  # of the cells of a certificate one in four is halved in a round
-_ATTEMPTS = 8
 _MOST_SHRINK = 0.7  # of b in one step
 _BATCHES = (32, 512)  # numbers of cells that are compiled
 _SMALL = 1e-9  # perpendicular parts below it count as zero
@@ -296,18 +292,7 @@ def _newton_step(
     at: DualValue, a: jax.Array, to_zero: jax.Array, damping: jax.Array
 ) -> jax.Array:
     """The damped Newton step; where `to_zero`, a goes there and its equation drops."""
-    scale = jax.lax.rsqrt(
-        jnp.maximum(-jnp.diagonal(at.hessian, axis1=1, axis2=2), 1e-30)
-    )
-    curvature = -at.hessian * scale[:, :, None] * scale[:, None, :]
-    drop = jnp.where(to_zero, -a / scale[:, 0], 0.0)
-    others = jnp.ones_like(a)
-    is_free = jnp.stack([(~to_zero).astype(a.dtype), others, others], -1)
-    gradient = (scale * at.gradient - curvature[:, :, 0] * drop[:, None]) * is_free
-    gradient = gradient.at[:, 0].add(drop)
-    ridge = (damping[:, None] + 1e-12) * is_free + 1.0 - is_free
-    matrix = curvature * is_free[:, :, None] * is_free[:, None, :]
-    matrix += jnp.eye(3, dtype=a.dtype)[None] * ridge[:, None, :]
+    scale, matrix, gradient, _ = solver.system(at, a, to_zero, ridge=damping + 1e-12)
     return scale * jnp.linalg.solve(matrix, gradient[..., None])[..., 0]
 
 
@@ -328,26 +313,20 @@ def _in_batches(function: Any, *arrays: NDArray[np.float64]) -> Any:
 
 
 def _prove(cells: _Cells, bounds: _Bounds) -> NDArray[np.float64]:
-    """Radii near r at which every cell's dual value, in float64, exceeds 1/2; else 0.
+    """Radii that `proof.check` accepts in every cell, else 0.
 
-    Newton steps in r aim at 1/2 + 2 margins in the weakest cell.
+    The weakest cell says where to try next.
     """
     r = _least(cells.radius, cells.row)
     proved = np.zeros_like(r)
     multipliers = Multipliers(*cells.multipliers.T)
     known = bounds.constraints(multipliers.a, np)
-    for _ in range(_ATTEMPTS):
+    for _ in range(proof.ATTEMPTS):
         at = r[cells.row]
-        (coarse, _), (value, slope) = (
-            dual.dual_and_slope(multipliers, at, known, num_nodes=n, world=HOST)
-            for n in _PROOF_NODES
-        )
-        terms = multipliers.c * known.q + multipliers.b * known.perpendicular
-        terms += np.abs(multipliers.a * known.parallel)
-        margin = _MARGIN + _ROUNDING * terms + 16 * np.abs(value - coarse)
+        passes, step = proof.check(multipliers, at, known)
         is_proved = np.ones(r.shape, bool)
-        np.logical_and.at(is_proved, cells.row, value - 0.5 >= margin)
+        np.logical_and.at(is_proved, cells.row, passes)
         proved = np.maximum(proved, np.where(is_proved, r, 0.0))
-        own = at + (value - 0.5 - 2 * margin) / np.maximum(-slope, 1e-3)
+        own = at + step
         r = _least(np.where(np.isfinite(own), own, 0.0), cells.row)
     return proved

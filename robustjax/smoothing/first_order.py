@@ -16,16 +16,11 @@ from numpy.typing import NDArray
 
 from robustjax import _validate
 from robustjax._precision import cpu
-from robustjax.smoothing import dual, radius, solver
+from robustjax.smoothing import dual, proof, radius, solver
 from robustjax.smoothing.collinear import worst_interval
 from robustjax.smoothing.dual import DEVICE, HOST, Constraints, Multipliers, World
 
 FORMS = ("box", "exact")
-_PROOF_NODES = (128, 192)  # on each side; their difference measures the quadrature
-_MARGIN = 1e-9  # of the dual value above 1/2
-_ROUNDING = 64 * np.finfo(np.float64).eps  # of the terms that the dual value sums
-_DEVICE_MARGIN = {4: 1e-4, 8: 1e-8}  # by bytes of a number; float32 errs by 2e-5
-_ATTEMPTS = 8
 _BATCHES = (2048, 256, 64)  # sizes that are compiled
 _STARTS = (0.0, 0.05, 0.3, 2.0)  # least radius of a start; a free a needs all of them
 
@@ -201,7 +196,9 @@ def _device_radius(
     )
     interval = worst_interval(known.q, jnp.minimum(known.parallel, 0.0), DEVICE)
     proposal = _propose(known, free_parallel=free_parallel)
-    proved = jax.vmap(_checked_on_device, (0, None))(proposal, known)
+    proved = jax.vmap(proof.largest_on_device, (0, 0, None))(
+        proposal.multipliers, proposal.r, known
+    )
     proved = jnp.where(known.perpendicular > solver.SMALL, jnp.max(proved, axis=0), 0.0)
     best = jnp.maximum(interval.radius, proved)
     eps = jnp.finfo(dtype).eps
@@ -209,29 +206,6 @@ def _device_radius(
         best = jnp.maximum(best, _half_space_radius(known, DEVICE))
     best = jnp.maximum(best * (1 - 32 * eps) - 500 * eps, 0.0)
     return jnp.where(is_valid, best, 0.0).reshape(shape)
-
-
-def _checked_on_device(proposal: solver.Proposal, known: Constraints) -> jax.Array:
-    """As `_prove`, with one margin for all rounding."""
-    multipliers, r = proposal
-    margin = _DEVICE_MARGIN[r.dtype.itemsize] + 16 * jnp.finfo(r.dtype).eps * (
-        multipliers.c * known.q
-        + multipliers.b * known.perpendicular
-        + jnp.abs(multipliers.a * known.parallel)
-    )
-
-    def attempt(_: Any, state: Any) -> Any:
-        r, proved = state
-        value, slope = dual.dual_and_slope(
-            multipliers, r, known, num_nodes=_PROOF_NODES[0], world=DEVICE
-        )
-        proved = jnp.where(value >= 0.5 + margin, jnp.maximum(proved, r), proved)
-        step = (value - 0.5 - 2 * margin) / jnp.maximum(-slope, 1e-3)
-        longest = dual.max_length(r.dtype)
-        return jnp.clip(r + step, 0.0, longest), proved
-
-    r = jnp.clip(r, 0.0, dual.max_length(r.dtype))
-    return jax.lax.fori_loop(0, _ATTEMPTS, attempt, (r, jnp.zeros_like(r)))[1]
 
 
 def _constraints(
@@ -275,32 +249,23 @@ def _prove(
     *,
     free_parallel: bool,
 ) -> NDArray[np.float64]:
-    """The radius near r at which the dual value, checked in float64, exceeds 1/2.
+    """The largest radius near r that `proof.check` accepts, 0 where it accepts none.
 
-    Newton steps in r aim at 1/2 + 2 margins, and end where a step that passed is short.
-    0 where nothing could be proved.
+    Ends where the step behind a radius that passed is short.
     """
     proved = np.zeros_like(r)
     a, b, c = (np.where(np.isfinite(v), v, 1.0) for v in multipliers)
     a = a if free_parallel else np.maximum(a, 0.0)
     multipliers = Multipliers(a, np.maximum(b, 1e-12), np.maximum(c, 0.0))
-    terms = c * known.q + b * known.perpendicular + np.abs(a * known.parallel)
-    rounding = _MARGIN + _ROUNDING * np.abs(terms)
     r = np.where(np.isfinite(r), np.maximum(r, 1e-3), 1e-3)
     pending = np.flatnonzero(known.perpendicular > solver.SMALL)
-    for _ in range(_ATTEMPTS):
+    for _ in range(proof.ATTEMPTS):
         if not pending.size:
             break
         own = [_take(values, pending) for values in (multipliers, known)]
         at = np.clip(r[pending], 1e-3, dual.max_length(r.dtype))
-        (coarse, _), (value, slope) = (
-            dual.dual_and_slope(own[0], at, own[1], num_nodes=n, world=HOST)
-            for n in _PROOF_NODES
-        )
-        margin = rounding[pending] + 16 * np.abs(value - coarse)
-        is_proved = value - 0.5 >= margin
+        is_proved, step = proof.check(own[0], at, own[1])
         proved[pending] = np.maximum(proved[pending], np.where(is_proved, at, 0.0))
-        step = (value - 0.5 - 2 * margin) / np.maximum(-slope, 1e-3)
         r[pending] = at + step
         pending = pending[~is_proved | (np.abs(step) > 1e-8)]
     return proved

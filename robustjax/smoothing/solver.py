@@ -148,20 +148,11 @@ def _step(state: _State, *, holds_a: jax.Array) -> tuple[jax.Array, jax.Array]:
     Where a is held, its change takes it to zero, and its equation drops out.
     """
     at = state.dual
-    scale = jax.lax.rsqrt(
-        jnp.maximum(-jnp.diagonal(at.hessian, axis1=1, axis2=2), 1e-30)
+    ridge = state.damping + 500 * jnp.finfo(state.r.dtype).eps
+    scale, matrix, gradient, is_free = system(
+        at, state.multipliers[:, 0], holds_a, ridge=ridge
     )
-    curvature = -at.hessian * scale[:, :, None] * scale[:, None, :]
-    fixed = jnp.where(holds_a, -state.multipliers[:, 0] / scale[:, 0], 0.0)
-    is_free = 1.0 - jnp.stack([holds_a, *[jnp.zeros_like(holds_a)] * 2], -1)
-    gradient = (scale * at.gradient - curvature[:, :, 0] * fixed[:, None]) * is_free
-    gradient = gradient.at[:, 0].add(fixed * (1.0 - is_free[:, 0]))
     cross = scale * at.cross * is_free
-    matrix = curvature * is_free[:, :, None] * is_free[:, None, :]
-    eps = jnp.finfo(matrix.dtype).eps
-    ridge = state.damping + 500 * eps
-    diagonal = ridge[:, None] * is_free + 1.0 - is_free
-    matrix += diagonal[:, None, :] * jnp.eye(3, dtype=matrix.dtype)[None]
     still = _solve3(matrix, gradient)
     moving = _solve3(matrix, cross)
     own = scale * at.gradient
@@ -170,6 +161,43 @@ def _step(state: _State, *, holds_a: jax.Array) -> tuple[jax.Array, jax.Array]:
     )
     growth = _clip(growth)
     return scale * (still + moving * growth[:, None]), growth
+
+
+class System(NamedTuple):
+    """Linear equations of a Newton step, in multipliers divided by `scale`."""
+
+    scale: jax.Array  # [m, 3]
+    matrix: jax.Array  # [m, 3, 3], symmetric and positive
+    right: jax.Array  # [m, 3]
+    is_free: jax.Array  # [m, 3], 1 or 0
+
+
+def system(
+    at: DualValue, a: jax.Array, holds_a: jax.Array, *, ridge: jax.Array
+) -> System:
+    """The equations -H change = g of a damped Newton step in (a, b, c). [device].
+
+    Args:
+        at: derivatives of the dual value, `[m]` rows.
+        a: `[m]` multipliers a.
+        holds_a: `[m]`, where the step takes a to zero, and its equation drops out.
+        ridge: `[m]`, added to the diagonal, which is 1 otherwise.
+
+    Returns:
+        A `System`.
+    """
+    scale = jax.lax.rsqrt(
+        jnp.maximum(-jnp.diagonal(at.hessian, axis1=1, axis2=2), 1e-30)
+    )
+    curvature = -at.hessian * scale[:, :, None] * scale[:, None, :]
+    fixed = jnp.where(holds_a, -a / scale[:, 0], 0.0)
+    is_free = 1.0 - jnp.stack([holds_a, *[jnp.zeros_like(holds_a)] * 2], -1)
+    gradient = (scale * at.gradient - curvature[:, :, 0] * fixed[:, None]) * is_free
+    gradient = gradient.at[:, 0].add(fixed)
+    matrix = curvature * is_free[:, :, None] * is_free[:, None, :]
+    diagonal = ridge[:, None] * is_free + 1.0 - is_free
+    matrix += diagonal[:, None, :] * jnp.eye(3, dtype=matrix.dtype)[None]
+    return System(scale, matrix, gradient, is_free)
 
 
 def _clip(growth: jax.Array) -> jax.Array:
