@@ -11,6 +11,8 @@ import numpy as np
 
 from robustjax import _validate
 
+_MOST_CLASSES = 2**31  # labels are int32
+
 
 class Dataset(NamedTuple):
     """One split of a labelled image data set, on the host."""
@@ -36,7 +38,8 @@ def from_arrays(
         images: `[n, h, w, c]` with c = 1, 3 or 4, or `[n, h, w]`; uint8, which is
             divided by 255, or floats in [0, 1].
         labels: `[n]` or `[n, 1]`, integers in [0, num_classes).
-        num_classes: number of classes; the largest label + 1 where not given.
+        num_classes: number of classes, in [1, 2^31]; the largest label + 1 where not
+            given.
         name: what error messages and results call the data set.
 
     Returns:
@@ -44,7 +47,7 @@ def from_arrays(
 
     Raises:
         ValueError: for an empty set, a wrong shape or type, unequal lengths, a pixel
-            outside [0, 1] or a label out of range.
+            outside [0, 1], or a label or num_classes out of range.
 
     Example:
         >>> data = from_arrays(np.full((2, 4, 4), 255, np.uint8), np.array([0, 1]))
@@ -57,12 +60,15 @@ def from_arrays(
         **{f"images of {name}": images, f"labels of {name}": labels},
     )
     lowest, highest = int(labels.min()), int(labels.max())
-    num_classes = highest + 1 if num_classes is None else num_classes
-    if lowest < 0 or highest >= num_classes:
-        wrong = lowest if lowest < 0 else highest
+    limit = _MOST_CLASSES if num_classes is None else num_classes
+    if not 1 <= limit <= _MOST_CLASSES:
         raise ValueError(
-            f"{name}: expected labels in [0, {num_classes - 1}], got {wrong}."
+            f"{name}: expected num_classes in [1, {_MOST_CLASSES}], got {limit}."
         )
+    if lowest < 0 or highest >= limit:
+        wrong = lowest if lowest < 0 else highest
+        raise ValueError(f"{name}: expected labels in [0, {limit - 1}], got {wrong}.")
+    num_classes = highest + 1 if num_classes is None else num_classes
     return Dataset(images, labels.astype(np.int32), num_classes, name)
 
 

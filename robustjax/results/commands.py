@@ -16,6 +16,8 @@ from robustjax.results import (
     verification,
 )
 
+_REFUSED = (ValueError, OSError, ImportError)  # bad arguments, runs, files
+
 
 class _Parser(argparse.ArgumentParser):
     """Says what is wrong in one line."""
@@ -39,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         return options.command(options)
-    except (ValueError, OSError, ImportError) as error:
+    except _REFUSED as error:
         print(f"{options.prog}: {error}", file=sys.stderr)
         return 2
 
@@ -124,11 +126,16 @@ def _add_compare(subparsers: "argparse._SubParsersAction[_Parser]") -> None:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    num_findings = 0
+    num_findings, is_readable = 0, True
     for run in options.runs:
-        outcome = verification.verify_run(
-            run, data_dir=options.data_dir, with_data=not options.without_data
-        )
+        try:
+            outcome = verification.verify_run(
+                run, data_dir=options.data_dir, with_data=not options.without_data
+            )
+        except _REFUSED as error:  # the other runs are verified all the same
+            print(f"{options.prog}: {error}", file=sys.stderr)
+            is_readable = False
+            continue
         num_findings += len(outcome.findings)
         for finding in outcome.findings:
             print(f"{run}: {finding}")
@@ -136,7 +143,7 @@ def _verify(options: argparse.Namespace) -> int:
             print(f"{run}: not checked: {text}")
         verdict = f"{len(outcome.findings)} problems" if outcome.findings else "agrees"
         print(f"{run}: {outcome.num_rows} rows recomputed from their counts: {verdict}")
-    return int(num_findings > 0)
+    return int(num_findings > 0) if is_readable else 2
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -161,11 +168,16 @@ def _replay(options: argparse.Namespace) -> int:
     if outcome.findings:
         verdict = f"{len(outcome.findings)} problems"
     how = "recomputed from model, data and seed"
+    if options.rows < num_rows:  # whole batches are computed again
+        how += f" ({options.rows} drawn, with the rest of their batches)"
     print(f"{options.run}: {num_rows} rows {how}: {verdict}")
     return int(bool(outcome.findings))
 
 
 def _merge(options: argparse.Namespace) -> int:
+    for run in options.runs:
+        if pathlib.Path(run).is_dir():
+            logs.read_log(run)  # raises for bad rows, before anything is written
     output = merging.merge_runs(
         options.runs,
         output=options.output,

@@ -6,12 +6,11 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-import subprocess
 from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import robustjax
-from robustjax.results import atomic
+from robustjax.results import atomic, checkout
 
 FILE_NAME = "versions.json"
 # What may change numbers. Where the package lies in no checkout, git is empty.
@@ -123,16 +122,5 @@ def _unequal(
 
 @functools.cache  # the code of this process does not change with the checkout
 def _git_commit() -> str:
-    """Commit of the checkout this package lies in; empty if it lies in none."""
-    root = pathlib.Path(robustjax.__file__).parent.parent
-    if not (root / ".git").exists():
-        return ""
-    command = ["git", "--no-optional-locks", "-C", str(root), "describe"]
-    command += ["--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
-        result = subprocess.run(
-            command, capture_output=True, text=True, timeout=30, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return result.stdout.strip()
+    """Code of the checkout this package lies in; empty if it lies in none."""
+    return checkout.describe(pathlib.Path(robustjax.__file__).parent.parent)

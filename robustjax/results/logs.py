@@ -6,7 +6,8 @@ Known columns of others: `radius` (l2; Cohen et al. and their successors), `radi
 
 Scripts that append to their log write the header again after a restart, and some end
 it with lines of averages: neither is a row. An index that is there twice would count
-twice in every average, so such a log is refused.
+twice in every average, so a log with one is refused. So is one whose column `correct`
+contradicts `predict` and `label`, or with a radius that is not a number >= 0.
 """
 
 import dataclasses
@@ -24,6 +25,8 @@ _INTEGERS = frozenset({"idx", "label", "predict", "correct"})
 _REQUIRED = ("idx", "label", "predict")
 _GZIP_MAGIC = b"\x1f\x8b"
 _MAX_EXACT = 2.0**53  # above it float64 skips integers
+_RADII = ("radius", "zeroth_radius")  # how the names of columns of radii begin
+_SEPARATORS = (",", ";", "|", " ")  # of tables that are not tab-separated
 
 
 class _Table(NamedTuple):
@@ -42,9 +45,10 @@ class Log:
     Attributes:
         path: where it was read.
         columns: name -> array `[n]`; integers, float64 or strings. `time` is in
-            seconds, `predict` is -1 where the classifier abstains. Without a column
-            `correct` in the file it is made of `predict` and `label`.
-        skipped: lines behind the rows that are not rows, "line 12: average 0.5".
+            seconds, `predict` is -1 where the classifier abstains. `correct` is 1
+            where `predict` is the label and not -1; it need not be in the file.
+        skipped: lines after the rows that are not rows: "line 12: average 0.5", or in
+            a run folder "rows.tsv, line 12: cut off in the middle".
     """
 
     path: pathlib.Path
@@ -110,15 +114,16 @@ def read_log(path: str | pathlib.Path) -> Log:
     Args:
         path: a run folder, or a tab-separated file with a header, gzip or not. In a
             run folder a half-written last row is passed over; in a file, the header
-            where it is written again and lines of text behind the last row.
+            where it is written again and lines of text after the last row.
 
     Returns:
         The log; rows of a folder are sorted by idx.
 
     Raises:
         FileNotFoundError: if there is no such file, or no rows in the folder.
-        ValueError: if the file is not such a log, a row is damaged, or an idx is there
-            more than once; the text names the line.
+        ValueError: if the file is not such a log, a row is damaged, an idx is there
+            more than once, `correct` is not 1 exactly where `predict` is the label and
+            not -1, or a radius is not finite and >= 0; the text names the line.
 
     Example:
         >>> import pathlib, tempfile
@@ -131,22 +136,32 @@ def read_log(path: str | pathlib.Path) -> Log:
         >>> print(log.radius("l2"), log.columns["time"])
         [0.0829] [14.22]
     """
-    return _log(pathlib.Path(path), refuse_repeated=True)
+    log, table = _log(pathlib.Path(path))
+    _refuse_repeated(log, table)
+    _refuse_wrong(log, table)
+    return log
 
 
-def read_repeated(path: str | pathlib.Path) -> Log:
-    """Reads a log as `read_log`, but accepts an idx that is there more than once.
+def read_unchecked(path: str | pathlib.Path) -> Log:
+    """Reads a log as `read_log`, but accepts rows that contradict themselves.
 
-    [host] For `verify_run`, which reports it.
+    [host] For `verify_run`, which reports an idx that is there twice, a wrong `correct`
+    and impossible radii.
     """
-    return _log(pathlib.Path(path), refuse_repeated=False)
+    return _log(pathlib.Path(path))[0]
 
 
-def _log(path: pathlib.Path, *, refuse_repeated: bool) -> Log:
+def is_correct(predict: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """Where the prediction is the label; abstentions (-1) are never correct. [host]."""
+    return (predict == label) & (predict != -1)
+
+
+def _log(path: pathlib.Path) -> tuple[Log, _Table]:
     table = _read_folder(path) if path.is_dir() else _read_file(path)
     missing = [name for name in _REQUIRED if name not in table.columns]
     if missing:
-        raise ValueError(f"{path} is not a certification log: no column {missing[0]}.")
+        reason = _other_separator(table.columns) or f"no column {missing[0]}"
+        raise ValueError(f"{path} is not a certification log: {reason}.")
     twice = [name for name in table.columns if table.columns.count(name) > 1]
     if twice:
         raise ValueError(f"{path} has the column {twice[0]} more than once.")
@@ -154,17 +169,26 @@ def _log(path: pathlib.Path, *, refuse_repeated: bool) -> Log:
     texts = dict(zip(table.columns, by_column, strict=False))
     columns = {n: _parse(path, n, texts.get(n, ()), table) for n in table.columns}
     if "correct" not in columns:
-        columns["correct"] = (columns["predict"] == columns["label"]).astype(np.int64)
-    if refuse_repeated:
-        _refuse_repeated(path, columns["idx"], table)
-    return Log(path, columns, table.skipped)
+        right = is_correct(columns["predict"], columns["label"])
+        columns["correct"] = right.astype(np.int64)
+    return Log(path, columns, table.skipped), table
+
+
+def _other_separator(columns: Sequence[str]) -> str:
+    """What to say of a header whose names are separated by something else than tabs."""
+    for separator in _SEPARATORS:
+        names = {name.strip(' "') for name in columns[0].split(separator)}
+        if names.issuperset(_REQUIRED):
+            return f"its columns are separated by {separator!r}; expected tabs"
+    return ""
 
 
 def _read_folder(folder: pathlib.Path) -> _Table:
     parts = rows.part_files(folder)
     if not parts:
         raise FileNotFoundError(f"{folder} holds no rows.tsv.")
-    return _Table(*rows.collect(parts), lines=[], skipped=())
+    found = rows.collect(parts)
+    return _Table(found.columns, found.records, [], found.left_out)
 
 
 def _read_file(path: pathlib.Path) -> _Table:
@@ -194,7 +218,8 @@ def _is_text(fields: Sequence[str], columns: Sequence[str]) -> bool:
     return len(fields) != len(columns) and not is_index
 
 
-def _refuse_repeated(path: pathlib.Path, indices: np.ndarray, table: _Table) -> None:
+def _refuse_repeated(log: Log, table: _Table) -> None:
+    indices = log.columns["idx"]
     twice = rows.repeated(indices.tolist())
     if not twice:
         return
@@ -202,7 +227,30 @@ def _refuse_repeated(path: pathlib.Path, indices: np.ndarray, table: _Table) -> 
     where = ""
     if table.lines:
         where = f", in lines {table.lines[first]} and {table.lines[second]}"
-    raise ValueError(f"{path}: idx {twice[0]} is there more than once{where}.")
+    raise ValueError(f"{log.path}: idx {twice[0]} is there more than once{where}.")
+
+
+def _refuse_wrong(log: Log, table: _Table) -> None:
+    """Raises ValueError for the first row that contradicts itself."""
+    c = log.columns
+    right = is_correct(c["predict"], c["label"])
+    expected = "Expected correct as 1 where predict is label and not -1, else 0"
+    _refuse_row(log, table, "correct", c["correct"] != right, expected)
+    for name in (name for name in c if name.startswith(_RADII)):
+        radius = np.array(_numbers(log.path, name, c[name].tolist(), table))
+        wrong = ~(np.isfinite(radius) & (radius >= 0))
+        _refuse_row(log, table, name, wrong, f"Expected {name} as finite numbers >= 0")
+
+
+def _refuse_row(
+    log: Log, table: _Table, column: str, wrong: np.ndarray, expected: str
+) -> None:
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        where = f"line {table.lines[row]}, " if table.lines else ""
+        where += f"idx {log.columns['idx'][row]}"
+        got = log.columns[column][row]
+        raise ValueError(f"{log.path}, {where}: {expected}, got {got}.")
 
 
 def _read_text(path: pathlib.Path) -> str:
@@ -226,7 +274,7 @@ def _parse(
 
 
 def _numbers(
-    path: pathlib.Path, name: str, texts: Sequence[str], table: _Table
+    path: pathlib.Path, name: str, texts: Sequence[str | float], table: _Table
 ) -> list[float]:
     """The numbers of a column; an error names the line."""
     found = []
@@ -239,9 +287,9 @@ def _numbers(
     return found
 
 
-def _number(name: str, text: str) -> float:
+def _number(name: str, text: str | float) -> float:
     if name == "time":
-        return _seconds(text)
+        return _seconds(str(text))
     if name not in _INTEGERS:
         return float(text)
     number = int(text)

@@ -13,6 +13,7 @@ from typing import IO, Any, NamedTuple, Self
 
 from robustjax.results import locks, starts
 
+CUT_OFF = "cut off in the middle"
 STANDARD_COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 _INTEGERS = frozenset({"idx", "label", "predict", "correct"})
 _CIRCUMSTANCES = frozenset({"time", starts.COLUMN})
@@ -23,6 +24,7 @@ class Rows(NamedTuple):
 
     columns: tuple[str, ...]
     records: list[tuple[str, ...]]
+    left_out: tuple[str, ...] = ()  # lines that are no complete rows, "rows.tsv, ..."
 
     def indices(self) -> list[int]:
         """The `idx` of every row."""
@@ -52,7 +54,14 @@ def read_rows(path: pathlib.Path) -> Rows:
     if not newline:
         return Rows((), [])
     columns = _split(header)
-    return Rows(columns, _scan(path, data, columns)[0])
+    records, good_bytes = _scan(path, data, columns)
+    *complete, cut = data[good_bytes:].split(b"\n")
+    reasons = [*("no row" for _ in complete), *([CUT_OFF] if cut else [])]
+    left_out = [
+        f"{path.name}, line {number}: {reason}"
+        for number, reason in enumerate(reasons, start=len(records) + 2)
+    ]
+    return Rows(columns, records, tuple(left_out))
 
 
 def read_header(path: pathlib.Path) -> tuple[str, ...]:
@@ -74,14 +83,17 @@ def collect(paths: Iterable[pathlib.Path]) -> Rows:
     """
     columns: tuple[str, ...] = ()
     records: list[tuple[str, ...]] = []
+    left_out: tuple[str, ...] = ()
     for path in paths:
         part = read_rows(path)
+        left_out += part.left_out
         if columns and part.columns and part.columns != columns:
             raise ValueError(f"{path} has other columns than the files beside it.")
         columns = columns or part.columns
         known = {_result(record, columns) for record in records}
         records += [r for r in part.records if _result(r, columns) not in known]
-    return Rows(columns, sorted(records, key=lambda record: int(record[0])))
+    records.sort(key=lambda record: int(record[0]))
+    return Rows(columns, records, left_out)
 
 
 def to_text(rows: Rows) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustjax.results import identity, logs, starts, summaries
+from robustjax.results import identity, logs, rows, starts, summaries
 from robustjax.results.checks import evidence, examples
 from robustjax.results.checks import run as runs
 from robustjax.results.checks import settings as checked_settings
@@ -48,10 +48,8 @@ class Verification(NamedTuple):
 
 
 class _Claims(NamedTuple):
-    """What the counts support, `[n]` each."""
+    """Radii that counts and gradients support, `[n]` each."""
 
-    p_lower: np.ndarray
-    p_upper: np.ndarray
     radii: dict[str, np.ndarray]
     zeroth: dict[str, np.ndarray]  # radii of order 0
     rounding: dict[str, np.ndarray]  # what rounding of p_lower may add to the radii
@@ -67,6 +65,9 @@ def verify_run(
     and dimensions are those of the data set where it can be loaded, that `correct`
     means that prediction and label agree, that abstentions have radius 0, that nothing
     is certified without evidence, and that `summary.json` and `flags.txt` follow.
+
+    A last line that was cut off in the middle, as a kill may leave it, is named in
+    `unchecked`; another line that is no row is a finding.
 
     The counts themselves, the bounds of gradients and p_lower of soft votes come from
     samples that rows do not hold: they are taken as they are and named in `unchecked`.
@@ -87,7 +88,8 @@ def verify_run(
         ValueError: if the rows lack the columns that are needed, or a file is damaged.
         OSError: if there are none.
     """
-    log = _with_defaults(logs.read_repeated(path))
+    as_read = logs.read_unchecked(path)
+    log = _with_defaults(as_read)
     _require_columns(log)
     findings = list(_not_numbers(log))
     if findings:
@@ -96,32 +98,35 @@ def verify_run(
     with np.errstate(all="ignore"):  # absurd values are findings, not warnings
         is_possible, impossible = checked_settings.possible(run)
         findings = [
+            *_left_out(as_read, is_cut_off=False),
             *examples.rows_of_examples(run),
             *examples.chosen(run),
             *examples.of_the_data(run),
             *impossible,
             *checked_settings.mixed_norms(log, run.flags),
             *checked_settings.as_asked(run),
+            *checked_settings.flags(run),
             *checked_settings.flags_file(run),
             *checked_settings.starts_of_rows(run),
         ]
         wrong_columns = list(checked_settings.columns(run))
         sound = run.rows(is_possible)
-        faults = [
-            *evidence.counts(sound),
-            *evidence.gradients(sound),
-            *evidence.soft_votes(sound),
-        ]
+        faults = [*evidence.counts(sound), *evidence.soft_votes(sound)]
         findings += wrong_columns
         findings += [f for mask, text in faults for f in sound.findings(mask, text)]
-        if not wrong_columns:
-            is_wrong = np.any([mask for mask, _ in faults], axis=0)
-            findings += _recomputed(sound.rows(~is_wrong).log)
+        counted = sound.rows(_is_sound(faults))
+        findings += _recomputed(counted, with_radii=not wrong_columns)
         reviewed = _summary(run)
     findings += reviewed.findings
-    return Verification(
-        len(log), tuple(dict.fromkeys(findings)), tuple(_unchecked(run, reviewed))
-    )
+    unchecked = [*_unchecked(run, reviewed), *_left_out(as_read, is_cut_off=True)]
+    return Verification(len(log), tuple(dict.fromkeys(findings)), tuple(unchecked))
+
+
+def _left_out(log: logs.Log, *, is_cut_off: bool) -> Iterator[str]:
+    """Lines that are no rows: one cut off by a kill, or others in a run folder."""
+    for line in log.skipped:
+        if is_cut_off == (line.endswith(rows.CUT_OFF) or not log.path.is_dir()):
+            yield f"{line}; it is left out"
 
 
 def _with_defaults(log: logs.Log) -> logs.Log:
@@ -158,18 +163,33 @@ def _not_numbers(log: logs.Log) -> Iterator[str]:
             yield f"column {name}: not all entries are numbers"
 
 
-def _recompute(log: logs.Log) -> _Claims:
-    """Bounds and radii, group by group of rows with equal settings."""
-    size, norms = len(log), tuple(log.radii)
-    claims = _Claims(
-        np.zeros(size),
-        np.zeros(size),
-        *({norm: np.zeros(size) for norm in norms} for _ in range(3)),
-    )
+def _is_sound(faults: list[evidence.Fault]) -> np.ndarray:
+    """A mask of the rows without any of the faults."""
+    return ~np.any([mask for mask, _ in faults], axis=0)
+
+
+def _groups(log: logs.Log) -> Iterator[tuple[np.ndarray, dict[str, Any]]]:
+    """Masks of rows with equal settings, and these settings."""
     settings = list(zip(*(log.columns[n].tolist() for n in _SETTINGS), strict=True))
     for group in set(settings):
         at = np.array([row == group for row in settings])
-        _fill(log, claims, at, **dict(zip(_SETTINGS, group, strict=True)))
+        yield at, dict(zip(_SETTINGS, group, strict=True))
+
+
+def _probabilities(log: logs.Log) -> tuple[np.ndarray, np.ndarray]:
+    """p_lower and p_upper of each row."""
+    lower, upper = np.zeros(len(log)), np.zeros(len(log))
+    for at, settings in _groups(log):
+        lower[at], upper[at] = _probability_bounds(log, at, **settings)
+    return lower, upper
+
+
+def _radii(log: logs.Log) -> _Claims:
+    """Radii from the columns p_lower, p_upper and those of gradients."""
+    size, norms = len(log), tuple(log.radii)
+    claims = _Claims(*({norm: np.zeros(size) for norm in norms} for _ in range(3)))
+    for at, settings in _groups(log):
+        _fill(log, claims, at, **settings)
     return claims
 
 
@@ -178,17 +198,13 @@ def _fill(
     claims: _Claims,
     at: np.ndarray,
     *,
-    num_classes: int,
     runner_up: str,
     **settings: Any,
 ) -> None:
     from robustjax import smoothing
 
     sigma, dim = settings["sigma"], settings["dim"]
-    lower, upper = _probability_bounds(
-        log, at, num_classes=num_classes, runner_up=runner_up, **settings
-    )
-    claims.p_lower[at], claims.p_upper[at] = lower, upper
+    lower, upper = log.columns["p_lower"][at], log.columns["p_upper"][at]
     zeroth_fn = functools.partial(
         smoothing.zeroth_order_radius,
         sigma=sigma,
@@ -248,16 +264,26 @@ def _probability_bounds(
     return np.where(failed, 0.0, bounds[0]), np.where(failed, 1.0, bounds[1])
 
 
-def _recomputed(log: logs.Log) -> list[str]:
+def _recomputed(run: runs.Run, *, with_radii: bool) -> Iterator[str]:
+    """Findings for bounds that do not follow from counts, and radii from bounds."""
     try:
-        return list(_differences(log, _recompute(log)))
+        lower, upper = _probabilities(run.log)
+        for name, bound in (("p_lower", lower), ("p_upper", upper)):
+            logged = run.log.columns[name]
+            yield from _apart(run.log, name, logged, bound, rounding=_ROUNDING)
+        columns = run.log.columns | {"p_lower": lower, "p_upper": upper}
+        bounded = run._replace(log=logs.Log(run.log.path, columns))
+        faults = list(evidence.gradients(bounded))
+        for mask, text in faults:
+            yield from bounded.findings(mask, text)
+        if with_radii:
+            of_gradients = bounded.rows(_is_sound(faults)) if faults else bounded
+            yield from _differences(of_gradients.log, _radii(of_gradients.log))
     except ValueError as error:  # of values that no check before has refused
-        return [f"the rows cannot be recomputed: {error}"]
+        yield f"the rows cannot be recomputed: {error}"
 
 
 def _differences(log: logs.Log, claims: _Claims) -> Iterator[str]:
-    for name, bound in (("p_lower", claims.p_lower), ("p_upper", claims.p_upper)):
-        yield from _apart(log, name, log.columns[name], bound, rounding=_ROUNDING)
     abstains = log.predict == -1
     for norm, radius in claims.radii.items():
         name, logged = f"{norm} radius", log.radius(norm)
@@ -323,6 +349,12 @@ def _unchecked(run: runs.Run, reviewed: summaries.Review) -> Iterator[str]:
         yield "settings and examples that were asked for, as there are no flags"
     elif not examples.is_complete_known(run):
         yield "whether examples behind the last row are missing"
+    if not examples.is_range_known(run) and (run.is_merged or not run.flags):
+        for line in examples.between(run):
+            yield f"whether these were left out on purpose: {line}"
+    for name in ("flags.txt", "summary.json"):
+        if run.path.is_dir() and not (run.path / name).is_file():
+            yield f"{name}, which is not there"
     yield "time, and the model, software and date in versions.json"
     yield from _mixture(run)
     names = checked_settings.unknown_columns(run)

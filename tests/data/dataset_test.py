@@ -1,12 +1,14 @@
 """Tests for data sets made from plain arrays, and for their fingerprint."""
 
 import hashlib
+import pathlib
+import tempfile
 
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from robustjax.data import dataset
+from robustjax.data import arrays, dataset
 
 _LABELS = np.array([0, 2])
 
@@ -41,6 +43,33 @@ class FromArraysTest(parameterized.TestCase):
             self.assertEqual(data.num_classes, 3)
         more = dataset.from_arrays(_images(2, 4, 4), _LABELS, num_classes=10)
         self.assertEqual(more.num_classes, 10)
+
+    @parameterized.parameters(
+        (np.array([0, 2**31]), r"labels in \[0, 2147483647\], got 2147483648"),
+        (np.array([2**32, 3]), r"labels in \[0, 2147483647\], got 4294967296"),
+        (np.array([2**63 + 3, 3], np.uint64), "got 9223372036854775811"),
+        (np.array([-(2**32), 3]), "got -4294967296"),
+        (np.array([-1, 3]), "got -1"),
+    )
+    def test_labels_that_int32_does_not_hold(self, labels, message):
+        with self.assertRaisesRegex(ValueError, message):
+            dataset.from_arrays(_images(2, 4, 4), labels)
+        folder = self.enterContext(tempfile.TemporaryDirectory())
+        path = pathlib.Path(folder, "set.npz")
+        np.savez(path, images=_images(2, 4, 4), labels=labels)
+        with self.assertRaisesRegex(ValueError, message):
+            arrays.read(path, split="test", name="set")
+
+    @parameterized.parameters(0, -1, 2**31 + 1)
+    def test_numbers_of_classes(self, num_classes):
+        with self.assertRaisesRegex(
+            ValueError, rf"num_classes in .* got {num_classes}"
+        ):
+            dataset.from_arrays(_images(2, 4, 4), _LABELS, num_classes=num_classes)
+        largest = np.array([0, 2**31 - 1])
+        data = dataset.from_arrays(_images(2, 4, 4), largest)
+        np.testing.assert_array_equal(data.labels, largest)
+        self.assertEqual(data.num_classes, 2**31)
 
     @parameterized.parameters(
         (_images(2, 3, 8, 8), _LABELS, r"photos: .*channels last.*\(2, 3, 8, 8\)"),

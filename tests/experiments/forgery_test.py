@@ -96,6 +96,14 @@ _FIRST_ORDER = (  # norms l2, l1, linf and a subspace, 6 images
     ({"zeroth_radius_subspace:top": math.nan}, "zeroth_radius_subspace:top nan"),
     ({"dual_norm_l2": -1.0}, "dual_norm_l2 is not a length"),
     ({"dual_norm_l1": math.nan}, "dual_norm_l1 is not a length"),
+    ({"dual_norm_l1": 0.6}, "dual_norm_l1 is above dual_upper_l1 by more than noise"),
+    ({"dual_norm_l2": 0.6}, "dual_norm_l2 is above dual_upper_l2 by more than noise"),
+    ({"dual_norm_linf": 9.0}, "dual_norm_linf is above dual_upper_linf by more"),
+    ({"dual_norm_subspace:top": 0.6}, "dual_norm_subspace:top is above dual_upper_sub"),
+    ({"dual_norm_linf": 0.0}, "dual_norm_linf is not between dual_norm_l1 and"),
+    ({"dual_norm_l1": 0.0}, "dual_norm_linf is not between dual_norm_l1 and"),
+    ({"p_lower": 0.9999999}, "p_lower 0.9999999 is above the recomputed"),
+    ({"p_lower": 0.1}, "p_lower 0.1 is not the recomputed"),
     (
         {"dual_upper_l2": 0.01, "length_lower_l2": 0.05},
         "dual_upper_l2 is below what length_lower_l2",
@@ -206,6 +214,15 @@ class RowsTest(_Forged):
             "adaptive first order": _ADAPTIVE_FIRST_ORDER,
         }[kind])  # fmt: skip
 
+    @parameterized.parameters(0.9999999, 0.1)
+    def test_a_wrong_p_lower_is_that_and_nothing_else(self, p_lower):
+        """Gradients and radii are judged by the one that follows from the counts."""
+        self.finished("first order")
+        rows = self.rows()
+        self.write([rows[0] | {"p_lower": p_lower}, *rows[1:]])
+        (finding,) = self.findings()
+        self.assertRegex(finding, rf"^idx 0: p_lower {p_lower} is .* the recomputed 0")
+
 
 class ExamplesTest(_Forged):
     def setUp(self):
@@ -269,12 +286,16 @@ class ExamplesTest(_Forged):
 
 
 class FilesTest(_Forged):
+    """Files that are edited, cut or removed."""
+
     def setUp(self):
         super().setUp()
         run_folders.write(certify_test._finished_run()[0], self.run_folder)
 
     @parameterized.parameters(
         ("sigma=0.25", "sigma=0.5", "flags.txt: --sigma is '0.5'"),
+        ("--sigma=0.25", "", "flags.txt: --sigma is missing"),
+        ("--sigma=0.25", "--sigma=0.25\n--sigma=1", "flags.txt: --sigma is '1'"),
         ("alpha=0.001", "alpha=0.0001", "flags.txt: --alpha is '0.0001'"),
         ("votes=hard", "votes=soft", "flags.txt: --votes is 'soft'"),
     )
@@ -300,6 +321,71 @@ class FilesTest(_Forged):
         content[part][name] = value
         path.write_text(json.dumps(content))
         self.assertRegex("\n".join(self.findings()), text)
+
+    @parameterized.parameters(
+        ("skip", "abc", "Expected --skip as int, got 'abc'"),
+        ("skip", "0", "Expected --skip >= 1, got 0"),
+        ("skip", None, ""),
+        ("start", "-1", "Expected --start >= 0, got -1"),
+        ("max_examples", "1e3", "Expected --max_examples as int, got '1e3'"),
+        ("max_samples", "many", "Expected --max_samples as int, got 'many'"),
+        ("num_estimation", "", "Expected --num_estimation as int, got ''"),
+        ("sigma", "x", "Expected --sigma as float, got 'x'"),
+        ("simultaneous", "yes", "Expected --simultaneous as bool, got 'yes'"),
+    )
+    def test_flags_that_do_not_parse(self, name, value, text):
+        """They are told, and the rows that are there show which one is missing."""
+        (self.run_folder / "summary.json").unlink()
+        rows = self.rows()
+        self.write(rows[:7] + rows[8:])
+        path = self.run_folder / "versions.json"
+        content = json.loads(path.read_text())
+        content["flags"][name] = value
+        if value is None:
+            del content["flags"][name]
+        path.write_text(json.dumps(content))
+        lines = (self.run_folder / "flags.txt").read_text().splitlines()
+        kept = [line for line in lines if not line.startswith(f"--{name}=")]
+        text_of_flags = "\n".join([*kept, f"--{name}={value}"])
+        (self.run_folder / "flags.txt").write_text(text_of_flags)
+        for with_data in (True, False):
+            outcome = results.verify_run(self.run_folder, with_data=with_data)
+            found = "\n".join(outcome.findings)
+            self.assertIn(text and f"versions.json: {text}", found)
+            self.assertIn("1 of 20 examples have no row: idx 7", found)
+
+    def test_rows_alone_show_what_may_be_missing(self):
+        rows = self.rows()
+        self.write(rows[:7] + rows[8:])
+        outcome = results.verify_run(self.run_folder / "rows.tsv")
+        self.assertEmpty(outcome.findings)
+        text = "on purpose: 1 of 20 examples have no row: idx 7"
+        self.assertIn(text, "\n".join(outcome.unchecked))
+
+    @parameterized.parameters("flags.txt", "summary.json")
+    def test_files_that_are_not_there(self, name):
+        before = results.verify_run(self.run_folder)
+        (self.run_folder / name).unlink()
+        after = results.verify_run(self.run_folder)
+        self.assertEqual(after.findings, before.findings)
+        self.assertEqual(
+            {*after.unchecked} - {*before.unchecked}, {f"{name}, which is not there"}
+        )
+
+    def test_lines_that_are_no_rows(self):
+        path = self.run_folder / "rows.tsv"
+        whole = path.read_bytes()
+        path.write_bytes(whole + b"20\t3\t")  # as a kill may leave it
+        outcome = results.verify_run(self.run_folder)
+        self.assertEmpty(outcome.findings)
+        text = "rows.tsv, line 22: cut off in the middle; it is left out"
+        self.assertIn(text, outcome.unchecked)
+        path.write_bytes(whole + b"garbage\n")
+        text = "rows.tsv, line 22: no row; it is left out"
+        self.assertEqual(self.findings(), (text,))
+        path.write_bytes(whole.replace(b"\n7\t", b"\ngarbage\n7\t"))
+        with self.assertRaisesRegex(ValueError, "rows.tsv, line 9 is damaged"):
+            self.findings()
 
     @parameterized.parameters(
         ("num_examples", 21),

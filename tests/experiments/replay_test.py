@@ -188,9 +188,11 @@ class ReplayTest(certify_test.InFolder):
         self.assertEqual(status, 0)
         self.assertEqual(
             output,
-            f"{self.run_folder}: 10 rows recomputed from model, data and seed: "
-            "agree to the bit\n",
+            f"{self.run_folder}: 10 rows recomputed from model, data and seed "
+            "(1 drawn, with the rest of their batches): agree to the bit\n",
         )
+        _, output = called("--rows=20")
+        self.assertIn(": 20 rows recomputed from model, data and seed: agree", output)
         changed = mock.patch.object(identity, "changed_versions", return_value=["why"])
         row = run_folders.rows(self.run_folder)[4]
         _edit(self.run_folder, {"count": int(row["count"]) - 1}, 4)
@@ -198,15 +200,14 @@ class ReplayTest(certify_test.InFolder):
             status, output = called(*first)
         self.assertEqual(status, 0)
         self.assertIn("numbers may differ, as why\n", output)
-        self.assertIn("seed: agree, 9 of them to the bit\n", output)
+        self.assertIn("batches): agree, 9 of them to the bit\n", output)
         _edit(self.run_folder, {"label": 0})
         with changed:
             status, output = called(*first)
         self.assertEqual(status, 1)
         self.assertIn("idx 3: label is 0", output)
-        self.assertIn(
-            "10 rows recomputed from model, data and seed: 1 problems", output
-        )
+        self.assertIn("10 rows recomputed from model, data and seed (1 ", output)
+        self.assertIn("batches): 1 problems\n", output)
 
 
 class WeightedReplayTest(first_order_run_test.InFolder):

@@ -55,7 +55,29 @@ class CommandsTest(parameterized.TestCase):
         status, output, _ = _run("verify", run, other)
         self.assertEqual(status, 1)
         self.assertIn("b: idx 0: order 1 needs the columns", output)
-        self.assertIn("b: 5 rows recomputed from their counts: 1 problems", output)
+        self.assertIn("b: idx 0: p_lower 0.8540580418310696 is above", output)
+        self.assertIn("b: 5 rows recomputed from their counts: 3 problems", output)
+
+    def test_verify_goes_on_after_a_run_that_cannot_be_read(self):
+        sound, forged = self._write("sound"), self._write("forged")
+        rows_file = forged / "rows.tsv"
+        rows_file.write_text(rows_file.read_text().replace("\t0.001\t", "\t0.5\t", 1))
+        status, output, errors = _run("verify", self.folder / "none", forged, sound)
+        self.assertEqual(status, 2)
+        self.assertRegex(errors, r"^python -m robustjax.results verify: .*none.*\n$")
+        self.assertRegex(output, "forged: 5 rows .* problems\n")
+        self.assertIn("sound: 5 rows recomputed from their counts: agrees\n", output)
+
+    @parameterized.parameters(
+        ("\t0.0\t0\t2", "\t0.0\t1\t2", "line 3, idx 1: Expected correct as 1 where"),
+        ("0.5\t1\t0", "nan\t1\t0", "line 2, idx 0: Expected radius as finite"),
+    )
+    def test_compare_refuses_rows_that_contradict_themselves(self, old, new, message):
+        path = self._write_log("one", 0.5)
+        path.write_text(path.read_text().replace(old, new))
+        status, output, errors = _run("compare", path)
+        self.assertEqual((status, output), (2, ""))
+        self.assertIn(message, errors)
 
     def test_merge(self):
         runs = self._write("a", range(3)), self._write("b", range(3, 5))
@@ -73,6 +95,21 @@ class CommandsTest(parameterized.TestCase):
         arguments = ("merge", *runs, far, "--output", self.folder / "gaps")
         self.assertEqual(_run(*arguments)[0], 2)
         self.assertEqual(_run(*arguments, "--allow_gaps")[0], 0)
+        status, output, _ = _run("verify", self.folder / "gaps")
+        self.assertEqual(status, 0)
+        self.assertIn("on purpose: 4 of 10 examples have no row: idx 5, 6, 7", output)
+
+    def test_merge_refuses_rows_that_contradict_themselves(self):
+        runs = self._write("a", range(3)), self._write("b", range(3, 5))
+        rows_file = runs[0] / "rows.tsv"
+        header, line, *lines = rows_file.read_text().splitlines(keepends=True)
+        fields = line.split("\t")
+        forged = "\t".join([*fields[:3], "inf", *fields[4:]])
+        rows_file.write_text("".join([header, forged, *lines]))
+        status, _, errors = _run("merge", *runs, "--output", self.folder / "merged")
+        self.assertEqual(status, 2)
+        self.assertIn("idx 0: Expected radius as finite numbers >= 0, got inf", errors)
+        self.assertFalse((self.folder / "merged").exists())
 
     def test_compare_in_markdown(self):
         paths = self._write_log("one", 0.5), self._write_log("two", 0.25)

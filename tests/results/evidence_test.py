@@ -17,6 +17,7 @@ def _run(**columns):
     """A run of rows with these columns, of one length, and others that are plain."""
     size = max(np.size(values) for values in columns.values())
     plain = {"order": 1, "failed": 0, "predict": 0, "alpha": 0.001, "bound": "betting"}
+    plain |= {"num_estimation": 1000, "dim": 16}
     plain |= {"idx": 0, "radius": 0.0, "correct": 1, "label": 0, "norm": "l2"}
     table = {k: np.broadcast_to(v, size) for k, v in (plain | columns).items()}
     return runs.Run(logs.Log("run", table), {}, {}, None, "")
@@ -119,6 +120,89 @@ class GradientsTest(parameterized.TestCase):
         if norm != "subspace:red":  # shorter than the shortest of this length
             least = upper.min() if norm in ("l1", "l1.5") else longest
             self.assertTrue(wrong(np.full(3, 0.999 * least), lower[:3]).all())
+
+
+_NORMS = ("l2", "l1", "linf", "l1.5", "l3", "subspace:top")
+
+
+def _dual(vectors, norm):
+    """Dual norms of vectors `[n, d]`, in a subspace of the first half of them."""
+    if norm == "subspace:top":
+        return np.linalg.norm(vectors[:, : vectors.shape[1] // 2], axis=1)
+    return np.linalg.norm(vectors, ord=_dual_exponent(norm), axis=1)
+
+
+def _dual_exponent(norm):
+    return norms.dual_exponent(norms.exponent(norm))
+
+
+def _of_lengths(lengths, norm):
+    """The estimate of a norm from those of l2, l1, linf and the subspace."""
+    if norm in lengths:
+        return lengths[norm]
+    q = _dual_exponent(norm)  # Lyapunov's inequality
+    if q > 2:
+        return lengths["l2"] ** (2 / q) * lengths["l1"] ** (1 - 2 / q)
+    return lengths["linf"] ** (2 / q - 1) * lengths["l2"] ** (2 - 2 / q)
+
+
+class EstimatesTest(parameterized.TestCase):
+    """Estimates of dual norms, from samples of half-spaces."""
+
+    def _wrong(self, upper, estimates, **columns):
+        named = {f"radius_{norm}": 0.0 for norm in _NORMS[1:]}
+        named |= {f"dual_upper_{norm}": value for norm, value in upper.items()}
+        named |= {f"length_lower_{norm}": 0.0 for norm in _NORMS}
+        named |= {f"dual_norm_{norm}": value for norm, value in estimates.items()}
+        return _wrong(evidence.gradients(_run(**columns, **named)))
+
+    @parameterized.parameters((16, 150), (400, 150), (64, 4000))
+    def test_no_estimate_of_samples_is_suspected(self, dim, n):
+        """Even where noise makes them larger than all gradients, as l1 norms do."""
+        p_lower, threshold, size = 0.9, 1.2815515655446004, 0.17549833193248685
+        rng = np.random.default_rng(0)
+        directions = [np.eye(dim)[0], np.ones(dim), *rng.normal(size=(6, dim))]
+        w = np.stack([v / np.linalg.norm(v) for v in directions])
+        z = rng.normal(size=(len(w), n, dim))
+        s = np.einsum("knd,kd->kn", z, w) > threshold  # the other class
+        is_odd = (np.arange(n) // 128) % 2 == 1
+        x, y = (
+            -np.einsum("kn,knd->kd", s[:, half], z[:, half]) / half.sum()
+            for half in (~is_odd, is_odd)
+        )
+        mean = -np.einsum("kn,knd->kd", s, z) / n
+        half = dim // 2
+        lengths = {
+            "l2": np.sqrt(np.maximum((x * y).sum(1), 0)),
+            "l1": np.abs(mean).max(axis=1),
+            "linf": np.abs(mean).sum(axis=1),
+            "subspace:top": np.sqrt(np.maximum((x * y)[:, :half].sum(1), 0)),
+        }
+        upper = {norm: _dual(size * w, norm) for norm in _NORMS}
+        estimates = {norm: _of_lengths(lengths, norm) for norm in _NORMS}
+        self.assertTrue((estimates["linf"] > upper["linf"]).any())
+        how = {"dim": dim, "num_estimation": n, "p_lower": p_lower}
+        self.assertFalse(self._wrong(upper, estimates, **how).any())
+        for norm in _NORMS:
+            forged = estimates | {norm: estimates[norm] + 2.0 * dim}
+            self.assertTrue(self._wrong(upper, forged, **how).all(), norm)
+
+    def test_estimates_are_norms_of_one_vector(self):
+        """Rows of a vector that reaches a limit, with one norm moved beyond it."""
+        dim = 16
+        axis, diagonal = np.eye(dim)[:1] / 10, np.ones((1, dim)) / 40
+        block = (np.arange(dim)[None] < 4) / 20
+        how = {"dim": dim, "num_estimation": 256, "p_lower": 0.9}
+        upper = dict.fromkeys(_NORMS, 0.1)
+        for vector, norm, factor in (
+            (axis, "linf", 0.99), (axis, "l2", 1.01), (axis, "subspace:top", 1.01),
+            (diagonal, "linf", 1.01), (diagonal, "l1", 0.99), (diagonal, "l2", 1.01),
+            (block, "l2", 1.01), (block, "l1", 0.99), (block, "linf", 0.99),
+        ):  # fmt: skip
+            sound = {name: _dual(vector, name) for name in _NORMS}
+            self.assertFalse(self._wrong(upper, sound, **how).any())
+            forged = sound | {norm: factor * sound[norm]}
+            self.assertTrue(self._wrong(upper, forged, **how).all(), (norm, factor))
 
 
 if __name__ == "__main__":

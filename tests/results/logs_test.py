@@ -9,6 +9,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import results
+from robustjax.results import logs
 from tests.results import sample_runs
 
 _CERTIFY = """idx label predict radius correct time
@@ -78,6 +79,43 @@ class LogsTest(parameterized.TestCase):
     def test_log_without_a_column_correct(self):
         log = self._read(_tabs(_CERTIFY.replace("correct", "Sta_correct")))
         np.testing.assert_array_equal(log.correct, [False, True, False, True])
+        log = self._read(_tabs("idx label predict\n0 -1 -1\n1 0 0\n"))
+        np.testing.assert_array_equal(log.correct, [False, True])
+
+    @parameterized.parameters(
+        ("3 -1 0.0 0", "3 -1 0.0 1", "line 2, idx 0: .* not -1, else 0, got 1"),
+        ("3 -1 0.0 0", "-1 -1 0.0 1", "line 2, idx 0: Expected correct"),
+        ("1 2 0.5 0", "1 2 0.5 1", "line 4, idx 40: Expected correct"),
+        ("7 7 0.0734 1", "7 7 0.0734 0", "line 3, idx 20: .* got 0"),
+        ("7 7 0.0734 1", "7 7 0.0734 7", "line 3, idx 20: .* got 7"),
+        ("0.0734", "nan", "line 3, idx 20: Expected radius as finite .* got nan"),
+        ("0.0734", "-1e-9", "line 3, idx 20: Expected radius .* got -1e-09"),
+        ("0.5 0", "inf 0", "line 4, idx 40: Expected radius .* got inf"),
+        ("0.5 0", "-inf 0", "line 4, idx 40: Expected radius .* got -inf"),
+    )
+    def test_rows_that_contradict_themselves_are_named(self, old, new, message):
+        text = _tabs(_CERTIFY.replace(old, new))
+        with self.assertRaisesRegex(ValueError, message):
+            self._read(text)
+        log = logs.read_unchecked(self.path)  # which `verify` reports on
+        self.assertLen(log, 4)
+
+    @parameterized.parameters("radius_L1", "radiusR", "zeroth_radius_l1")
+    def test_all_columns_of_radii_are_checked(self, name):
+        for value in ("nan", "inf", "-1", "much"):
+            text = (
+                f"idx label predict radius {name}\n0 1 1 0.5 0.5\n1 1 1 0.5 {value}\n"
+            )
+            with self.assertRaisesRegex(ValueError, f"line 3, .*{name}"):
+                self._read(_tabs(text))
+
+    @parameterized.parameters(",", ";", "|", " ")
+    def test_other_separators_are_named(self, separator):
+        message = rf"columns are separated by '\{separator}'; expected tabs"
+        for quote in ("", '"'):
+            header = _CERTIFY.replace("label", f"{quote}label{quote}")
+            with self.assertRaisesRegex(ValueError, message):
+                self._read(header.replace(" ", separator))
 
     def test_lines_of_summary_are_passed_over_and_told(self):
         ends = "\nAverage certified radius 0.2\n# accuracy\t0.5\n"
@@ -117,7 +155,17 @@ class LogsTest(parameterized.TestCase):
             np.testing.assert_array_equal(log.columns[name], expected)
         rows_file = folder / "rows.tsv"
         rows_file.write_bytes(rows_file.read_bytes()[:-1])  # the row of index 3
-        np.testing.assert_array_equal(results.read_log(folder).columns["idx"], [2, 4])
+        log = results.read_log(folder)
+        np.testing.assert_array_equal(log.columns["idx"], [2, 4])
+        self.assertEqual(log.skipped, ("rows.tsv, line 4: cut off in the middle",))
+        sound = rows_file.read_bytes().rpartition(b"\n")[0] + b"\n"
+        for garbage, reasons in (
+            (b"x\n", ("no row",)),
+            (b"x\ny", ("no row", "cut off in the middle")),
+        ):
+            rows_file.write_bytes(sound + garbage)
+            expected = [f"rows.tsv, line {4 + i}: {r}" for i, r in enumerate(reasons)]
+            self.assertEqual(list(results.read_log(folder).skipped), expected)
 
     def test_main_norm_is_the_one_that_the_rows_name(self):
         header = "idx label predict radius correct time norm radius_l2"

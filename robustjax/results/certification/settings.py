@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -93,6 +93,25 @@ def from_flags(flags: Mapping[str, str]) -> Settings:
             f"Expected the flags of a certification run, got none named {missing[0]}."
         )
     return Settings(**{name: _parse(name, flags[name], kinds[name]) for name in kinds})
+
+
+def unreadable(flags: Mapping[str, str]) -> Iterator[str]:
+    """A line for each flag of `Settings` whose text does not parse.
+
+    [host]
+
+    Args:
+        flags: name -> text; flags that are not there are passed over.
+
+    Yields:
+        Lines such as "versions.json: Expected --skip as int, got 'abc'."
+    """
+    kinds = typing.get_type_hints(Settings)
+    for name in (name for name in kinds if name in flags):
+        try:
+            _parse(name, flags[name], kinds[name])
+        except ValueError as error:
+            yield f"versions.json: {error}"
 
 
 def noise_fingerprint(seed: int) -> str:

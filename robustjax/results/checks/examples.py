@@ -1,11 +1,12 @@
 """The examples of a run: which there are, their labels and predictions."""
 
 import itertools
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from robustjax.results import rows
+from robustjax.results import logs, rows
 from robustjax.results.certification import selection
 from robustjax.results.checks.run import Run
 
@@ -23,7 +24,7 @@ def rows_of_examples(run: Run) -> Iterator[str]:
     yield from run.findings(outside, "predict is neither a class nor -1")
     outside = (c["label"] < 0) | (c["label"] >= c["num_classes"])
     yield from run.findings(outside, "label is not a class")
-    is_right = (log.predict == c["label"]).astype(int)
+    is_right = logs.is_correct(log.predict, c["label"])
     text = "correct does not tell whether predict equals label"
     yield from run.findings(is_right != c["correct"], text)
     wrong = (c["failed"] != 0) & (log.predict != -1)
@@ -33,17 +34,33 @@ def rows_of_examples(run: Run) -> Iterator[str]:
 def chosen(run: Run) -> Iterator[str]:
     """Findings for examples that the range flags do not choose, or that are missing.
 
-    Without the data set, those up to the largest index that is there.
+    Without the data set, those up to the largest index that is there; without flags
+    that tell a range, those between the first and the last index.
     """
     start, skip, most = _range(run)
-    if start is None or skip is None or most is None:
-        return
     there = run.log.columns["idx"].tolist()
+    if start is None or skip is None or most is None:
+        if run.flags and not run.is_merged:
+            yield from between(run)
+        return
     size = len(run.dataset.labels) if run.dataset else max(there, default=-1) + 1
     expected = selection.indices(size, start=start, skip=skip, max_examples=most)
     text = "idx is not one that --start, --skip and --max_examples choose"
     wrong = np.array([index not in expected for index in there], bool)
     yield from run.findings(wrong, text)
+    yield from _missing(expected, there)
+
+
+def between(run: Run) -> Iterator[str]:
+    """A line if examples are missing in the evenly spaced indices of the rows."""
+    there = sorted(set(run.log.columns["idx"].tolist()))
+    steps = [b - a for a, b in itertools.pairwise(there)]
+    if steps:
+        expected = range(there[0], there[-1] + 1, math.gcd(*steps))
+        yield from _missing(expected, there)
+
+
+def _missing(expected: range, there: Sequence[int]) -> Iterator[str]:
     present = {index for index in there if index in expected}
     num_missing = len(expected) - len(present)
     if num_missing:
@@ -54,9 +71,14 @@ def chosen(run: Run) -> Iterator[str]:
         )
 
 
+def is_range_known(run: Run) -> bool:
+    """Whether the flags tell which examples the run chooses."""
+    return None not in _range(run)
+
+
 def is_complete_known(run: Run) -> bool:
     """Whether `chosen` knows the last example of the run."""
-    return None not in _range(run) and run.dataset is not None
+    return is_range_known(run) and run.dataset is not None
 
 
 def of_the_data(run: Run) -> Iterator[str]:

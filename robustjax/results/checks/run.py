@@ -20,6 +20,7 @@ class Run(NamedTuple):
     facts: Mapping[str, str]
     dataset: "data.Dataset | None"
     reason: str  # why there is no dataset
+    is_merged: bool = False  # from several runs, which may differ in some flags
 
     @property
     def path(self) -> pathlib.Path:
@@ -66,7 +67,8 @@ def read(log: logs.Log, *, data_dir: str | None, with_data: bool) -> Run:
     dataset, reason = None, "the data set was not loaded"
     if with_data:
         dataset, reason = _load(known.flags, data_dir)
-    return Run(log, known.flags, known.facts, dataset, reason)
+    is_merged = "merged_from" in known.versions
+    return Run(log, known.flags, known.facts, dataset, reason, is_merged)
 
 
 def _load(

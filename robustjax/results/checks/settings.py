@@ -16,6 +16,7 @@ _RUNNER_UPS = ("complement", "bonferroni")
 _BOUNDS = ("clopper_pearson", "sequence", "betting")
 _STAGES = {"first": 2048, "factor": 4}  # schedule of adaptive runs of order 1
 _BLOCK = 128  # each of its stages reaches into two more blocks of samples
+_LEAST = {"start": 0, "skip": 1, "max_examples": 0, "max_samples": 0}  # of flags
 _NEIGHBOUR = 1e-7  # relative: sigma may be its float32 rounding
 OF_NORMS = ("radius_", "zeroth_radius_", "dual_norm_", "dual_upper_", "length_lower_")
 
@@ -109,18 +110,28 @@ def columns(run: Run) -> Iterator[str]:
             yield f"column {name} is not one of this run"
 
 
+def flags(run: Run) -> Iterator[str]:
+    """Findings for flags that cannot be those of a run."""
+    yield from settings.unreadable(run.flags)
+    for name, least in _LEAST.items():
+        value = run.integer_flag(name)
+        if value is not None and value < least:
+            yield f"versions.json: Expected --{name} >= {least}, got {value}."
+
+
 def flags_file(run: Run) -> Iterator[str]:
     """Findings for flags that `flags.txt` gives otherwise than `versions.json`."""
     path = pathlib.Path(run.path) / "flags.txt"
     if not run.flags or not path.is_file():
         return
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        name, _, text = line.strip().removeprefix("--").partition("=")
-        if name in run.flags and run.flags[name] != text:
-            yield (
-                f"flags.txt: --{name} is {text!r}, versions.json has "
-                f"{run.flags[name]!r}"
-            )
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    parts = (line.strip().removeprefix("--").partition("=") for line in lines)
+    there = {name: text for name, _, text in parts}  # the last line of a flag counts
+    for name, text in run.flags.items():
+        if name not in there:
+            yield f"flags.txt: --{name} is missing"
+        elif there[name] != text:
+            yield f"flags.txt: --{name} is {there[name]!r}, versions.json has {text!r}"
 
 
 def starts_of_rows(run: Run) -> Iterator[str]:
