@@ -81,7 +81,9 @@ class SynBenchConfig:
     relative_epsilons: tuple[str, ...] = setting(
         ("0",), "radii of the rules, in [0, 1)"
     )
-    thresholds: tuple[str, ...] = setting((), "accuracies; default: .6,.65,...,.95,.99")
+    thresholds: tuple[str, ...] = setting(
+        (), "accuracies above max(prior, 1 - prior); default: .6,.65,...,.95,.99"
+    )
     num_train: str = setting("2048", "inputs of a scale, or auto: 20 a feature")
     num_test: int = setting(2048, "test inputs of a scale")
     batch_size: int = setting(256, "inputs at a time, a multiple of 16 a device")
@@ -130,7 +132,7 @@ class SynBenchConfig:
         }  # fmt: skip
         shrinkage: Any = self.shrinkage
         if shrinkage != "oas":
-            (shrinkage,) = command_line.numbers("shrinkage", (shrinkage,))
+            shrinkage = self._shrinkage()
         task = gaussian.Task(
             input_shape,
             scales=self._numbers("scales") or gaussian.SCALES,
@@ -143,6 +145,15 @@ class SynBenchConfig:
             **normal,
         )
         return task.reference() if self.reference else task
+
+    def _shrinkage(self) -> float:
+        try:
+            return float(self.shrinkage)
+        except ValueError:
+            raise ValueError(
+                "Expected --shrinkage as a number in [0, 1] or oas, got "
+                f"{self.shrinkage!r}."
+            ) from None
 
     def _num_train(self, num_features: int) -> int:
         if self.num_train == "auto":

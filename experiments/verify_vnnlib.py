@@ -155,7 +155,7 @@ def _digest(path: pathlib.Path) -> str:
     """That of the content; empty if the file cannot be read."""
     try:
         return vnnlib_decision.digest(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a name with a zero byte
         return ""
 
 
@@ -167,7 +167,7 @@ def _known(
         return []
     folder = pathlib.Path(config.workdir)
     inputs = [pathlib.Path(config.instances)] if config.instances else []
-    inputs += [path for instance in instances for path in instance[:2]]
+    inputs += [path for instance in instances for path in instance[:2] if _digest(path)]
     messages = results.start_run(
         folder,
         flags=command_line.flags_of(config),

@@ -106,6 +106,8 @@ def decide(given: Problem, effort: Effort) -> bounds.Exclusion:
     inputs next to x that are allowed are proven to be counterexamples.
     """
     cases = given.cases()
+    if not cases:  # no input satisfies the property
+        return bounds.Exclusion("unsat", None, 0)
     is_small = math.prod(given.shape) <= _FEW_INPUTS
     method = "crown" if is_small else effort.method
 

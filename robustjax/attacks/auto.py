@@ -64,7 +64,8 @@ def apgd(
         key: random key of the starts.
         apply_fn: maps `[n, ...]` inputs to `[n, k]` logits, row by row.
         x: `[n, ...]` inputs.
-        labels: `[n]` classes to be lost.
+        labels: `[n]` classes to be lost, integers in [0, k); see `AttackResult` for
+            others under jit.
         epsilon: radius of the ball, >= 0, a number or `[n]`.
         norm: of the ball, "linf" or "l2".
         num_steps: gradient steps of each start, >= 1.
@@ -76,7 +77,7 @@ def apgd(
         An `AttackResult`: of all iterates the one with the least margin.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument or a concrete label is out of range.
 
     Example:
         >>> linear = lambda x: jnp.stack([x[:, 0], -x[:, 0] + 0.4], axis=-1)

@@ -4,7 +4,6 @@ import math
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
@@ -46,7 +45,7 @@ def smallest_epsilon(
         key: random key of the starts.
         apply_fn: maps `[n, ...]` inputs to `[n, k]` logits, row by row.
         x: `[n, ...]` inputs.
-        labels: `[n]` classes to be lost.
+        labels: `[n]` classes to be lost, integers in [0, k).
         limit: largest distance that is tried.
         num_halvings: steps of the bisection.
         norm: "linf" or "l2".
@@ -61,6 +60,7 @@ def smallest_epsilon(
         ValueError: if an argument is out of range.
 
     Example:
+        >>> import jax.numpy as jnp
         >>> linear = lambda x: jnp.stack([x[:, 0], -x[:, 0] + 0.4], axis=-1)
         >>> found = smallest_epsilon(jax.random.key(0), linear, jnp.array([[0.3]]),
         ...                          labels=jnp.array([0]))
@@ -72,7 +72,6 @@ def smallest_epsilon(
     _validate.positive(limit=limit)
     _validate.integer(1, num_halvings=num_halvings)
     start = ball(x, limit, norm=norm, valid_range=valid_range).centre
-    classes = jnp.asarray(labels)
     how: dict[str, Any] = dict(
         norm=norm, num_steps=num_steps, num_restarts=num_restarts,
         valid_range=valid_range,
@@ -89,7 +88,7 @@ def smallest_epsilon(
                 np.isinf(epsilon), limit / 2 ** (step - 1), (good + bad) / 2
             )
         step_key = jax.random.fold_in(key, step)
-        found = pgd(step_key, partial, start, labels=classes, epsilon=tried, **how)
+        found = pgd(step_key, partial, start, labels=labels, epsilon=tried, **how)
         is_hit = np.asarray(found.is_adversarial)
         distance = _distance(
             np.asarray(found.x, float) - np.asarray(start, float), norm

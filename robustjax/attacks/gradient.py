@@ -43,7 +43,8 @@ def fgsm(
     Args:
         apply_fn: maps `[n, ...]` inputs to `[n, k]` logits, row by row.
         x: `[n, ...]` inputs.
-        labels: `[n]` classes to be lost.
+        labels: `[n]` classes to be lost, integers in [0, k); see `AttackResult` for
+            others under jit.
         epsilon: radius of the ball, >= 0, a number or `[n]`.
         loss: "margin", "cross_entropy" or "dlr".
         valid_range: least and largest value of an input.
@@ -52,7 +53,7 @@ def fgsm(
         An `AttackResult`.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument or a concrete label is out of range.
 
     Example:
         >>> linear = lambda x: jnp.stack([x[:, 0], -x[:, 0] + 0.4], axis=-1)
@@ -98,7 +99,8 @@ def pgd(
         key: random key of the starts.
         apply_fn: maps `[n, ...]` inputs to `[n, k]` logits, row by row.
         x: `[n, ...]` inputs.
-        labels: `[n]` classes to be lost.
+        labels: `[n]` classes to be lost, integers in [0, k); see `AttackResult` for
+            others under jit.
         epsilon: radius of the ball, >= 0, a number or `[n]`.
         norm: of the ball, "linf" or "l2".
         num_steps: gradient steps of each start, >= 1.
@@ -112,7 +114,7 @@ def pgd(
         An `AttackResult`: of all iterates the one with the least margin.
 
     Raises:
-        ValueError: if an argument is out of range.
+        ValueError: if an argument or a concrete label is out of range.
 
     Example:
         >>> linear = lambda x: jnp.stack([x[:, 0], -x[:, 0] + 0.4], axis=-1)

@@ -31,7 +31,11 @@ class AttackSettings(NamedTuple):
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class AttackResult:
-    """The strongest input found for each example."""
+    """The strongest input found for each example.
+
+    Concrete labels outside of [0, k) raise an error. Under jit they cannot: a row with
+    such a label is never adversarial, keeps its x, and has margin and loss NaN.
+    """
 
     x: jax.Array  # [n, ...], inside the ball and the valid range
     margin: jax.Array  # [n], logit of the label minus the largest other one
@@ -69,12 +73,16 @@ class Target:
 
     def _judged(self, x: jax.Array, logits: jax.Array) -> AttackResult:
         is_finite = jnp.all(jnp.isfinite(logits), axis=-1)
-        margin = jnp.where(is_finite, _margin(logits, self.labels), -jnp.inf)
+        is_class = _is_class(self.labels, logits.shape[-1])
+        lowest = jnp.where(is_class, -jnp.inf, jnp.nan)
+        margin = jnp.where(is_finite, _margin(logits, self.labels), lowest)
         is_lost = (jnp.argmax(logits, axis=-1) != self.labels) | ~is_finite
         loss = _raised(logits, self.labels, self.settings.loss)
         if self.settings.loss == "cross_entropy":
             loss = jax.nn.softplus(loss)
-        return AttackResult(x, margin, loss, is_lost, self.epsilon, self.settings)
+        return AttackResult(
+            x, margin, loss, is_lost & is_class, self.epsilon, self.settings
+        )
 
 
 def target(
@@ -82,14 +90,14 @@ def target(
 ) -> Target:
     """Checks what depends on the loss and the labels."""
     _validate.one_of(LOSSES, loss=settings.loss)
-    classes, num = jnp.asarray(labels), len(around.centre)
-    if classes.shape != (num,):
-        raise ValueError(f"Expected labels [{num}], as many as x, got {classes.shape}.")
-    partial = _callables.as_partial(apply_fn)
+    num, partial = len(around.centre), _callables.as_partial(apply_fn)
     shape = _callables.applied.eval_shape(partial, around.centre).shape
     if len(shape) != 2 or shape[0] != num:
         raise ValueError(f"Expected apply_fn to give logits [{num}, k], got {shape}.")
-    _validate.labels(shape[1], labels=classes)
+    _validate.labels(shape[1], labels=labels)  # before a cast, which may wrap them
+    classes = jnp.asarray(labels)
+    if classes.shape != (num,):
+        raise ValueError(f"Expected labels [{num}], as many as x, got {classes.shape}.")
     return Target(partial, classes, around.radius.reshape(-1), settings)
 
 
@@ -105,11 +113,16 @@ def select(is_first: jax.Array, first: jax.Array, second: jax.Array) -> jax.Arra
     return jnp.where(is_first.reshape(-1, *(1,) * (first.ndim - 1)), first, second)
 
 
+def _is_class(labels: jax.Array, num_classes: int) -> jax.Array:
+    return (labels >= 0) & (labels < num_classes)
+
+
 def _own_and_others(
     logits: jax.Array, labels: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """`[n]` and `[n, k]`, where the own logit is -inf."""
+    """`[n]`, NaN for a label of no class, and `[n, k]`, where the own logit is -inf."""
     own = jnp.take_along_axis(logits, labels[:, None], axis=-1)[:, 0]
+    own = jnp.where(_is_class(labels, logits.shape[-1]), own, jnp.nan)
     is_own = jnp.arange(logits.shape[-1])[None] == labels[:, None]
     return own, jnp.where(is_own, -jnp.inf, logits)
 

@@ -186,11 +186,16 @@ def _opened(content: bytes) -> Any:
     image = pil.open(io.BytesIO(content), formats=_FORMATS)
     if other := _other_than_8_bits(image, content):
         raise _OtherImageError(f"expected 8 bits a channel, got {other}.")
+    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise _OtherImageError(
+            f"expected one picture a file, got {frames} frames or pages."
+        )
     return image
 
 
 def _other_than_8_bits(image: Any, content: bytes) -> str:
-    """What is in the file instead of one image with up to 8 bits a channel, if it is.
+    """What is in the file instead of up to 8 bits a channel, if it is.
 
     Pillow does not open JPEG of 12 bits; BMP, GIF and WebP have at most 8 bits.
     """
@@ -209,8 +214,7 @@ def _other_than_8_bits(image: Any, content: bytes) -> str:
         return f"{max(bits)}"
     if channels > _MOST_CHANNELS:
         return f"{channels} channels, more than colour and alpha"
-    frames = 1 if image.format == "MPO" else getattr(image, "n_frames", 1)
-    return f"{frames} frames or pages" if frames > 1 else ""
+    return ""
 
 
 def _ppm_bits(content: bytes) -> int:

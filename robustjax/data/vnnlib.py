@@ -64,9 +64,8 @@ def read_vnnlib(path: str | os.PathLike[str]) -> Property:
     """Reads a property; the file may be gzipped.
 
     [host] Numbers are decimals, or quotients of them as in `(/ 1 4)`. Strict
-    inequalities are told apart in `inner`. Cases that nothing can satisfy are left out.
-    The commands set-logic, set-info, set-option, check-sat, get-model and exit are
-    skipped.
+    inequalities are told apart in `inner`. The commands set-logic, set-info,
+    set-option, check-sat, get-model and exit are skipped.
 
     Guarantee:
         `cases` hold every counterexample of the file in exact arithmetic: boxes are
@@ -81,14 +80,17 @@ def read_vnnlib(path: str | os.PathLike[str]) -> Property:
             UTF-8, or UTF-16 with a byte order mark.
 
     Returns:
-        The cases, one for each way to pick a branch of every `or`. Equal boxes may be
-        the same arrays, so do not change them in place.
+        The cases, one for each way to pick a branch of every `or`. Those whose limits
+        of inputs contradict each other in exact arithmetic, or in which a comparison of
+        numbers is false, are left out; if none remains, no input satisfies the
+        property, whatever the network. Equal boxes may be the same arrays, so do not
+        change them in place.
 
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: naming file, line and expression, if the file is damaged, if an
-            inequality is not linear, holds inputs and outputs or several inputs, if
-            an input of a case is not bounded, or if no case can be satisfied.
+            inequality is not linear, holds inputs and outputs or several inputs, or
+            if an input of a case is not bounded.
 
     Example:
         >>> import tempfile
@@ -113,8 +115,8 @@ def read_instances(path: str | os.PathLike[str]) -> list[Instance]:
     """Reads a list of instances: rows of network, property and seconds, no header.
 
     [host] Paths are relative to the folder of the list. Where a file is missing and its
-    name with `.gz` is there, that is taken; files that are missing altogether stay in
-    the list. The seconds may be left out.
+    name with `.gz` is there, that is taken; files that are missing altogether, and
+    paths that name no file, stay in the list. The seconds may be left out.
 
     Args:
         path: the CSV file, as in `*_instances.csv` of VNN-COMP.
@@ -166,8 +168,16 @@ def _text(path: pathlib.Path) -> str:
 
 def _existing(path: pathlib.Path) -> pathlib.Path:
     """The path, or its gzipped form where only that is there."""
-    packed = path.with_name(f"{path.name}.gz")
-    return packed if packed.is_file() and not path.is_file() else path
+    packed = path.parent / f"{path.name}.gz"  # of "." the name is empty
+    return packed if _is_file(packed) and not _is_file(path) else path
+
+
+def _is_file(path: pathlib.Path) -> bool:
+    """Whether a file is there; False for a name that no file can have."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
 
 
 def _rounded(
@@ -186,8 +196,6 @@ def _rounded(
         rows, down, up = _polytope([*always[1], *inequalities], num_outputs)
         outer.append(Case(*box.outer, rows, down))
         inner.append(Case(*box.inner, rows, up))
-    if not outer:
-        raise ValueError(" expected a case whose box is not empty.")
     return tuple(outer), tuple(inner)
 
 

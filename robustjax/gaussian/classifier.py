@@ -60,10 +60,12 @@ def robust_bayes(
         class wins. Where the part of the mean without noise (variances that are 0) is
         longer than epsilon the accuracies are 1, the multiplier is inf, the offset 0
         and the weight is that part. Its root is found to rounding on every spectrum.
-        NaN for NaN and for a matrix with a negative eigenvalue.
+        Under jit NaN for NaN and for a matrix with a negative eigenvalue.
 
     Raises:
-        ValueError: if a shape does not fit, or a concrete value is out of range.
+        ValueError: if a shape does not fit, a concrete value is out of range, or a
+            concrete matrix is not finite, symmetric and positive semidefinite, up to
+            rounding.
 
     Example:
         >>> rule = robust_bayes([1.0, 1.0], [1.0, 4.0], epsilon=0.5)
@@ -181,7 +183,7 @@ def linear_accuracy(
         ``|w|' |S| |w|``, counts as noise.
 
     Raises:
-        ValueError: if a shape does not fit, or a concrete value is out of range.
+        ValueError: as `robust_bayes`.
 
     Example:
         >>> print(linear_accuracy([1.0, 0.0], [1.0, 1.0], [1.0, 4.0]).round(4))
@@ -225,7 +227,10 @@ def _operands(mean: ArrayLike, covariance: ArrayLike) -> list[jax.Array]:
     (mean,), (covariance,) = as_floats(mean), as_floats(covariance)
     dtype = jnp.result_type(mean, covariance)
     size = vector if matrix == () else matrix
-    return [mean.astype(dtype), jnp.broadcast_to(covariance.astype(dtype), size)]
+    covariance = jnp.broadcast_to(covariance.astype(dtype), size)
+    if covariance.ndim == 2:
+        spectrum.check_matrix(covariance)  # in the dtype that is computed in
+    return [mean.astype(dtype), covariance]
 
 
 def _times(covariance: jax.Array, v: jax.Array) -> jax.Array:

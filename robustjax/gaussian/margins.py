@@ -12,6 +12,7 @@ from jax.typing import ArrayLike
 
 from robustjax import _validate
 from robustjax._precision import as_floats, float64_for_numbers
+from robustjax.gaussian import spectrum
 
 _Numbers = jax.Array | np.ndarray
 _LOG_ROOT = 0.5 * math.log(2 * math.pi)
@@ -158,7 +159,8 @@ def expected_margin(
         ``weight @ mean / |weight|``: our choice for unbalanced classes.
 
     Raises:
-        ValueError: if a concrete prior is out of range.
+        ValueError: if a concrete prior is out of range, or a concrete covariance is not
+            one, as in `robust_bayes`.
 
     Example:
         >>> found = expected_margin([1.0, 0.0], [1.0, 0.0], [1.0, 1.0])
@@ -172,6 +174,10 @@ def expected_margin(
     covariance, offset, prior = (
         jnp.asarray(v, weight.dtype) for v in (covariance, offset, prior)
     )
+    if covariance.ndim == 2:
+        spectrum.check_matrix(covariance)
+    else:
+        _validate.at_least(0, covariance=covariance)
     return _expected_margin(weight, mean, covariance, offset=offset, prior=prior)
 
 

@@ -4,9 +4,11 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from robustjax import _validate
+from robustjax.gaussian import spectrum
 
 BLOCK = 16  # samples of one key: a constant, so that batches do not change samples
 
@@ -52,8 +54,8 @@ def sample(
         num_samples: how many, >= 1.
         start: index of the first one, a multiple of 16.
         covariance: of each class: None for the identity, a number or an array of the
-            mean's shape for variances, a `[p, p]` matrix for a mean `[p]`, or a
-            `FactorCovariance`.
+            mean's shape for variances, a positive definite `[p, p]` matrix for a mean
+            `[p]`, or a `FactorCovariance`.
         prior: P(y = 1), in (0, 1).
         center: midpoint of the class means, a number or of the mean's shape.
         valid_range: clips inputs to (low, high); None leaves them as they are.
@@ -77,6 +79,7 @@ def sample(
     mean = jnp.asarray(mean, None if isinstance(mean, jax.Array) else jnp.float32)
     _validate.integer(1, num_samples=num_samples)
     _validate.open_interval(0, 1, prior=prior)
+    _check_covariance(covariance, mean.shape)
     if mean.ndim == 0:
         raise ValueError("Expected mean to have a dimension at least, got a number.")
     if isinstance(start, int) and (start < 0 or start % BLOCK):
@@ -99,6 +102,16 @@ def sample(
         jax.vmap(block)(numbers),
     )
     return Sample(x if valid_range is None else jnp.clip(x, *valid_range), y)
+
+
+def _check_covariance(covariance: Covariance, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for concrete values that are no covariance."""
+    if isinstance(covariance, FactorCovariance):
+        _validate.at_least(0, diagonal=covariance.diagonal)
+    elif covariance is not None and np.shape(covariance) == shape * 2:
+        spectrum.check_matrix(covariance)
+    elif covariance is not None:
+        _validate.at_least(0, covariance=covariance)
 
 
 def _share(index: jax.Array, prior: jax.Array) -> jax.Array:
@@ -124,6 +137,12 @@ def _noise(key: jax.Array, mean: jax.Array, covariance: Covariance) -> jax.Array
         return noise * jnp.sqrt(jnp.broadcast_to(covariance, mean.shape))[None]
     if covariance.shape == mean.shape * 2 and mean.ndim == 1:
         root = jnp.linalg.cholesky(covariance)
+        known = _validate.concrete(root)
+        if known is not None and not np.isfinite(known).all():
+            raise ValueError(
+                "Expected a positive definite covariance, got a singular one; give the "
+                "diagonal and factors of a FactorCovariance."
+            )
         return jnp.matmul(noise, root.T, precision="highest")
     raise ValueError(
         f"Expected covariance to be a number, of shape {mean.shape} or, for a vector "

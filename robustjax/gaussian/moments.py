@@ -4,10 +4,12 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 from robustjax import _validate
 from robustjax._precision import float64_for_numbers
+from robustjax.gaussian import spectrum
 
 
 class FeatureMoments(NamedTuple):
@@ -45,8 +47,11 @@ def feature_moments(
 
     Reference: elementary.
     """
-    features, labels = jnp.asarray(features), jnp.asarray(labels)
     _validate.integer(2, num_classes=num_classes)
+    known = None if isinstance(labels, jax.Array) else _validate.concrete(labels)
+    if known is not None:  # before a cast, which may wrap them
+        labels = np.where((known >= 0) & (known < num_classes), known, -1)
+    features, labels = jnp.asarray(features), jnp.asarray(labels)
     if features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(
             f"Expected features [n, p] and labels [n], got {features.shape} and "
@@ -129,6 +134,9 @@ def oas_shrinkage(covariance: ArrayLike, *, num_samples: ArrayLike) -> jax.Array
     Returns:
         rho in [0, 1], for (1 - rho) covariance + rho (trace / p) I.
 
+    Raises:
+        ValueError: if a concrete value is out of range or no covariance.
+
     Example:
         >>> print(oas_shrinkage(jnp.eye(4), num_samples=100).round(3))
         1.0
@@ -136,8 +144,9 @@ def oas_shrinkage(covariance: ArrayLike, *, num_samples: ArrayLike) -> jax.Array
     Reference: Chen, Wiesel, Eldar and Hero (2010), IEEE Trans. Signal Processing 58,
         equation 23, without its terms in 2 / p, as scikit-learn has it.
     """
-    covariance = jnp.asarray(covariance)
     _validate.positive(num_samples=num_samples)
+    spectrum.check_matrix(covariance)
+    covariance = jnp.asarray(covariance)
     num_features = len(covariance)
     mean_square = jnp.sum(covariance**2) / num_features**2
     squared_mean = (jnp.trace(covariance) / num_features) ** 2

@@ -27,7 +27,7 @@ class SynBenchResult:
     """
 
     score: np.ndarray  # [e, t], from 0 (nothing is kept) to about 1
-    standard_error: np.ndarray  # [e, t], of the test noise, the rules being fixed
+    standard_error: np.ndarray  # [e, t], of the test noise; NaN of too few test inputs
     ceiling: np.ndarray  # [t], of perfect Gaussian features of such ranks at epsilon 0
     accuracy: np.ndarray  # [e, s]
     bound: np.ndarray  # [e, s], mean scaled bound; NaN where nothing is correct
@@ -120,7 +120,8 @@ def synbench(
         scales: half distances of the class means, in units of the noise.
         relative_epsilons: radii of the robust rules in units of the half distance of
             the class means of the features, in [0, 1).
-        thresholds: accuracies from which areas are taken.
+        thresholds: accuracies from which areas are taken, above max(prior, 1 - prior),
+            which always predicting the likelier class reaches.
         num_train: training inputs of each scale.
         num_test: test inputs of each scale.
         batch_size: inputs at a time, a multiple of 16 for every device.
@@ -183,7 +184,7 @@ def score_of_scales(
         key: with which they were drawn.
         task: of which they are.
         results: of `measure_scale`, one for each scale, in their order.
-        thresholds: accuracies from which areas are taken, in (0, 1).
+        thresholds: accuracies from which areas are taken, as in `synbench`.
 
     Returns:
         A `SynBenchResult`.
@@ -256,7 +257,7 @@ def area_of_inputs(
     Args:
         raw: curves of the task.
         task: what is drawn.
-        thresholds: accuracies from which areas are taken, in (0, 1).
+        thresholds: accuracies from which areas are taken, as in `synbench`.
 
     Returns:
         Areas above 0, float64.
@@ -265,6 +266,7 @@ def area_of_inputs(
         ValueError: if a threshold is out of range or above every accuracy.
     """
     _validate.open_interval(0, 1, thresholds=thresholds)
+    tradeoff.check_thresholds(thresholds, prior=task.prior)
     area = _area(raw.accuracy, raw.bound, thresholds, task)
     if not (area > 0).all():
         raise ValueError(

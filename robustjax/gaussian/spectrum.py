@@ -8,10 +8,14 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
+
+from robustjax import _validate
 
 _NUM_STEPS = 72  # halvings of log lam, from a hundred decades to rounding
 _INDEFINITE = 8  # eigenvalues below minus so many times their rounding are none
+_ASYMMETRY = 1e-6  # of entries, relative to the largest, that rounding may leave
 
 
 class Spectrum(NamedTuple):
@@ -32,6 +36,41 @@ class Spectrum(NamedTuple):
         if self.vectors is None:
             return components
         return jnp.matmul(self.vectors, components, precision="highest")
+
+
+def check_matrix(covariance: ArrayLike) -> None:
+    """Raises ValueError unless a concrete matrix is a covariance, up to rounding.
+
+    [host] Mirrored entries may differ by 1e-6 of the largest one (3e-4 in float32), as
+    only the symmetric part is used. Eigenvalues may be as negative as in `spectrum_of`.
+
+    Args:
+        covariance: `[p, p]`; one that JAX traces passes.
+    """
+    matrix = _validate.concrete(covariance)
+    if matrix is None:
+        return
+    if matrix.dtype.kind != "f":
+        matrix = matrix.astype(float)
+    if fault := _fault_of(matrix):
+        raise ValueError(
+            f"Expected a symmetric positive semidefinite covariance, got {fault}."
+        )
+
+
+def _fault_of(matrix: np.ndarray) -> str:
+    """Why a matrix is no covariance; empty if it is one."""
+    if not np.isfinite(matrix).all():
+        return "entries that are not finite"
+    eps = np.finfo(matrix.dtype).eps
+    gap, largest = (np.max(np.abs(v), initial=0) for v in (matrix - matrix.T, matrix))
+    if gap > max(_ASYMMETRY, np.sqrt(eps)) * largest:
+        return f"entries that differ by {gap:.6g} from their mirror images"
+    values = np.linalg.eigvalsh((matrix + matrix.T) / 2)
+    is_diagonal = (matrix == np.diag(np.diagonal(matrix))).all()
+    rounding = 0 if is_diagonal else len(values) * eps * np.max(np.abs(values))
+    least = np.min(values, initial=0)
+    return f"an eigenvalue {least:.6g}" if least < -_INDEFINITE * rounding else ""
 
 
 def spectrum_of(covariance: jax.Array, *, cut: ArrayLike | None = None) -> Spectrum:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+from numbers import Real
 from typing import Any
 
 import jax
@@ -33,13 +34,13 @@ class Task:
         num_train: training inputs of each scale.
         num_test: test inputs of each scale.
         prior: P(y = 1).
-        center: midpoint of the class means, one value or one a channel.
+        center: midpoint of the class means, a number or one a channel.
         direction: of the class means, of the input's shape; None for a change of
             brightness, the same everywhere. It is scaled to length 1.
         variances: of the noise, a number or of the input's shape.
         valid_range: clips the inputs; None does not.
         is_stratified: classes get their shares exactly instead of by chance.
-        pixel_mean: subtracted from the inputs, one value or one a channel.
+        pixel_mean: subtracted from the inputs, a number or one a channel.
         pixel_std: divides the centred inputs, likewise.
         shrinkage: of the covariance towards the mean variance: a number in [0, 1], or
             "oas" for `oas_shrinkage`.
@@ -60,13 +61,13 @@ class Task:
     num_train: int = 2048
     num_test: int = 2048
     prior: float = 0.5
-    center: tuple[float, ...] = (0.5,)
+    center: float | tuple[float, ...] = (0.5,)
     direction: np.ndarray | None = None
     variances: float | np.ndarray = 1.0
     valid_range: tuple[float, float] | None = None
     is_stratified: bool = False
-    pixel_mean: tuple[float, ...] = (0.0,)
-    pixel_std: tuple[float, ...] = (1.0,)
+    pixel_mean: float | tuple[float, ...] = (0.0,)
+    pixel_std: float | tuple[float, ...] = (1.0,)
     shrinkage: float | str = 0.0
     cut: float | None = None
     mode: str = "exact"
@@ -88,29 +89,53 @@ class Task:
                 f"Expected relative_epsilons in [0, 1), got {self.relative_epsilons}; "
                 "they are in units of the half distance of the class means."
             )
+        if len(set(self.relative_epsilons)) < len(epsilons):
+            raise ValueError(
+                f"Expected relative_epsilons, each once, got {self.relative_epsilons}."
+            )
         _validate.integer(4, num_train=self.num_train)
         _validate.integer(1, num_test=self.num_test)
         _validate.open_interval(0, 1, prior=self.prior)
         _validate.one_of(("exact", "grid"), mode=self.mode)
-        if self.shrinkage != "oas":
-            _validate.at_least(0, shrinkage=self.shrinkage)
-            if float(self.shrinkage) > 1:
-                raise ValueError(f"Expected shrinkage <= 1, got {self.shrinkage}.")
+        share = self.shrinkage
+        if share != "oas" and not (isinstance(share, Real) and 0 <= share <= 1):
+            raise ValueError(
+                f'Expected shrinkage as a number in [0, 1] or "oas", got {share!r}.'
+            )
         if self.cut is not None:
             _validate.at_least(0, cut=self.cut)
+        self._check_arrays()
+        self._set_channels()
+
+    def _check_arrays(self) -> None:
+        """Raises ValueError for a direction, variances or a range that do not suit."""
         for name in ("direction", "variances"):
             shape = np.shape(getattr(self, name))
             if shape not in ((), tuple(self.input_shape)):
                 raise ValueError(
                     f"Expected {name} of shape {self.input_shape}, got {shape}."
                 )
+        length = 1.0 if self.direction is None else np.linalg.norm(self.direction)
+        if not 0 < length < np.inf:
+            raise ValueError(f"Expected direction of finite length, got {length}.")
+        low, high = self.valid_range or (0, 1)
+        if not low < high:
+            raise ValueError(f"Expected valid_range with low < high, got {low, high}.")
+
+    def _set_channels(self) -> None:
+        """Makes tuples of what is a number or one a channel."""
         channels = self.input_shape[-1]
         for name in ("center", "pixel_mean", "pixel_std"):
-            if len(getattr(self, name)) not in (1, channels):
+            value = getattr(self, name)
+            numbers = np.atleast_1d(np.asarray(value, float))
+            if numbers.shape not in ((1,), (channels,)):
                 raise ValueError(
-                    f"Expected {name} of length 1 or {channels}, got "
-                    f"{getattr(self, name)}."
+                    f"Expected {name} as a number or of length 1 or {channels}, got "
+                    f"{value}."
                 )
+            if not np.isfinite(numbers).all():
+                raise ValueError(f"Expected {name} to be finite, got {value}.")
+            object.__setattr__(self, name, tuple(numbers.tolist()))
 
     @property
     def unit_direction(self) -> np.ndarray:
@@ -181,7 +206,7 @@ class Task:
         """Normalised inputs of one scale and their classes. [device]."""
         return self.inputs.draw(key, scale, start=start, num_samples=num_samples)
 
-    def _channels(self, values: tuple[float, ...]) -> np.ndarray:
+    def _channels(self, values: float | tuple[float, ...]) -> np.ndarray:
         return np.broadcast_to(np.asarray(values, np.float32), (self.input_shape[-1],))
 
 

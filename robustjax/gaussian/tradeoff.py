@@ -20,7 +20,30 @@ Floats = ArrayLike | Sequence[float]
 SCALES = tuple(round(0.1 * i, 1) for i in range(1, 50))  # of the class means
 THRESHOLDS = (0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 0.99)  # on the accuracy
 GRID = tuple(float(t) for t in np.linspace(0.6, 1, 100))  # of the public script
-_SLACK = 1e-9  # a threshold that is a grid point counts as one
+_SLACK = 1e-9  # a threshold that is a grid point, or a prior, counts as one
+
+
+def check_thresholds(thresholds: Floats, *, prior: float = 0.5) -> None:
+    """Raises ValueError unless concrete thresholds exceed a constant rule's accuracy.
+
+    [host] Always predicting the likelier class has accuracy max(prior, 1 - prior),
+    whatever the features are, so areas below it say nothing about them.
+
+    Args:
+        thresholds: `[t]`, on the accuracy.
+        prior: P(y = 1).
+    """
+    array = _validate.concrete(thresholds)
+    if array is None:
+        return
+    if array.ndim != 1 or not array.size:
+        raise ValueError(f"Expected thresholds [t], one or more, got {thresholds}.")
+    floor = max(prior, 1 - prior)
+    if not (array > floor + _SLACK).all():
+        raise ValueError(
+            f"Expected thresholds above {floor:g}, the accuracy of always predicting "
+            f"the likelier class, got {thresholds}."
+        )
 
 
 @float64_for_numbers
@@ -161,7 +184,7 @@ def score_of_curves(
         accuracy: `[..., s]`, of the representation at each scale.
         bound: `[..., s]`, its mean scaled bounds.
         scales: `[s]`, half distances of the class means on raw inputs.
-        thresholds: `[t]`, on the accuracy.
+        thresholds: `[t]`, on the accuracy, above 1/2, which a constant reaches.
         mode: "exact" or "grid", see `curve_area`.
 
     Returns:
@@ -169,7 +192,7 @@ def score_of_curves(
         inputs themselves; NaN where the raw inputs do not exceed it either.
 
     Raises:
-        ValueError: if the mode is not known.
+        ValueError: if the mode is not known, or a concrete threshold is too low.
 
     Example:
         >>> print(score_of_curves(*reference_curve(SCALES), thresholds=[0.7, 0.9]))
@@ -177,6 +200,7 @@ def score_of_curves(
 
     Reference: SynBench, Ko et al. (2024), ICML.
     """
+    check_thresholds(thresholds)
     accuracy, bound = as_floats(accuracy, bound)
     scales = jnp.asarray(scales, accuracy.dtype)
     raw = curve_area(
@@ -208,12 +232,15 @@ def finite_sample_ceiling(
             covariance): a number, or `[s]` numbers, one for each scale.
         num_train: n, samples that its rule is made from.
         scales: `[s]`, half distances of the class means on raw inputs.
-        thresholds: `[t]`, on the accuracy.
+        thresholds: `[t]`, on the accuracy, above 1/2.
         kept_signal: share of the signal that the representation keeps, in (0, 1].
         mode: "exact" or "grid", see `curve_area`.
 
     Returns:
         `[t]`; scales with n - 2 <= p add nothing.
+
+    Raises:
+        ValueError: if the mode is not known, or a concrete threshold is too low.
 
     Example:
         >>> print(finite_sample_ceiling(768, 2048, thresholds=[0.6, 0.9]).round(3))

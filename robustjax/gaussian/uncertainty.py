@@ -109,6 +109,9 @@ def standard_error(
 ) -> np.ndarray:
     """Standard errors of scores over the test inputs of each scale, `[e, t]`.
 
+    NaN where a spread is not known: with a single test input, or a single correct one
+    at a scale that may count.
+
     Args:
         sums: `[s, e, g, 4]`, see `ScaleResult`.
         thresholds: `[t]`.
@@ -120,11 +123,13 @@ def standard_error(
     some = np.maximum(correct, 1)
     bound = total / some
     variance = (square - some * bound**2) / np.maximum(correct - 1, 1)
+    variance = np.where(correct > 1, np.maximum(variance, 0), np.nan)
     share = _shares(sums[..., 1], batch_means)
-    of_bound = np.maximum(variance, 0) * np.sum(share**2 * sums[..., 1], axis=2)
+    of_bound = variance * np.sum(share**2 * sums[..., 1], axis=2)
     mean, mean_square = _heights(correct / count, count, thresholds, mode=mode)
     own = bound[..., None] ** 2 * np.maximum(mean_square - mean**2, 0)
-    own += mean_square * of_bound[..., None]
+    own += np.where(mean_square > 0, mean_square * of_bound[..., None], 0)
+    own = np.where(count[..., None] > 1, own, np.nan)
     return np.sqrt(own.sum(axis=0)) / (len(sums) * raw_area)
 
 

@@ -16,6 +16,10 @@ from robustjax.semantic.questions import Question
 OPEN, PROVEN, UNDECIDED, LOST = range(4)
 _FORMAT = "robustjax.semantic.Certification 1"
 _ARRAYS = ("cells", "states", "margins", "witnesses")
+_FLOATS = (
+    "left", "right", "attack_left", "attack_right", "share", "attack_share", "area",
+    "attack_area", "seconds",
+)  # fmt: skip
 
 
 class Certification(NamedTuple):
@@ -165,6 +169,8 @@ def load(path: str | os.PathLike[str]) -> Certification:
         with np.load(path, allow_pickle=False) as file:
             arrays = {name: file[name] for name in _ARRAYS}
             header = json.loads(str(file["header"]))
+        if not all(isinstance(header[name], float) for name in _FLOATS):
+            raise TypeError
         form = header.pop("format")
         asked = header.pop("question")
         asked["sampling"] = Sampling(**asked["sampling"])
@@ -174,12 +180,15 @@ def load(path: str | os.PathLike[str]) -> Certification:
         raise ValueError(f"Expected {path} to be a file of semantic.save.") from None
     if form != _FORMAT:
         raise ValueError(f"Expected {path} in the format {_FORMAT!r}, got {form!r}.")
-    check_cells(found)
+    try:
+        check_cells(found)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     return found
 
 
-def check_cells(certification: Certification) -> None:
-    """Raises ValueError unless the cells of a certified range fit together. [host].
+def check_arrays(certification: Certification) -> None:
+    """Raises ValueError unless arrays of a certified range fit together. [host].
 
     Args:
         certification: any.
@@ -187,18 +196,35 @@ def check_cells(certification: Certification) -> None:
     cells, states, margins, witnesses = (
         np.asarray(getattr(certification, name)) for name in _ARRAYS
     )
-    ranges = certification.question.ranges
-    dimension = len(ranges)
+    dimension = len(certification.question.ranges)
     if (
-        cells.shape != (len(states), 2, dimension)
+        cells.shape != (states.size, 2, dimension)
+        or states.ndim != 1
         or margins.shape != states.shape
         or witnesses.shape[1:] != (dimension,)
-        or not np.isin(states, range(4)).all()
     ):
         raise ValueError(
-            f"Expected cells [n, 2, {dimension}] with n states and margins, got "
-            f"{cells.shape}, {states.shape} and {margins.shape}."
+            f"Expected cells [n, 2, {dimension}] with n states and margins, and "
+            f"witnesses [m, {dimension}], got {cells.shape}, {states.shape}, "
+            f"{margins.shape} and {witnesses.shape}."
         )
+    if any(v.dtype.kind not in "fiu" for v in (cells, states, margins, witnesses)):
+        raise ValueError("Expected cells, states, margins and witnesses as numbers.")
+    if not np.isin(states, range(4)).all():
+        raise ValueError("Expected states from 0 to 3.")
+
+
+def check_cells(certification: Certification) -> None:
+    """Raises ValueError unless cells cover the limits, with positive margins. [host].
+
+    Args:
+        certification: any.
+    """
+    check_arrays(certification)
+    cells, states, margins = (
+        np.asarray(getattr(certification, name)) for name in _ARRAYS[:3]
+    )
+    ranges = certification.question.ranges
     if not grids.covers(cells, ranges):
         raise ValueError(f"Expected cells that cover the limits {ranges}.")
     if not (margins[states == PROVEN] > 0).all():

@@ -17,7 +17,7 @@ from robustjax.semantic import (
     fingerprints,
     grids,
 )
-from robustjax.semantic.certificates import PROVEN, UNDECIDED, Certification
+from robustjax.semantic.certificates import LOST, PROVEN, UNDECIDED, Certification
 
 _ROUNDING = 1e-9  # of margins between two machines, relative
 _CLAIMS = ("left", "right", "share", "area")
@@ -32,7 +32,7 @@ class Check(NamedTuple):
     are_cells_proven: bool  # every cell said to be proven has a positive margin again
     is_covered: bool  # the cells cover the limits
     are_claims_met: bool  # left, right, share, area and status follow from the cells
-    is_attack_met: bool  # the model loses the label at every counterexample
+    is_attack_met: bool  # the model loses the label where said, and attack_* follow
     margins: np.ndarray  # [n], of the cells said to be proven; nan: of the others
 
     @property
@@ -51,7 +51,14 @@ def check(
 ) -> Check:
     """Tests a certified range: bounds its cells again, and all that follows from them.
 
-    [host] Of the result all is tested but attack_area, num_bounded and seconds.
+    [host] The counterexamples and the grid of attack_area are evaluated again, and
+    every cell that is said to hold a counterexample has to hold one of them. The status
+    has to be the one that follows from the cells; left, right, share, area and margins
+    may be smaller than what follows.
+
+    What depends on the course of the search is not tested: num_bounded, seconds,
+    min_share, the margins of cells that are not proven, and whether these are open or
+    undecided, on which it depends whether the status is "unknown" or "falsified".
 
     Guarantee:
         If `are_cells_proven`, the label wins on every cell said to be proven, of the
@@ -68,7 +75,8 @@ def check(
         A `Check`.
 
     Raises:
-        ValueError: if the image does not suit the attribute, or the label is no class.
+        ValueError: if the arrays of the result do not fit together, the image does not
+            suit the attribute, or the label is no class.
         UnsupportedError: if the model has an operation without a rule.
 
     Example:
@@ -83,6 +91,7 @@ def check(
 
     Reference: ours.
     """
+    certificates.check_arrays(certification)
     question = certification.question
     moving = question.moving
     x = color.on_host(image, is_color=moving.is_color)
@@ -96,17 +105,14 @@ def check(
     margins = _again(bound, certification, cell_margins.batch_size_of(batch_size))
     claimed = certification.states == PROVEN
     model = counterexamples.Model(fn, moving, x, question.label)
-    attack = counterexamples.nearest(
-        model, question.ranges, np.asarray(certification.witnesses, np.float64)
-    )
     return Check(
         is_same_image=fingerprints.of_image(x) == question.image,
         is_same_model=fingerprints.of_model(fn, x) == question.model,
         are_cells_proven=bool((margins[claimed] > 0).all()),
         is_covered=grids.covers(certification.cells, question.ranges),
         are_claims_met=_are_claims_met(certification, margins),
-        is_attack_met=len(attack.witnesses) == len(certification.witnesses)
-        and attack[:3] == tuple(getattr(certification, name) for name in _ATTACKS),
+        is_attack_met=_is_attack_met(certification, model)
+        and _is_area_met(certification, apply_fn, x),
         margins=margins,
     )
 
@@ -123,6 +129,35 @@ def _again(
         filled = np.resize(cells[own], (size, *cells.shape[1:]))
         margins[own] = bound(filled)[: len(own)]
     return margins
+
+
+def _is_attack_met(certification: Certification, model: counterexamples.Model) -> bool:
+    """Whether the label is lost at all moves, and each LOST cell holds one of them."""
+    moves = np.asarray(certification.witnesses, np.float64)
+    found = counterexamples.nearest(model, certification.question.ranges, moves)
+    low, high = certification.cells[certification.states == LOST].swapaxes(0, 1)
+    holds = (low[:, None] <= moves[None]) & (moves[None] <= high[:, None])
+    return (
+        len(found.witnesses) == len(moves)
+        and found[:3] == tuple(getattr(certification, name) for name in _ATTACKS)
+        and bool(holds.all(axis=2).any(axis=1).all())
+    )
+
+
+def _is_area_met(
+    certification: Certification,
+    apply_fn: Callable[[jax.Array], jax.Array],
+    image: np.ndarray,
+) -> bool:
+    """Whether attack_area is what `certify` gives: of one parameter nan."""
+    question = certification.question
+    if len(question.ranges) == 1:
+        return bool(np.isnan(certification.attack_area))
+    again = grids.kept_area(
+        apply_fn, image, question.label,
+        attribute=question.moving, ranges=question.ranges,
+    )  # fmt: skip
+    return abs(certification.attack_area - again) <= _ROUNDING
 
 
 def _are_claims_met(certification: Certification, margins: np.ndarray) -> bool:
@@ -145,5 +180,4 @@ def _are_claims_met(certification: Certification, margins: np.ndarray) -> bool:
         return False
     claims = np.array([[getattr(certification, n), again[n]] for n in _CLAIMS])
     is_met = (claims[:, 0] <= claims[:, 1]) | np.isnan(claims).all(axis=1)
-    is_open = certification.status == "unknown"
-    return bool(is_met.all()) and (is_open or certification.status == again["status"])
+    return bool(is_met.all()) and certification.status == again["status"]

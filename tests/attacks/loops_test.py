@@ -77,6 +77,56 @@ class LabelsTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, r"logits \[3, k\]"):
             attack(*key, lambda x: x[:, 0], x, labels=labels, epsilon=0.1)
 
+    @parameterized.parameters(
+        attacks.fgsm, attacks.pgd, attacks.apgd, attacks.smallest_epsilon
+    )
+    def test_labels_beyond_int32_are_not_wrapped(self, attack):
+        """2**40 and 2**32 are 0 in int32, as -(2**32) is."""
+        x, labels = _inputs(3)
+        key = () if attack is attacks.fgsm else (jax.random.key(0),)
+        radius = {} if attack is attacks.smallest_epsilon else {"epsilon": 0.1}
+        for large in (2**40, 2**32, -(2**32)):
+            wrong = np.array([*labels[:2], large])
+            with self.assertRaisesRegex(ValueError, rf"Expected labels in .*{large}"):
+                attack(*key, _net, x, labels=wrong, **radius)
+        with self.assertRaisesRegex(ValueError, "Expected labels in .*4294967296"):
+            attack(*key, _net, x, labels=[0, 1, 2**32], **radius)
+        with self.assertRaisesRegex(ValueError, r"Expected labels \[3\]"):
+            attack(*key, _net, x, labels=labels[:2], **radius)
+
+    @parameterized.parameters(
+        (attacks.fgsm, "cross_entropy"), (attacks.pgd, "margin"), (attacks.apgd, "dlr")
+    )
+    def test_traced_labels_of_no_class_are_no_success(self, attack, loss):
+        """The other rows are what they are alone, and so is a row without logits."""
+        key = () if attack is attacks.fgsm else (jax.random.key(0),)
+        steps = {} if attack is attacks.fgsm else {"num_steps": 5}
+
+        def broken(x):  # no logits where the first pixel is 1
+            return jnp.where(x[:, :1] == 1, jnp.nan, _net(x))
+
+        @jax.jit
+        def run(x, labels):
+            return attack(
+                *key, broken, x, labels=labels, epsilon=0.3, loss=loss, **steps
+            )
+
+        x, labels = _inputs()
+        x[6:, 0] = 1
+        is_class = np.array([0, 1, 0, 1, 1, 0, 0, 1], bool)
+        wrong = np.where(is_class, labels, [3, 0, -1, 0, 0, 7, -3, 0])
+        own, right = (jax.tree.map(np.asarray, run(x, v)) for v in (wrong, labels))
+        self.assertFalse(own.is_adversarial[~is_class].any())
+        for value in (own.margin, own.loss):
+            np.testing.assert_array_equal(np.isnan(value)[:6], ~is_class[:6])
+        self.assertTrue(np.isnan(own.margin[6]))
+        np.testing.assert_array_equal(own.x[~is_class], x[~is_class])
+        self.assertTrue(right.is_adversarial[is_class].any())
+        for name in ("x", "margin", "is_adversarial"):
+            np.testing.assert_array_equal(
+                getattr(own, name)[is_class], getattr(right, name)[is_class]
+            )
+
     def test_of_the_smallest_epsilon(self):
         x, labels = _inputs(3)
         with self.assertRaisesRegex(ValueError, "Expected labels in"):

@@ -144,7 +144,8 @@ class KindsTest(parameterized.TestCase):
         pixels = pictures.decode(_encoded(frames[0], kind), source="x")
         self.assertEqual(pixels.shape, (5, 4, 3))
         moving = _encoded(frames[0], kind, save_all=True, append_images=frames[1:])
-        with self.assertRaisesRegex(ValueError, "x: .*got 3 frames or pages[.]"):
+        message = "x: expected one picture a file, got 3 frames or pages[.]"
+        with self.assertRaisesRegex(ValueError, message):
             pictures.decode(moving, source="x")
 
     def test_previews_in_a_jpeg_do_not_matter(self):

@@ -162,7 +162,11 @@ class RunTest(parameterized.TestCase):
         ({"thresholds": ("1.5",)}, "thresholds"),
         ({"num_train": "some"}, "num_train"),
         ({"prior": 1.0}, "prior"),
-        ({"shrinkage": "much"}, "shrinkage"),
+        ({"shrinkage": "much"}, r"--shrinkage as a number in .* or oas, got 'much'"),
+        ({"shrinkage": "2"}, "shrinkage as a number in .*, got 2.0"),
+        ({"prior": 0.9}, "thresholds above 0.9, "),
+        ({"thresholds": ("0.3",)}, "thresholds above 0.5, "),
+        ({"relative_epsilons": ("0", "0.0")}, "relative_epsilons, each once"),
         ({"batch_size": 8}, "batch_size"),
     )
     def test_refuses(self, changes, text):

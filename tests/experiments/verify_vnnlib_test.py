@@ -1,10 +1,12 @@
 """The script that decides VNN-LIB properties, on those with known answers."""
 
+import contextlib
 import csv
 import dataclasses
 import pathlib
 import shutil
 import tempfile
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from absl.testing import absltest, parameterized
 from onnx import helper
 from real_data import folder as data_folder
 
-from robustjax import data, models
+from robustjax import bounds, data, models
 from tests import compilations
 from tests.models import onnx_networks
 
@@ -144,6 +146,35 @@ class RunTest(parameterized.TestCase):
         with (self.workdir / "results.csv").open(newline="") as file:
             written = [row["status"] for row in csv.DictReader(file)]
         self.assertEqual(written, ["sat", "error", "unsat"])
+
+    def test_a_path_that_names_no_file_does_not_stop_the_list(self):
+        good = _property(0, 1, "(assert (>= Y_0 2))")
+        rows = [
+            "net.onnx,.,10", ".,p0.vnnlib,10", "net.onnx,..", "/,/",
+            f"net.onnx,{'n' * 300}", "net.onnx,a\0b", "a\0b,p0.vnnlib",
+            "loop,p0.vnnlib", "net.onnx,p0.vnnlib",
+        ]  # fmt: skip
+        self._own(good, rows=rows)
+        (self.folder / "loop").symlink_to("loop")
+        with contextlib.chdir(self.folder):  # so that the name of "." is empty
+            config = self._config(instances="own.csv")
+            found = [row["status"] for row in verify_vnnlib.run(config)]
+            again = [row["status"] for row in verify_vnnlib.run(config)]
+        self.assertEqual(found, ["error"] * 8 + ["unsat"])
+        self.assertEqual(again, found)
+
+    def test_nothing_satisfies_a_contradiction(self):
+        """Whatever the network is, which is not run, but has to fit."""
+        texts = [
+            _property(0, 1, "(assert false)"),
+            _property(0, 1, "(assert (<= 1 (* 0 Y_0)))"),
+            _property(2, 1),
+            _property(0, 1, "(assert (> X_0 1))"),
+        ]
+        with mock.patch.object(bounds, "exclude_cases"):
+            self.assertEqual(self._statuses(*texts), ["unsat"] * 4)
+        other = _property(2, 1).replace("(declare-const Y_1 Real)", "")
+        self.assertEqual(self._statuses(other), ["error"])
 
     def test_equality_no_output_and_strict_limits(self):
         texts = {

@@ -164,6 +164,12 @@ class MomentsTest(parameterized.TestCase):
         np.testing.assert_array_equal(found.mean, [[2], [0]])
         np.testing.assert_array_equal(found.scatter, [[2]])
 
+    def test_labels_beyond_int32_are_of_no_class(self):
+        x = np.array([[1.0], [3.0], [9.0]], np.float32)
+        labels = np.array([1, 2**32, 2**40 + 1])
+        for moments in (gaussian.feature_moments, gaussian.numpy_moments):
+            np.testing.assert_array_equal(moments(x, labels).counts, [0, 1])
+
     def test_shrinkage_is_that_of_scikit_learn(self):
         from sklearn import covariance
 

@@ -12,6 +12,7 @@ from absl.testing import absltest, parameterized
 from scipy import optimize, stats
 
 from robustjax import gaussian
+from robustjax.gaussian import spectrum
 
 _NUM, _SIZE = 48, 4
 _rules = jax.jit(jax.vmap(lambda m, s, e: gaussian.robust_bayes(m, s, epsilon=e)))
@@ -206,6 +207,62 @@ class SeparatedTest(parameterized.TestCase):
         for bad in (-1.0, [1.0, -1e-9], [1.0, np.nan]):
             with self.assertRaisesRegex(ValueError, "covariance"):
                 gaussian.robust_bayes([1.0, 1.0], bad, epsilon=0.1)
+
+    @parameterized.parameters(
+        ([[1.0, 2.0], [2.0, 1.0]], "an eigenvalue -1"),
+        ([[1.0, 0.0], [0.0, -1e-9]], "an eigenvalue -1e-09"),
+        ([[-1.0, 0.0], [0.0, -1.0]], "an eigenvalue -1"),
+        ([[1.0, 0.5], [0.1, 1.0]], "entries that differ by 0.4"),
+        ([[1.0, 1e-5], [0.0, 1.0]], "entries that differ by 1e-05"),
+        ([[np.inf, 0.0], [0.0, 1.0]], "not finite"),
+        ([[1.0, np.nan], [np.nan, 1.0]], "not finite"),
+    )
+    def test_matrices_that_are_no_covariance_are_named(self, matrix, text):
+        for of in (np.array, jnp.array):
+            covariance = of(matrix)
+            for call in (
+                lambda c: gaussian.robust_bayes([1.0, 0.5], c, epsilon=0.1),
+                lambda c: gaussian.linear_accuracy([1.0, 0.5], [1.0, 0.5], c),
+                lambda c: gaussian.expected_margin([1.0, 0.5], [1.0, 0.5], c),
+                lambda c: gaussian.oas_shrinkage(c, num_samples=9),
+                lambda c: gaussian.sample(
+                    jax.random.key(0), np.ones(2), num_samples=3, covariance=c
+                ),
+            ):
+                if of is jnp.array and "1e-05" in text:
+                    continue  # less than float32 may leave
+                with self.assertRaisesRegex(ValueError, f"semidefinite .* {text}"):
+                    call(covariance)
+
+    @parameterized.parameters(np.float32, np.float64)
+    def test_matrices_of_few_samples_are_covariances(self, dtype):
+        """Of rank n < p, with what rounding makes of their zeros and mirror images."""
+        rng = np.random.default_rng(0)
+        num_negative = 0
+        for p, n in ((5, 2), (40, 7), (120, 119), (200, 3)):
+            x = rng.normal(size=(n, p)) * 10.0 ** rng.uniform(-3, 3, p)
+            matrix = (x.T @ x.copy() / n).astype(dtype)
+            matrix *= 1 + np.finfo(dtype).eps * rng.integers(-2, 3, (p, p)).astype(
+                dtype
+            )
+            spectrum.check_matrix(matrix)
+            num_negative += np.linalg.eigvalsh(matrix).min() < 0
+        self.assertGreater(num_negative, 2)
+        spectrum.check_matrix(np.ones((9, 9), int))
+        spectrum.check_matrix(np.zeros((3, 3), dtype))
+
+    def test_samples_need_a_root_and_variances_that_are_some(self):
+        draw = functools.partial(gaussian.sample, jax.random.key(0), num_samples=3)
+        with self.assertRaisesRegex(ValueError, "positive definite .* singular"):
+            draw(np.ones(2), covariance=np.ones((2, 2)))
+        for covariance in (-1.0, [1.0, np.nan]):
+            with self.assertRaisesRegex(ValueError, "covariance >= 0"):
+                draw(np.ones(2), covariance=covariance)
+        with self.assertRaisesRegex(ValueError, "diagonal >= 0"):
+            factors = gaussian.FactorCovariance(-np.ones(2), np.ones((1, 2)))
+            draw(np.ones(2), covariance=factors)
+        variances = np.array([[1.0, 2.0], [3.0, 4.0]])  # of a mean of this shape
+        self.assertEqual(draw(np.ones((2, 2)), covariance=variances).x.shape, (3, 2, 2))
 
     def test_derivatives_near_a_singular_covariance(self):
         def outputs(mean, variances, epsilon):

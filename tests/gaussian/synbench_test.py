@@ -182,7 +182,7 @@ class StreamTest(parameterized.TestCase):
             {},
             {"relative_epsilons": (0.3,)},
             {"scales": (0.7, 1.3)},
-            {"prior": 0.4},
+            {"prior": 0.45},
             {"center": (0.4,), "pixel_std": (0.2,), "num_train": 768},
             {"shrinkage": 0.1, "mode": "grid", "variances": 2.0},
         ):
@@ -409,28 +409,33 @@ class BadFeaturesTest(parameterized.TestCase):
         np.testing.assert_array_equal(found.rank, 7)
 
     @parameterized.parameters(
-        ({"relative_epsilons": (1.0,)}, "relative_epsilons"),
-        ({"prior": 0.0}, "prior"),
-        ({"scales": ()}, "scales"),
-        ({"scales": (1.0, 1.0)}, "scales"),
-        ({"scales": (-1.0,)}, "scales"),
-        ({"num_train": 2}, "num_train"),
         ({"batch_size": 20}, "batch_size"),
-        ({"shrinkage": 1.5}, "shrinkage"),
         ({"thresholds": (1.0,)}, "thresholds"),
+        ({"thresholds": ()}, r"thresholds \[t\], one or more, got \(\)"),
+        ({"thresholds": (0.3,)}, r"thresholds above 0.5, .* got \(0.3,\)"),
+        ({"prior": 0.9}, "thresholds above 0.9, the accuracy of always"),
+        ({"prior": 0.7, "thresholds": (0.7,), "reference": True}, "above 0.7, "),
         ({"scales": _FEW, "thresholds": (0.9987,) * 9}, "thresholds"),
-        ({"center": (0.1, 0.2)}, "center"),
-        ({"direction": np.ones(3)}, "direction"),
     )
     def test_refuses(self, options, text):
         with self.assertRaisesRegex(ValueError, text):
             _score(**options)
 
 
+class SettingsTest(absltest.TestCase):
+    def test_half_of_the_features_scores_below_all(self):
+        """With unequal classes, above the accuracy of a constant."""
+        options = {"prior": 0.9, "thresholds": (0.92, 0.95), "num_test": 1024}
+        half, full = (_on_host(lambda x, p=p: x[:, :p], **options) for p in (4, 8))
+        error = half.standard_error + full.standard_error
+        np.testing.assert_array_less(half.score + 2 * error, full.score)
+        np.testing.assert_array_less(abs(full.score - 1), 0.1)
+
+
 class ReferenceTest(absltest.TestCase):
     def test_conventions_of_the_public_script(self):
         epsilons = (0.0, 0.5)
-        found = _on_host(reference=True, relative_epsilons=epsilons, prior=0.4)
+        found = _on_host(reference=True, relative_epsilons=epsilons, prior=0.45)
         task = found.task
         self.assertEqual((task["mode"], task["cut"]), ("grid", 1e-6))
         self.assertTrue(task["batch_means"])

@@ -76,6 +76,30 @@ class AreaTest(parameterized.TestCase):
             gaussian.curve_area([0.7], [1.0], mode="sum")
 
 
+class ThresholdTest(parameterized.TestCase):
+    @parameterized.parameters(0.3, 0.5)
+    def test_what_a_constant_reaches_is_no_threshold(self, low):
+        for call in (
+            lambda t: gaussian.score_of_curves(
+                [0.8], [1.2], scales=[1.0], thresholds=t
+            ),
+            lambda t: gaussian.finite_sample_ceiling(8, 64, thresholds=t),
+        ):
+            for thresholds in ([low], (0.7, low), jnp.array([low])):
+                with self.assertRaisesRegex(ValueError, "thresholds above 0.5, "):
+                    call(thresholds)
+            with self.assertRaisesRegex(ValueError, "one or more"):
+                call([])
+            self.assertGreater(call([0.51]).item(), 0)
+
+    def test_of_unequal_classes(self):
+        for prior in (0.07, 0.15, 0.3, 0.35, 0.6, 0.9):
+            floor = round(max(prior, 1 - prior), 2)
+            tradeoff.check_thresholds((floor + 1e-6,), prior=prior)
+            with self.assertRaisesRegex(ValueError, f"above {floor}, "):
+                tradeoff.check_thresholds((0.99, floor), prior=prior)
+
+
 class ScoreTest(parameterized.TestCase):
     def test_noted_scores_of_a_kept_share(self):
         thresholds = np.array([0.6, 0.7, 0.8, 0.9, 0.95, 0.99])

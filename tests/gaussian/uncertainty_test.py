@@ -72,6 +72,32 @@ class RedrawTest(parameterized.TestCase):
         np.testing.assert_array_less(abs(ratio - 1), 0.2, err_msg=str((case, ratio)))
 
 
+class FewInputsTest(parameterized.TestCase):
+    def _errors(self, *scales, mode="exact"):
+        """Of scales that are the margins of their test inputs."""
+        sums = np.stack([_sums(np.array([u])) for u in scales])
+        return uncertainty.standard_error(
+            sums, _THRESHOLDS, np.ones((1, 3)), mode=mode
+        )[0]
+
+    @parameterized.parameters("exact", "grid")
+    def test_one_number_has_no_spread(self, mode):
+        for scales in ([[1.5]], [[-0.5]], [[1.5, -0.5]], [[1.0, 1.2], [1.5, -0.5]]):
+            errors = self._errors(*scales, mode=mode)
+            np.testing.assert_array_equal(errors, np.full(3, np.nan), str(scales))
+
+    @parameterized.parameters("exact", "grid")
+    def test_a_scale_that_cannot_count_takes_nothing_away(self, mode):
+        """One correct input of 2,000, and none of them."""
+        rng = np.random.default_rng(0)
+        some, single = 1 + rng.normal(size=2000), np.r_[1.0, -np.ones(1999)]
+        both = self._errors(some, single, mode=mode)
+        none = self._errors(some, -np.ones(2000), mode=mode)
+        np.testing.assert_allclose(2 * both, self._errors(some, mode=mode), rtol=1e-12)
+        np.testing.assert_array_equal(both, none)
+        self.assertTrue(np.all(both[:2] > 0))
+
+
 class RunTest(absltest.TestCase):
     @pytest.mark.newest
     @pytest.mark.slow

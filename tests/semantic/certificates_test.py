@@ -14,7 +14,7 @@ from jax.tree_util import Partial
 from robustjax import semantic
 from robustjax._callables import as_partial
 from robustjax.semantic import certificates, fingerprints, grids
-from robustjax.semantic.certificates import PROVEN
+from robustjax.semantic.certificates import LOST, PROVEN
 
 _IMAGE = np.full((1, 1, 1), 0.5)
 
@@ -216,6 +216,11 @@ class CheckTest(parameterized.TestCase):
             ({"area": 0.95}, {"are_claims_met"}),
             ({"left": np.nan}, {"are_claims_met"}),
             ({"status": "certified"}, {"are_claims_met"}),
+            ({"status": "unknown"}, {"are_claims_met"}),
+            ({"status": "none"}, {"are_claims_met"}),
+            ({"attack_area": 0.99}, {"is_attack_met"}),
+            ({"states": np.where(known.states == PROVEN, LOST, known.states)},
+             {"is_attack_met"}),
             ({"margins": known.margins + 1e-3}, {"are_claims_met"}),
             ({"states": all_proven, "margins": margins},
              {"are_cells_proven", "are_claims_met"}),
@@ -231,6 +236,40 @@ class CheckTest(parameterized.TestCase):
                 self.assertFalse(found.is_confirmed)
                 failed = {n for n in found._fields[:6] if not getattr(found, n)}
                 self.assertContainsSubset(fields, failed)
+
+    def test_the_grid_of_several_parameters_is_evaluated_again(self):
+        """By the formula of the model, and a point of 33 * 33 more or less."""
+        known = semantic.certify(
+            _pair_model, _PAIR, 0, attribute="brightness_contrast", limit=0.3,
+            max_cells=0,
+        )  # fmt: skip
+        line = (np.arange(33) + 0.5) / 33 * 0.6 - 0.3
+        b, c = np.meshgrid(line, line)
+        away = [np.abs(np.clip(x + b + c * (x - 0.5), 0, 1) - x) for x in (0.25, 0.75)]
+        kept = (2 * away[0] + away[1] < 0.4).sum()
+        self.assertEqual((known.attack_area, known.status), (kept / 33**2, "unknown"))
+        for number, is_met in ((kept, True), (kept + 1, False), (kept - 1, False)):
+            own = known._replace(attack_area=number / 33**2)
+            found = semantic.check(own, _pair_model, _PAIR)
+            self.assertEqual((found.is_attack_met, found.is_confirmed), (is_met,) * 2)
+        for change in ({"attack_area": np.nan}, {"status": "falsified"}):
+            found = semantic.check(known._replace(**change), _pair_model, _PAIR)
+            self.assertFalse(found.is_confirmed)
+
+    def test_arrays_that_do_not_fit_are_named(self):
+        known = _certify(limit=0.25)
+        for change, text in (
+            ({"cells": known.cells[1:]}, r"cells \[n, 2, 1\] with n states"),
+            ({"states": known.states[1:]}, r"cells \[n, 2, 1\] with n states"),
+            ({"states": known.states[:, None]}, r"cells \[n, 2, 1\] with n states"),
+            ({"states": np.int64(1)}, r"cells \[n, 2, 1\] with n states"),
+            ({"margins": known.margins[1:]}, r"cells \[n, 2, 1\] with n states"),
+            ({"witnesses": known.witnesses[0]}, r"witnesses \[m, 1\]"),
+            ({"cells": known.cells.astype(str)}, "as numbers"),
+            ({"states": known.states + 5}, "from 0 to 3"),
+        ):
+            with self.assertRaisesRegex(ValueError, text):
+                self._check(**change)
 
     def test_of_another_image_or_model(self):
         found = self._check(image=_IMAGE - 0.1)
@@ -270,9 +309,10 @@ class FileTest(absltest.TestCase):
             lambda: np.savez(self.path, header=np.array({}, object)),
             lambda: semantic.save(
                 _certify()._replace(states=_certify().states[1:]), self.path),
+            lambda: semantic.save(_certify()._replace(left="0.125"), self.path),
         ):  # fmt: skip
             write()
-            with self.assertRaisesRegex(ValueError, "range.npz|states"):
+            with self.assertRaisesRegex(ValueError, "range.npz"):
                 semantic.load(self.path)
         with self.assertRaises(FileNotFoundError):
             semantic.load(self.path.with_name("none.npz"))
