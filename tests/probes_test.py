@@ -112,6 +112,7 @@ class LinearProbeTest(parameterized.TestCase):
                 fit = probes.linear_probe(own, y, **options)
             self.assertEqual((bool(fit.is_converged), int(fit.num_steps)), (False, 1))
 
+    @pytest.mark.slow
     def test_far_from_zero_and_with_rows_to_leave_out(self):
         x, y = _data(40, 3, 3)
         padded = np.concatenate([x, np.full((2, 3), np.nan)]).astype(np.float32)

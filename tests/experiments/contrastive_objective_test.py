@@ -182,6 +182,7 @@ class ObjectiveTest(parameterized.TestCase):
         self.assertEqual(plan.num_epochs, round(30 / expected))
         self.assertEqual(plan.steps_per_epoch, 2)
 
+    @pytest.mark.slow
     def test_chunks_change_memory_alone(self):
         """Chunks of three: of the 12 views, and of the 6 attacked images."""
         one, two = _loss_and_gradient(), _loss_and_gradient(chunk_size=3)

@@ -204,8 +204,15 @@ class RowsTest(_Forged):
         self.assertNotIn(text, "\n".join(outcome.findings))
         self.assertIn("label, num_classes, dim", "\n".join(outcome.unchecked))
 
-    @parameterized.parameters(*first_order_run_test.KINDS)
+    def test_first_order(self):
+        self._check_kind("first order")
+
+    @parameterized.parameters("soft", "adaptive", "adaptive first order")
+    @pytest.mark.slow
     def test_other_kinds(self, kind):
+        self._check_kind(kind)
+
+    def _check_kind(self, kind):
         self.finished(kind)
         self.check_table({
             "first order": _FIRST_ORDER,

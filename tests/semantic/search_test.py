@@ -106,6 +106,7 @@ class SeveralParametersTest(absltest.TestCase):
         away = [np.abs(np.clip(x + b + c * (x - 0.5), 0, 1) - x) for x in (0.25, 0.75)]
         self.assertGreater((0.4 - 2 * away[0] - away[1]).min(), 0)
 
+    @pytest.mark.slow
     def test_few_cells_prove_half_of_the_area(self):
         """The widest come first: finer ones only add what is near the boundary."""
         found = _certified_pair()

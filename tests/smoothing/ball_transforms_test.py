@@ -42,6 +42,7 @@ class DerivativeTest(parameterized.TestCase):
         self.enterContext(jax.enable_x64(True))
         self.enterContext(jax.default_device(jax.devices("cpu")[0]))
 
+    @pytest.mark.slow
     def test_of_the_radius(self):
         """Printed, against differences, and steeper towards the vanishing point."""
         at = smoothing.smoothed_ball_radius(1.0, sigma=0.02, dim=784)

@@ -164,6 +164,7 @@ class HostTest(parameterized.TestCase):
         np.testing.assert_allclose(along, _QUANTILE(p), rtol=0, atol=1e-12)
         self.assertTrue(np.all(_batch("box")["shorter"][0] > _QUANTILE(p) + 1e-6))
 
+    @pytest.mark.slow
     def test_almost_a_half_space_is_none(self):
         radius = _batch("exact")["behind"][0]
         self.assertTrue(np.all(np.isfinite(radius)))
