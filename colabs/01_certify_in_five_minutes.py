@@ -55,7 +55,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robustjax import data, models, plotting, results, smoothing
+from robustjax import data, metrics, models, plotting, results, smoothing
 
 jax.devices()
 
@@ -140,12 +140,12 @@ correct = certificate.prediction == test.labels[:num_images]
 radius = certificate.radius["l2"]
 print("l2 radius  certified accuracy  at least (99.9%)")
 for r in results.radius_grid(float(radius.max())):
-    accuracy = results.certified_accuracy(correct, radius, r)
-    lower = results.certified_accuracy_lower(correct, radius, r, alpha=alpha)
+    accuracy = metrics.certified_accuracy(correct, radius, r)
+    lower = metrics.certified_accuracy_lower(correct, radius, r, alpha=alpha)
     print(f"{r:>9.2f}  {accuracy:>18.3f}  {lower:>16.3f}")
 print(
-    f"average certified radius {results.average_certified_radius(correct, radius):.3f}, "
-    f"abstained {results.abstention_rate(certificate.prediction):.1%}"
+    f"average certified radius {metrics.average_certified_radius(correct, radius):.3f}, "
+    f"abstained {metrics.abstention_rate(certificate.prediction):.1%}"
 )
 
 # %%

@@ -55,7 +55,7 @@ import numpy as np
 import optax
 from scipy.stats import norm as normal
 
-from robustjax import data, models, plotting, results, smoothing
+from robustjax import data, metrics, models, plotting, smoothing
 
 jax.devices()
 
@@ -244,7 +244,7 @@ for i in range(8):
 correct = certificate.prediction == test.labels[:num_images]
 for norm in certificate.radius:
     before, after = (
-        results.average_certified_radius(correct, radius[norm])
+        metrics.average_certified_radius(correct, radius[norm])
         for radius in (certificate.zeroth_radius, certificate.radius)
     )
     print(

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from robustjax import plotting, results
+from robustjax import metrics, plotting, results
 
 
 def write_report(config: Any, folder: results.RunFolder) -> dict[str, Any]:
@@ -50,7 +50,7 @@ def write_report(config: Any, folder: results.RunFolder) -> dict[str, Any]:
 def _shares(
     correct: np.ndarray, radius: np.ndarray, epsilons: list[float]
 ) -> dict[str, float]:
-    shares = results.certified_accuracy(correct, radius, epsilons)
+    shares = metrics.certified_accuracy(correct, radius, epsilons)
     return {f"{e:g}": float(share) for e, share in zip(epsilons, shares, strict=True)}
 
 

@@ -14,6 +14,7 @@ __all__ = [
     "contrastive",
     "data",
     "gaussian",
+    "metrics",
     "models",
     "norms",
     "plotting",

@@ -15,7 +15,7 @@ import robustjax
 _ROOT = pathlib.Path(__file__).parent.parent / "robustjax"
 _FLOORS = (
     {"_callables", "_loops", "_precision", "_validate"},
-    {"norms", "special"},
+    {"metrics", "norms", "special"},
     {"attacks", "bounds", "gaussian"},
     {"contrastive", "probes", "semantic", "smoothing"},
 )

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from robustjax import plotting, results
+from robustjax import metrics, plotting
 
 
 class CurveTest(parameterized.TestCase):
@@ -32,7 +32,7 @@ class CurveTest(parameterized.TestCase):
         self.assertEqual(line.get_drawstyle(), "steps-pre")
         query = np.linspace(0, at[-1], 1001)
         drawn = accuracy[np.searchsorted(at, query, side="left")]
-        expected = results.certified_accuracy(*self.run, query)
+        expected = metrics.certified_accuracy(*self.run, query)
         np.testing.assert_array_equal(drawn, expected)
         self.assertEqual((at[0], accuracy[-1]), (0.0, 0.0))
 
@@ -66,7 +66,7 @@ class CurveTest(parameterized.TestCase):
         axes = plotting.certified_accuracy_curve({"a": self.run}, alpha=0.05).axes[0]
         (band,) = axes.collections
         heights = np.unique(band.get_paths()[0].vertices[:, 1])
-        lower = results.certified_accuracy_lower(*self.run, 0.0, alpha=0.05)
+        lower = metrics.certified_accuracy_lower(*self.run, 0.0, alpha=0.05)
         self.assertIn(lower, heights)
         self.assertLess(lower, np.mean(self.correct))
 
@@ -135,7 +135,7 @@ class ByNormTest(parameterized.TestCase):
                 at, accuracy = line.get_data()
                 areas.append(np.sum(np.diff(at) * accuracy[1:]))
             new, old = (
-                results.average_certified_radius(self.correct, radius[norm])
+                metrics.average_certified_radius(self.correct, radius[norm])
                 for radius in (self.first, self.zeroth)
             )
             np.testing.assert_allclose(areas, [new, old], rtol=1e-12)
@@ -203,7 +203,7 @@ class ByNormTest(parameterized.TestCase):
             matplotlib.colors.to_rgb(line.get_color()) for line in axes.get_lines()
         ]
         self.assertEqual(colours, lines)
-        lower = results.certified_accuracy_lower(
+        lower = metrics.certified_accuracy_lower(
             self.correct, self.zeroth["l2"], 0.0, alpha=0.05
         )
         self.assertIn(lower, axes.collections[1].get_paths()[0].vertices[:, 1])

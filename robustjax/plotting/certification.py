@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
-from robustjax import _validate
+from robustjax import _validate, metrics
 from robustjax.plotting import style
-from robustjax.results import statistics
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -137,7 +136,7 @@ def certified_accuracy_by_norm(
             axes.set_ylabel("")
         if norm == "linf":
             _add_level_scale(axes)
-        new, old = (statistics.average_certified_radius(*run) for run in runs)
+        new, old = (metrics.average_certified_radius(*run) for run in runs)
         digits = 4 if norm == "linf" else 3
         summary = f"ACR {old:.{digits}f} to {new:.{digits}f}"
         pad = 20.0 if "linf" in zeroth else 6.0  # above the second scale of linf
@@ -241,7 +240,7 @@ def _draw_band(
 ) -> None:
     """The band from a curve down to the lower bound on the true accuracy."""
     at, accuracy = curve.get_data()
-    lower = statistics.certified_accuracy_lower(
+    lower = metrics.certified_accuracy_lower(
         *run, at, alpha=alpha, confidence=confidence
     )
     lower[-1] = 0.0
@@ -262,7 +261,7 @@ def _steps(correct: ArrayLike, radius: ArrayLike) -> tuple[np.ndarray, np.ndarra
     _validate.same_length(correct=is_correct, radius=radius)
     certified = radius[is_correct]
     at = np.unique(np.append(certified[np.isfinite(certified)], 0.0))
-    accuracy = statistics.certified_accuracy(correct, radius, at)
+    accuracy = metrics.certified_accuracy(correct, radius, at)
     return np.append(at, at[-1]), np.append(accuracy, 0.0)
 
 

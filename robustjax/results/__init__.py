@@ -1,4 +1,4 @@
-"""Run folders, logs of certification runs and the statistics reported from them.
+"""Run folders, logs of certification runs and tables of them.
 
 A run folder holds `flags.txt`, `versions.json`, `rows.tsv` (one line an example) and
 `summary.json`. From the shell:
@@ -15,12 +15,6 @@ from robustjax.results.folder import RunFolder, check_run, open_run, start_run
 from robustjax.results.logs import Log, read_log
 from robustjax.results.merging import merge_runs
 from robustjax.results.replay import Replay, replay_run
-from robustjax.results.statistics import (
-    abstention_rate,
-    average_certified_radius,
-    certified_accuracy,
-    certified_accuracy_lower,
-)
 from robustjax.results.summaries import summarise
 from robustjax.results.verification import Verification, verify_run
 
@@ -29,11 +23,7 @@ __all__ = [
     "Replay",
     "RunFolder",
     "Verification",
-    "abstention_rate",
     "accuracy_table",
-    "average_certified_radius",
-    "certified_accuracy",
-    "certified_accuracy_lower",
     "check_run",
     "merge_runs",
     "open_run",

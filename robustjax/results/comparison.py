@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from robustjax import _validate
-from robustjax.results import logs, statistics
+from robustjax import _validate, metrics
+from robustjax.results import logs
 
 
 def run_names(paths: Sequence[str | pathlib.Path]) -> list[str]:
@@ -149,9 +149,9 @@ def to_latex(table: Sequence[Sequence[str]]) -> str:
 
 def _line(name: str, log: logs.Log, norm: str, radii: Sequence[float]) -> list[str]:
     radius = radius_by_name(log, norm)
-    accuracy = statistics.certified_accuracy(log.correct, radius, radii)
-    average = statistics.average_certified_radius(log.correct, radius)
-    abstained = statistics.abstention_rate(log.predict)
+    accuracy = metrics.certified_accuracy(log.correct, radius, radii)
+    average = metrics.average_certified_radius(log.correct, radius)
+    abstained = metrics.abstention_rate(log.predict)
     return [
         name,
         *(f"{value:.3f}" for value in accuracy),

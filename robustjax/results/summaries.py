@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustjax.results import atomic, logs, statistics
+from robustjax import metrics
+from robustjax.results import atomic, logs
 
 _TOLERANCE = 1e-9  # what JSON and a different order of summation may change
 
@@ -43,7 +44,7 @@ def summarise(
     """
     return {
         "num_examples": len(log),
-        "abstention_rate": statistics.abstention_rate(log.predict),
+        "abstention_rate": metrics.abstention_rate(log.predict),
         "confidence": confidence,
         "norms": {norm: _figures(log, norm, radii, confidence) for norm in log.radii},
         **_sampling(log, max_samples),
@@ -119,14 +120,14 @@ def _figures(
     log: logs.Log, norm: str, radii: Sequence[float], confidence: float
 ) -> dict[str, Any]:
     radius = log.radius(norm)
-    accuracy = statistics.certified_accuracy(log.correct, radius, radii)
-    average = statistics.average_certified_radius(log.correct, radius)
+    accuracy = metrics.certified_accuracy(log.correct, radius, radii)
+    average = metrics.average_certified_radius(log.correct, radius)
     figures = {
         "average_certified_radius": average,
         "certified_accuracy": _by_radius(radii, accuracy),
     }
     if "alpha" in log.columns:
-        lower = statistics.certified_accuracy_lower(
+        lower = metrics.certified_accuracy_lower(
             log.correct,
             radius,
             radii,
@@ -136,8 +137,8 @@ def _figures(
         figures["certified_accuracy_lower"] = _by_radius(radii, lower)
     zeroth = log.columns.get(f"zeroth_radius_{norm}")
     if zeroth is not None:
-        figures["zeroth_average_certified_radius"] = (
-            statistics.average_certified_radius(log.correct, zeroth)
+        figures["zeroth_average_certified_radius"] = metrics.average_certified_radius(
+            log.correct, zeroth
         )
     return figures
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from robustjax import results, smoothing
+from robustjax import metrics, results, smoothing
 from tests import real_data
 
 _HALVES = np.arange(0, 3.25, 0.25)
@@ -64,7 +64,7 @@ def _read(path):
 
 
 def _accuracy(log, norm, at):
-    return results.certified_accuracy(log.correct, log.radius(norm), at)
+    return metrics.certified_accuracy(log.correct, log.radius(norm), at)
 
 
 class PublishedLogsTest(parameterized.TestCase):
@@ -73,7 +73,7 @@ class PublishedLogsTest(parameterized.TestCase):
         actual = _accuracy(log, norm, at[: len(figures)])
         np.testing.assert_array_equal(np.round(actual, 3), figures)
         if average is not None:
-            radius = results.average_certified_radius(log.correct, log.radius(norm))
+            radius = metrics.average_certified_radius(log.correct, log.radius(norm))
             self.assertEqual(round(radius, 4), average)
 
     @parameterized.parameters(*_CIFAR_FIGURES)
@@ -103,7 +103,7 @@ class PublishedLogsTest(parameterized.TestCase):
         np.testing.assert_array_equal(log.columns["idx"], np.arange(10_000))
         accuracy = _accuracy(log, "l2", [0, 0.25, 0.5, 1.0])
         np.testing.assert_allclose(accuracy, figures, rtol=1e-12)
-        self.assertEqual(results.abstention_rate(log.predict), num_abstained / 10_000)
+        self.assertEqual(metrics.abstention_rate(log.predict), num_abstained / 10_000)
 
     @parameterized.parameters(
         ("0.12", 0.2701), ("0.25", 0.4289), ("0.50", 0.5375), ("1.00", 0.5417)

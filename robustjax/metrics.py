@@ -1,4 +1,4 @@
-"""What is reported of a certification run: certified accuracy and its lower bound.
+"""Metrics of certified predictions: certified accuracy and its lower bound.
 
 All functions are [host], NumPy float64, over arrays `[n]` with one entry an example.
 """

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from robustjax import results
+from robustjax import metrics
 
 _EXAMPLES = st.lists(
     st.tuples(st.booleans(), st.sampled_from([0.0, 0.1, 0.25, 0.5, 1.0, np.inf])),
@@ -20,7 +20,7 @@ _AT = np.array([[0.0, 0.1, 0.2], [0.25, 0.5, 2.0]])
 def _bound(num_wrong_free, *, n, alpha, confidence, method="exact"):
     """The bound where `num_wrong_free` of n examples are certified."""
     correct = np.arange(n) < num_wrong_free
-    return results.certified_accuracy_lower(
+    return metrics.certified_accuracy_lower(
         correct, np.ones(n), 0.5, alpha=alpha, confidence=confidence, method=method
     )
 
@@ -43,14 +43,14 @@ class StatisticsTest(parameterized.TestCase):
     @settings(derandomize=True, deadline=None, max_examples=100)
     def test_certified_accuracy_matches_a_loop(self, examples):
         correct, radius = zip(*examples, strict=True)
-        actual = results.certified_accuracy(correct, radius, _AT)
+        actual = metrics.certified_accuracy(correct, radius, _AT)
         expected = [
             [sum(c and r >= at for c, r in examples) / len(examples) for at in line]
             for line in _AT
         ]
         np.testing.assert_allclose(actual, expected, rtol=1e-15)
         self.assertEqual(
-            results.certified_accuracy(correct, radius, 0.0), np.mean(correct)
+            metrics.certified_accuracy(correct, radius, 0.0), np.mean(correct)
         )
 
     @pytest.mark.newest
@@ -58,14 +58,14 @@ class StatisticsTest(parameterized.TestCase):
         rng = np.random.default_rng(0)
         correct, radius = rng.random(500) < 0.7, rng.exponential(size=500)
         at = np.linspace(0, 12, 120_001)
-        curve = results.certified_accuracy(correct, radius, at)
-        average = results.average_certified_radius(correct, radius)
+        curve = metrics.certified_accuracy(correct, radius, at)
+        average = metrics.average_certified_radius(correct, radius)
         self.assertAlmostEqual(average, np.trapezoid(curve, at), places=4)
 
     def test_unusual_radii(self):
-        accuracy = results.certified_accuracy([1, 1, 0], [np.nan, np.inf, np.inf], 9.0)
+        accuracy = metrics.certified_accuracy([1, 1, 0], [np.nan, np.inf, np.inf], 9.0)
         self.assertAlmostEqual(float(accuracy), 1 / 3)
-        average = results.average_certified_radius([1, 0], [0.5, np.inf])
+        average = metrics.average_certified_radius([1, 0], [0.5, np.inf])
         self.assertEqual(average, 0.25)
 
     @parameterized.parameters(
@@ -97,15 +97,15 @@ class StatisticsTest(parameterized.TestCase):
     )
     def test_bad_arguments_of_the_bound(self, options, message):
         with self.assertRaisesRegex(ValueError, message):
-            results.certified_accuracy_lower([1], [1.0], 0.0, **options)
+            metrics.certified_accuracy_lower([1], [1.0], 0.0, **options)
 
     def test_bad_arrays(self):
         with self.assertRaisesRegex(ValueError, "at least one example"):
-            results.certified_accuracy([], [], 0.0)
+            metrics.certified_accuracy([], [], 0.0)
         with self.assertRaisesRegex(ValueError, "lengths.*'correct': 2, 'radius': 1"):
-            results.average_certified_radius([1, 0], [0.5])
+            metrics.average_certified_radius([1, 0], [0.5])
         with self.assertRaisesRegex(ValueError, "at least one example"):
-            results.abstention_rate([])
+            metrics.abstention_rate([])
 
 
 if __name__ == "__main__":
