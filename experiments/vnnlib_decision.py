@@ -19,7 +19,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from robustjax import attacks, bounds, data, models
-from robustjax._precision import cpu
+from robustjax._precision import float64_on_cpu
 
 _FEW_INPUTS = 16  # so many can be split
 _MANY_CASES = 64  # bounded before they are attacked, which excludes most
@@ -149,11 +149,7 @@ def _confirmed(given: Problem, at: int, x: np.ndarray) -> np.ndarray | None:
     flat = np.clip(x.reshape(-1), outer.lower, outer.upper)
     flat = np.where(has_float, np.clip(flat, inner.lower, inner.upper), flat)
     point = flat.reshape(given.shape)
-    with (
-        jax.enable_x64(True),
-        jax.default_device(cpu()),
-        np.errstate(invalid="ignore", over="ignore"),
-    ):
+    with float64_on_cpu(), np.errstate(invalid="ignore", over="ignore"):
         if has_float.all():
             values = np.asarray(_output(given.network, point))
             sides = inner.rows @ values + inner.offsets

@@ -1,7 +1,8 @@
 """float64 for numbers, the dtype of the user for JAX arrays."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -22,16 +23,20 @@ def float64_for_numbers(function: _Function) -> _Function:
     def compute(*args: Any, **kwargs: Any) -> Any:
         if any(isinstance(v, jax.Array) for v in jax.tree.leaves((args, kwargs))):
             return function(*args, **kwargs)
-        with (
-            jax.ensure_compile_time_eval(),  # numbers are numbers also inside of jit
-            jax.enable_x64(True),
-            jax.default_device(cpu()),
-        ):
+        # Numbers are numbers also inside of jit.
+        with jax.ensure_compile_time_eval(), float64_on_cpu():
             return jax.tree.map(
                 lambda leaf: np.asarray(leaf)[()], function(*args, **kwargs)
             )
 
     return compute  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def float64_on_cpu() -> Iterator[None]:
+    """Within it JAX has float64 and computes on the CPU: where a proof is checked."""
+    with jax.enable_x64(True), jax.default_device(cpu()):
+        yield
 
 
 def cpu() -> jax.Device:

@@ -23,7 +23,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate
-from robustjax._precision import cpu
+from robustjax._precision import cpu, float64_on_cpu
 from robustjax.bounds import boxes
 from robustjax.bounds.engine import METHODS, linear_bounds
 
@@ -158,7 +158,7 @@ def exclude_cases(
     unsafe, queue = _prepared(fn, cases, numbers)
     num_bounded, budget = 0, max_boxes * len(queue)
     unresolved: list[_Entry] = []  # boxes that no float64 halves
-    with jax.enable_x64(True), jax.default_device(cpu()):
+    with float64_on_cpu():
         partial = jax.device_put(_callables.as_partial(fn), cpu())
         bound = functools.partial(_bounded, partial, method=method, num_steps=num_steps)
         while queue:

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate
-from robustjax._precision import cpu
+from robustjax._precision import cpu, float64_on_cpu
 from robustjax.bounds import boxes
 from robustjax.bounds.engine import METHODS, linear_bounds
 
@@ -296,7 +296,7 @@ def _exact_margins(
     num = len(labels)
     fill = np.resize(np.arange(num), 1 << (num - 1).bit_length())
     partial = _callables.as_partial(fn)
-    with jax.enable_x64(True), jax.default_device(cpu()):
+    with float64_on_cpu():
         partial = jax.device_put(partial, cpu())
         boxes_and_labels = lower[fill], upper[fill], labels[fill]
         found = _margins(partial, *boxes_and_labels, how, rounding="cover")

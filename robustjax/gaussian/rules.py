@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax._precision import cpu
+from robustjax._precision import float64_on_cpu
 from robustjax.gaussian import classifier, moments, spectrum
 from robustjax.gaussian.moments import FeatureMoments
 from robustjax.gaussian.task import Task
@@ -34,7 +34,7 @@ class Rules(NamedTuple):
 
 def host(function: Any, *args: Any, **kwargs: Any) -> Any:
     """Calls a JAX function in float64 on the CPU."""
-    with jax.enable_x64(True), jax.default_device(cpu()):
+    with float64_on_cpu():
         return function(*args, **kwargs)
 
 

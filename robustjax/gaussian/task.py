@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from robustjax import _validate
-from robustjax._precision import cpu
+from robustjax._precision import float64_on_cpu
 from robustjax.gaussian import classifier, margins, mixture, tradeoff
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -265,7 +265,7 @@ class RawCurves:
         else:
             direction = task.unit_direction.ravel()
             variances = np.asarray(task.variances, float).ravel()
-        with jax.enable_x64(True), jax.default_device(cpu()):
+        with float64_on_cpu():
             found = _raw_rules(
                 np.asarray(task.scales, float),
                 direction,

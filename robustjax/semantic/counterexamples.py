@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate, bounds
-from robustjax._precision import cpu
+from robustjax._precision import cpu, float64_on_cpu
 from robustjax.semantic import attributes, color, limits
 from robustjax.semantic.attributes import Attribute
 
@@ -100,7 +100,7 @@ def logits_of(fn: Partial, image: np.ndarray) -> np.ndarray:
     Returns:
         `[k]`.
     """
-    with jax.enable_x64(True), jax.default_device(cpu()):
+    with float64_on_cpu():
         return np.asarray(_of_image(*jax.device_put((fn, jnp.asarray(image)), cpu())))
 
 
@@ -120,7 +120,7 @@ class Model(NamedTuple):
     def logits(self, moves: np.ndarray) -> np.ndarray:
         """Logits in float64 at moves `[n, d]`."""
         found = []
-        with jax.enable_x64(True), jax.default_device(cpu()):
+        with float64_on_cpu():
             fn, image = jax.device_put((self.fn, jnp.asarray(self.image)), cpu())
             for first in range(0, len(moves), _CHUNK):
                 own = moves[first : first + _CHUNK]

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate, bounds
-from robustjax._precision import cpu
+from robustjax._precision import cpu, float64_on_cpu
 from robustjax.semantic import (
     attributes,
     color,
@@ -90,7 +90,7 @@ def exact_radius(
         )
     ((left, right),) = limits.resolve(moving, limit)
     x = color.on_host(image, is_color=moving.is_color)
-    with jax.enable_x64(True), jax.default_device(cpu()):
+    with float64_on_cpu():
         model = jax.device_put(_callables.as_partial(apply_fn), cpu())
         fn: Any = bounds.single(model)
         _validate.labels(len(counterexamples.logits_of(fn, x)), label=label)

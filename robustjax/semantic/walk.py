@@ -14,7 +14,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from robustjax import bounds
-from robustjax._precision import cpu
+from robustjax._precision import float64_on_cpu
 from robustjax.bounds import operations, propagate
 from robustjax.bounds.propagate import Graph
 
@@ -57,7 +57,7 @@ def along_curve(
         TooManyKnotsError: if there are more than `CAPACITY`.
         UnsupportedError: if a primitive is not piecewise linear, named.
     """
-    with jax.enable_x64(True), jax.default_device(cpu()):
+    with float64_on_cpu():
         layers: dict[int, _Layer] = {}
         for bend, kink in sorted(_kinks(fn, curve).items()):
             found = _reached(fn, curve, times, layers, bend=bend)

@@ -32,6 +32,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from robustjax import _validate
+from robustjax._precision import float64_on_cpu
 from robustjax.smoothing import dual, first_order, proof, solver
 from robustjax.smoothing.collinear import worst_interval
 from robustjax.smoothing.dual import DEVICE, HOST, Constraints, DualValue, Multipliers
@@ -301,8 +302,7 @@ def _in_batches(function: Any, *arrays: NDArray[np.float64]) -> Any:
     num_rows = arrays[0].shape[0]
     size = next((s for s in _BATCHES if s >= num_rows), _BATCHES[-1])
     parts = []
-    cpu = jax.local_devices(backend="cpu")[0]
-    with jax.enable_x64(True), jax.default_device(cpu):
+    with float64_on_cpu():
         for first in range(0, num_rows, size):
             part = [v[first : first + size] for v in arrays]
             missing = size - part[0].shape[0]

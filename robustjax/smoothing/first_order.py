@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from robustjax import _validate
-from robustjax._precision import cpu
+from robustjax._precision import float64_on_cpu
 from robustjax.smoothing import dual, proof, radius, solver
 from robustjax.smoothing.collinear import worst_interval
 from robustjax.smoothing.dual import DEVICE, HOST, Constraints, Multipliers, World
@@ -145,7 +145,7 @@ def _host_batch(
     )
     interval = worst_interval(known.q, np.minimum(known.parallel, 0.0), HOST)
     padded = [np.pad(v, (0, size - v.size), mode="edge") for v in known]
-    with jax.enable_x64(True), jax.default_device(cpu()):
+    with float64_on_cpu():
         proposal = _propose(Constraints(*padded), free_parallel=free_parallel)
     best = interval.radius
     for index in range(_num_starts(free_parallel)):
