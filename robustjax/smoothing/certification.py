@@ -1,7 +1,6 @@
 """Certification of a smoothed classifier: select, estimate, bound, radius."""
 
-import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -139,29 +138,40 @@ def certify(
         masks=subspaces or {},
     )
     select_key, estimate_key = streams.split(key)
-    noisy: dict[str, Any] = {
-        "apply_fn": _callables.as_partial(apply_fn),
-        "x": x,
-        "sigma": request.sigma,
-        "num_classes": num_classes,
-        "example_ids": example_ids,
-        "chunk_size": chunk_size,
-        "mesh": mesh,
-    }
-    count: Callable[..., jax.Array] = functools.partial(sampling.class_counts, **noisy)
-    selected, baseline = select(count(select_key, num_samples=num_selection), request)
+    fn = _callables.as_partial(apply_fn)
+
+    def count(key: jax.Array, num_samples: int) -> jax.Array:
+        return sampling.class_counts(
+            key,
+            fn,
+            x,
+            sigma=request.sigma,
+            num_samples=num_samples,
+            num_classes=num_classes,
+            example_ids=example_ids,
+            chunk_size=chunk_size,
+            mesh=mesh,
+        )
+
+    selected, baseline = select(count(select_key, num_selection), request)
     if not request.gradient_samples:
-        counts = np.asarray(count(estimate_key, num_samples=num_estimation))
+        counts = np.asarray(count(estimate_key, num_estimation))
         return evidence.from_counts(request, counts, selected=selected)
     sums = moments.class_moments(
         estimate_key,
+        fn,
+        x,
+        sigma=request.sigma,
         num_samples=num_estimation,
+        num_classes=num_classes,
         selected=selected,
         baseline=baseline,
         subspaces=tuple(request.subspaces.values()),
         votes=votes,
         with_bets=request.order == 1,
-        **noisy,
+        example_ids=example_ids,
+        chunk_size=chunk_size,
+        mesh=mesh,
     )
     return evidence.from_moments(request, jax.tree.map(np.asarray, sums))
 

@@ -80,17 +80,17 @@ def prepare(
     Raises:
         ValueError: where an argument is out of its range.
     """
-    work = sampling.prepare(
+    return sampling.prepare(
         jax.random.fold_in(key, stream),
         apply_fn,
-        np.zeros(x.shape, np.float32),  # in the range that it checks
+        x,
         sigma=sigma,
         num_samples=num_samples,
         first_sample=0,
         num_classes=num_classes,
         example_ids=example_ids,
+        check_range=False,
     )
-    return work._replace(x=jnp.asarray(x, jnp.float32))
 
 
 def class_votes(

@@ -150,6 +150,7 @@ def prepare(
     first_sample: int,
     num_classes: int,
     example_ids: ArrayLike | None,
+    check_range: bool = True,
 ) -> blocks.Work:
     """Checks what is to be sampled and puts it into one tree.
 
@@ -164,6 +165,7 @@ def prepare(
         first_sample: where to start.
         num_classes: number of classes.
         example_ids: `[n]` integers, or None.
+        check_range: whether x has to lie in [0, 1].
 
     Returns:
         The tree of arrays that the loop on the device takes.
@@ -175,7 +177,8 @@ def prepare(
     _validate.integer(0, first_sample=first_sample)
     _validate.integer(2, num_classes=num_classes)
     check_sigma(sigma)
-    _validate.unit_interval(x=x)
+    if check_range:
+        _validate.unit_interval(x=x)
     x = jnp.asarray(x, jnp.float32)
     if x.ndim < 2:
         raise ValueError(f"Expected x as a batch [n, ...], got shape {x.shape}.")
