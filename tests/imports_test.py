@@ -47,6 +47,12 @@ def _imports(path: pathlib.Path) -> set[str]:
     return names
 
 
+def _is_module(name: str) -> bool:
+    """Whether a dotted name is a file of robustjax; packages are not counted."""
+    is_ours = name.startswith("robustjax.")
+    return is_ours and (_ROOT.parent / f"{name.replace('.', '/')}.py").exists()
+
+
 class ImportsTest(absltest.TestCase):
     def test_every_topic_has_its_place(self):
         known = set.union(*_FLOORS, _BESIDE, {"__init__"})
@@ -86,6 +92,17 @@ class ImportsTest(absltest.TestCase):
             and not (path.name == "propagate.py" and name.startswith("jax.extend"))
         ]
         self.assertEmpty(offenders)
+
+    def test_a_majority_vote_needs_few_modules(self):
+        """Those that `predict` imports, and those that they import."""
+        needed, new = set(), {"robustjax.smoothing.prediction"}
+        while new:
+            needed |= new
+            paths = (_ROOT.parent / f"{n.replace('.', '/')}.py" for n in new)
+            names = set().union(*(_imports(path) for path in paths))
+            modules = {n.rpartition(".")[0] for n in names} | names
+            new = {m for m in modules if _is_module(m)} - needed
+        self.assertLessEqual(len(needed), 8, sorted(needed))
 
     def test_no_module_is_a_drawer(self):
         drawers = {"utils", "helpers", "common", "base", "_src", "misc"}

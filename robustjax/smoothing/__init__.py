@@ -26,7 +26,7 @@ from robustjax.smoothing.box_regions import (
     line_class_probabilities,
 )
 from robustjax.smoothing.budget import needed_bounds
-from robustjax.smoothing.certificate import ABSTAIN, Certificate, GradientEvidence
+from robustjax.smoothing.certificate import Certificate, GradientEvidence
 from robustjax.smoothing.certification import certify
 from robustjax.smoothing.cone_regions import cone_apex_shift, cone_class_probability
 from robustjax.smoothing.confidence import (
@@ -56,7 +56,7 @@ from robustjax.smoothing.moments import Moments, class_moments
 from robustjax.smoothing.prediction import predict
 from robustjax.smoothing.radius import zeroth_order_radius
 from robustjax.smoothing.rays import RayShrinkage, ray_shrinkage
-from robustjax.smoothing.sampling import class_counts
+from robustjax.smoothing.sampling import ABSTAIN, class_counts
 from robustjax.smoothing.sequences import (
     binomial_sequence_lower,
     binomial_sequence_upper,

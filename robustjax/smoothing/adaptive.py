@@ -196,7 +196,7 @@ def _by_sequence(
             break
         new = count(**examples.rows(active), first_sample=first, num_samples=last)
         counts[active] += np.asarray(new)[: active.size]
-        votes, _ = evidence.votes_of(counts[active], selected[active])
+        votes, _ = sampling.votes_of(counts[active], selected[active])
         active, first = active[~_is_settled(request, votes, last, target)], last
     return evidence.from_counts(request, counts, selected=selected, bound="sequence")
 

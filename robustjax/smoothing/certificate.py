@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from robustjax import _validate, norms
 from robustjax.smoothing import budget, confidence, moments, subspaces, threats
 
-ABSTAIN = -1
 _MIN_TWO_HALVES = 129  # the odd blocks start at sample 128
 
 

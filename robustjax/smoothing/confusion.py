@@ -5,7 +5,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from robustjax import _validate
 from robustjax.smoothing import decisions, disparity_statistics
-from robustjax.smoothing.certificate import ABSTAIN
+from robustjax.smoothing.sampling import ABSTAIN
 
 
 def plurality(counts: ArrayLike) -> NDArray[np.int32]:

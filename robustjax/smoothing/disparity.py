@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from robustjax import _validate
 from robustjax.smoothing import confusion, disparity_statistics, simultaneous
-from robustjax.smoothing.certificate import ABSTAIN
+from robustjax.smoothing.sampling import ABSTAIN
 
 Floats = NDArray[np.float64]
 

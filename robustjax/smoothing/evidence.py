@@ -14,11 +14,11 @@ from robustjax.smoothing import (
     host_moments,
     moments,
     radius,
+    sampling,
     sequences,
     threats,
 )
 from robustjax.smoothing.certificate import (
-    ABSTAIN,
     Certificate,
     GradientEvidence,
     Request,
@@ -49,7 +49,7 @@ def from_counts(
         The certificates.
     """
     num_samples = counts.sum(axis=-1, dtype=np.int32)
-    votes, runner_up_votes = votes_of(counts, selected)
+    votes, runner_up_votes = sampling.votes_of(counts, selected)
     if bound == "sequence":
         p_lower = sequences.binomial_sequence_lower(
             votes, num_samples, alpha=request.alpha
@@ -114,16 +114,6 @@ def from_moments(
     )
 
 
-def votes_of(
-    counts: NDArray[np.int32], selected: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Votes `[n]` of the selected class and of the strongest other column. [host]."""
-    is_selected = np.arange(counts.shape[-1]) == selected[:, None]
-    votes = np.max(np.where(is_selected, counts, 0), axis=-1, initial=0)
-    others = np.max(np.where(is_selected, 0, counts), axis=-1, initial=0)
-    return votes, others
-
-
 def _gradient(
     request: Request,
     sums: moments.Moments,
@@ -185,7 +175,7 @@ def _certificate(
     p_lower = np.where(failed, 0.0, probability[0])
     p_upper = np.where(failed, 1.0, probability[1])
     is_certified = (p_lower > p_upper) & (selected < request.num_classes)
-    votes, runner_up_votes = votes_of(counts, selected)
+    votes, runner_up_votes = sampling.votes_of(counts, selected)
     zeroth = _zeroth_radii(request, p_lower, p_upper)
     radii = {
         norm: np.maximum(
@@ -195,7 +185,7 @@ def _certificate(
         for norm in request.norms
     }
     return Certificate(
-        prediction=np.where(is_certified, selected, ABSTAIN).astype(np.int32),
+        prediction=np.where(is_certified, selected, sampling.ABSTAIN).astype(np.int32),
         radius={n: np.where(is_certified, r, 0.0) for n, r in radii.items()},
         p_lower=p_lower,
         count=votes,

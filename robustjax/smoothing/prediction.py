@@ -10,11 +10,10 @@ from robustjax import _validate
 from robustjax.smoothing import (
     base_classifier,
     confidence,
-    evidence,
     sampling,
     streams,
 )
-from robustjax.smoothing.certificate import ABSTAIN
+from robustjax.smoothing.sampling import ABSTAIN
 
 
 def predict(
@@ -91,6 +90,6 @@ def predict(
     )
     counts = np.asarray(device_counts)
     top = np.argmax(counts, axis=-1).astype(np.int32)
-    p_value = confidence.binomial_test_p_value(*evidence.votes_of(counts, top))
+    p_value = confidence.binomial_test_p_value(*sampling.votes_of(counts, top))
     is_certain = (p_value <= alpha) & (top < num_classes)
     return np.where(is_certain, top, ABSTAIN).astype(np.int32)

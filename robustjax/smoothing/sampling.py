@@ -11,12 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
+from numpy.typing import NDArray
 
 from robustjax import _callables, _validate
 from robustjax.smoothing import base_classifier, blocks
 from robustjax.smoothing.blocks import BLOCK_SIZE, MAX_NOISE, check_sigma, noise_block
 
 __all__ = [
+    "ABSTAIN",
     "BLOCK_SIZE",
     "MAX_NOISE",
     "check_sigma",
@@ -24,7 +26,9 @@ __all__ = [
     "noise_block",
     "prepare",
     "replicate",
+    "votes_of",
 ]
+ABSTAIN = -1  # the prediction of an example whose counts decide nothing
 _MAX_INT32 = 2**31 - 1
 _MAX_PADDING = 2**24  # items that the last steps of all devices may lie past the end
 _Tree = TypeVar("_Tree")
@@ -138,6 +142,16 @@ def count_classes(
         return share.total(counts)
 
     return blocks.share_out(count, work, mesh=mesh)
+
+
+def votes_of(
+    counts: NDArray[np.int32], selected: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Votes `[n]` of the selected class and of the strongest other column. [host]."""
+    is_selected = np.arange(counts.shape[-1]) == selected[:, None]
+    votes = np.max(np.where(is_selected, counts, 0), axis=-1, initial=0)
+    others = np.max(np.where(is_selected, 0, counts), axis=-1, initial=0)
+    return votes, others
 
 
 def prepare(
