@@ -205,7 +205,8 @@ def _linear(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     result = bind.params["preferred_element_type"]
     if bind.wide is None and result is not None:
         for argument in arguments:
-            _check_is_wide(argument.dtype, result)
+            if isinstance(argument, Bounded):
+                _check_is_wide(argument.dtype, result)
     if all(isinstance(a, Bounded) for a in arguments):
         return add(_bilinear(bind), arguments)
     return add(_scaled(_precise(bind), arguments, signs=None), arguments)

@@ -210,6 +210,15 @@ class SumTest(absltest.TestCase):
 
 
 class ConstantTest(absltest.TestCase):
+    def test_float64_weights_are_followed_in_float32(self):
+        weight = np.ones((3, 2))
+
+        def fn(x):
+            return jnp.dot(x, weight) * weight[0] + weight[1]
+
+        own = bounds.interval_bounds(fn, jnp.zeros(3), jnp.ones(3))
+        self.assertEqual((own.lower.tolist(), own.upper.tolist()), ([1, 1], [4, 4]))
+
     def test_narrow_constants_and_truth_values_are_wide_where_casts_are_ignored(self):
         """The float64 function: bfloat16 would round .1 + 256 and 257 to 256."""
 
