@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -37,6 +38,48 @@ def float64_on_cpu() -> Iterator[None]:
     """Within it JAX has float64 and computes on the CPU: where a proof is checked."""
     with jax.enable_x64(True), jax.default_device(cpu()):
         yield
+
+
+def has_x64() -> bool:
+    """Whether JAX has float64 here."""
+    return bool(jax.config.read("jax_enable_x64"))
+
+
+def as_run(
+    fn: Callable[[jax.Array], jax.Array], *, with_x64: bool
+) -> Callable[[jax.Array], jax.Array]:
+    """A function as its user calls it, to be traced where float64 is on. [device].
+
+    Without x64 its constants are what JAX makes of them there: NumPy's float64 are
+    float32, integers have 32 bits, random numbers are those of float32. With x64 on,
+    JAX takes the one or the other, whichever it happens to remember.
+
+    Args:
+        fn: of one array.
+        with_x64: whether the user has float64.
+
+    Returns:
+        It, or a function that turns x64 off while it is traced.
+    """
+    if with_x64:
+        return fn
+
+    def call(x: jax.Array) -> jax.Array:
+        with jax.enable_x64(False), warnings.catch_warnings():
+            # Arguments of a Partial stay float64: their casts are left out.
+            warnings.filterwarnings("ignore", "Explicitly requested dtype float64")
+            return fn(x.astype(jnp.float32))
+
+    return call
+
+
+def own_copies(tree: Any) -> Any:
+    """A tree whose NumPy arrays JAX has not seen, and so takes in their own dtype."""
+
+    def copy(leaf: Any) -> Any:
+        return leaf.copy() if isinstance(leaf, np.ndarray) else leaf
+
+    return jax.tree.map(copy, tree)
 
 
 def cpu() -> jax.Device:

@@ -23,8 +23,8 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate
-from robustjax._precision import cpu, float64_on_cpu
-from robustjax.bounds import boxes
+from robustjax._precision import as_run, cpu, float64_on_cpu, has_x64, own_copies
+from robustjax.bounds import boxes, propagate
 from robustjax.bounds.engine import METHODS, linear_bounds
 
 _BATCH = 16  # boxes at a time, filled up to so many
@@ -157,10 +157,11 @@ def exclude_cases(
     numbers = itertools.count()
     unsafe, queue = _prepared(fn, cases, numbers)
     num_bounded, budget = 0, max_boxes * len(queue)
+    options = dict(method=method, num_steps=num_steps, user_has_x64=has_x64())
     unresolved: list[_Entry] = []  # boxes that no float64 halves
     with float64_on_cpu():
-        partial = jax.device_put(_callables.as_partial(fn), cpu())
-        bound = functools.partial(_bounded, partial, method=method, num_steps=num_steps)
+        own = own_copies(_callables.as_partial(fn))
+        bound = functools.partial(_bounded, jax.device_put(own, cpu()), **options)
         while queue:
             size = min(_batch(queue[0]), budget - num_bounded, len(queue))
             if size <= 0 or time.perf_counter() - began > time_limit:
@@ -280,7 +281,7 @@ def _prepared(
             f"Expected cases, of one shape {shapes} and number of outputs {widths}."
         )
     (shape,), (width,) = shapes, widths
-    output = jax.eval_shape(fn, jax.ShapeDtypeStruct(shape, jnp.float32))
+    output = jax.eval_shape(fn, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))
     if output.shape != (width,):
         raise ValueError(
             f"Expected rows [m, k] for outputs of fn of shape {output.shape}, got k = "
@@ -332,7 +333,7 @@ def _evaluated(
     return _Evaluated(least, [(case, x) for _, case, x in met])
 
 
-@functools.partial(jax.jit, static_argnames=("method", "num_steps"))
+@functools.partial(jax.jit, static_argnames=("method", "num_steps", "user_has_x64"))
 def _bounded(
     fn: Partial,
     lower: jax.Array,
@@ -341,25 +342,31 @@ def _bounded(
     *,
     method: str,
     num_steps: int,
+    user_has_x64: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of each box lower bounds [b, s] of the rows, and points with their outputs.
 
     The points [b, 1 + s, ...] are the centre, and for each row the corner that lowers
     it most by its gradient there; entries of the input without one stay in the middle.
+    Their outputs are those of the function whose bounds these are, casts left out.
     """
+    run = as_run(fn, with_x64=user_has_x64)
+    example = jax.ShapeDtypeStruct(lower.shape[1:], lower.dtype)
+    graph = propagate.trace(run, example, ignores_casts=True)
+    output = functools.partial(propagate.evaluate, graph)
 
     def one(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         found = linear_bounds(
-            fn, low, high, spec=spec, method=method, num_steps=num_steps,
+            run, low, high, spec=spec, method=method, num_steps=num_steps,
             casts="ignore", rounding="cover",
         )  # fmt: skip
         centre = 0.5 * low + 0.5 * high
-        back = jax.vjp(fn, centre)[1]
+        back = jax.vjp(output, centre)[1]
         (slopes,) = jax.vmap(back)(spec)
         corners = jnp.where(slopes > 0, low[None], centre[None])
         corners = jnp.where(slopes < 0, high[None], corners)
         points = jnp.concatenate([centre[None], corners])
-        return found.lower, points, jax.vmap(fn)(points)
+        return found.lower, points, jax.vmap(output)(points)
 
     return jax.vmap(one)(lower, upper)
 

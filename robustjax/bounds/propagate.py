@@ -46,7 +46,7 @@ _RESULT_DTYPES = {
     "ragged_dot_general": "preferred_element_type",
 }
 # What they give depends on how many bits the floats of a function have.
-_OF_BITS = ("bitcast_convert_type", "nextafter", "random_bits", "rng_uniform")
+_OF_BITS = ("bitcast_convert_type", "nextafter", "rng_uniform")
 _CONTROL = ("while", "cond", "scan", "custom_root", "custom_linear_solve")
 
 
@@ -125,6 +125,14 @@ def trace(
     return Graph(tuple(builder.nodes), value, tuple(x.shape), unit)
 
 
+def evaluate(graph: Graph, x: jax.Array) -> jax.Array:
+    """The output of a graph at one input, computed in the dtype of x. [device]."""
+    values = [x]
+    for node in graph.nodes:
+        values.append(node.operation.point(*(values[i] for i in node.inputs)))
+    return values[graph.output]
+
+
 class _Builder:
     """Collects nodes while it reads a jaxpr."""
 
@@ -197,7 +205,7 @@ class _Builder:
             return self.inline(called.jaxpr, called.consts, arguments, is_needed, site)
         bind = _Bind(primitive, params, self.wide)
         if self.wide is not None:  # rules see constants of the one dtype
-            if primitive.name in _OF_BITS:
+            if primitive.name in _OF_BITS and any(map(_is_float, arguments)):
                 raise UnsupportedError(
                     f"What {primitive.name!r} gives depends on the dtype, and this is "
                     f"decided in {self.wide}; compute it outside of the function "
@@ -281,9 +289,14 @@ class _Bind(NamedTuple):
         return self.primitive.bind(*arguments, **params)
 
 
+def _is_float(argument: Any) -> bool:
+    is_bounded = isinstance(argument, operations.Bounded)
+    dtype = argument.dtype if is_bounded else jnp.result_type(argument)
+    return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
 def _cast(argument: Any, dtype: Any) -> Any:
-    is_float = jnp.issubdtype(jnp.result_type(argument), jnp.floating)
-    return jnp.asarray(argument, dtype) if is_float else argument
+    return jnp.asarray(argument, dtype) if _is_float(argument) else argument
 
 
 def _at_once(
@@ -340,20 +353,21 @@ def _rule_of(called: core.ClosedJaxpr) -> operations.Rule | None:
     original, rule = found
     avals: list[Any] = list(called.in_avals)
     structs = [(a.shape, jnp.dtype(a.dtype), bool(a.weak_type)) for a in avals]
-    same = _body_of(original, tuple(structs), bool(jax.config.read("jax_enable_x64")))
-    return rule if same == str(called.jaxpr) else None
+    body = str(called.jaxpr)  # traced with or without x64
+    bodies = (_body_of(original, tuple(structs), has_x64) for has_x64 in (True, False))
+    return rule if body in bodies else None
 
 
 @functools.lru_cache(maxsize=256)
 def _body_of(original: Callable[..., Any], structs: Any, has_x64: bool) -> str | None:
     """The jaxpr that a compiled function of JAX calls for such arguments."""
-    del has_x64  # in the key of the cache
     arguments = [
         jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
         for shape, dtype, weak in structs
     ]
     try:
-        (equation,) = jax.make_jaxpr(original)(*arguments).jaxpr.eqns
+        with jax.enable_x64(has_x64):
+            (equation,) = jax.make_jaxpr(original)(*arguments).jaxpr.eqns
     except (TypeError, ValueError):
         return None  # it takes no such arguments, or does more than to call
     called = _called(equation, "")

@@ -10,7 +10,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 from robustjax import _callables, _validate, bounds
-from robustjax._precision import cpu, float64_on_cpu
+from robustjax._precision import cpu, float64_on_cpu, own_copies
 from robustjax.semantic import counterexamples, enclosures, layers
 from robustjax.semantic.attributes import CONTRAST, HSL, Attribute
 
@@ -72,7 +72,7 @@ def _in_float64(
     fn: Partial, image: np.ndarray, cells: np.ndarray, spec: np.ndarray, how: How
 ) -> np.ndarray:
     with float64_on_cpu():
-        moved = jax.device_put(fn, cpu())
+        moved = jax.device_put(own_copies(fn), cpu())
         arrays = [jnp.asarray(a, jnp.float64) for a in (image, cells, spec)]
         return np.asarray(_least(moved, *arrays, how=how, rounding="cover"))
 

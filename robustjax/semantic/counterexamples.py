@@ -12,7 +12,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate, bounds
-from robustjax._precision import cpu, float64_on_cpu
+from robustjax._precision import cpu, float64_on_cpu, own_copies
 from robustjax.semantic import attributes, color, limits
 from robustjax.semantic.attributes import Attribute
 
@@ -101,7 +101,9 @@ def logits_of(fn: Partial, image: np.ndarray) -> np.ndarray:
         `[k]`.
     """
     with float64_on_cpu():
-        return np.asarray(_of_image(*jax.device_put((fn, jnp.asarray(image)), cpu())))
+        return np.asarray(
+            _of_image(*jax.device_put((own_copies(fn), jnp.asarray(image)), cpu()))
+        )
 
 
 @jax.jit
@@ -121,7 +123,9 @@ class Model(NamedTuple):
         """Logits in float64 at moves `[n, d]`."""
         found = []
         with float64_on_cpu():
-            fn, image = jax.device_put((self.fn, jnp.asarray(self.image)), cpu())
+            fn, image = jax.device_put(
+                (own_copies(self.fn), jnp.asarray(self.image)), cpu()
+            )
             for first in range(0, len(moves), _CHUNK):
                 own = moves[first : first + _CHUNK]
                 filled = np.resize(own, (_CHUNK, own.shape[1]))

@@ -10,7 +10,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate, bounds
-from robustjax._precision import cpu, float64_on_cpu
+from robustjax._precision import cpu, float64_on_cpu, own_copies
 from robustjax.semantic import (
     attributes,
     color,
@@ -91,7 +91,7 @@ def exact_radius(
     ((left, right),) = limits.resolve(moving, limit)
     x = color.on_host(image, is_color=moving.is_color)
     with float64_on_cpu():
-        model = jax.device_put(_callables.as_partial(apply_fn), cpu())
+        model = jax.device_put(own_copies(_callables.as_partial(apply_fn)), cpu())
         fn: Any = bounds.single(model)
         _validate.labels(len(counterexamples.logits_of(fn, x)), label=label)
         sides = [_one_side(fn, moving, x, int(label), end) for end in (-left, right)]

@@ -209,6 +209,38 @@ class SumTest(absltest.TestCase):
             self.assertLess(high / low, 1 + 1e-10)
 
 
+class AsRunTest(absltest.TestCase):
+    """What is decided in float64 is about the function that its user calls."""
+
+    def _excludes(self, fn, most):
+        own = bounds.exclude(fn, [1.0], [1.0], rows=[[1.0]], offsets=[-most])
+        return own.status == "unsat"
+
+    @pytest.mark.newest
+    def test_weights_of_a_closure_are_float32_and_those_of_a_partial_what_they_are(
+        self,
+    ):
+        """1 / 3 of float32 is 1e-8 too large."""
+        with jax.enable_x64(False):
+            weight = np.full(1, 1 / 3)
+            self.assertTrue(self._excludes(lambda x: x * weight, 1 / 3 + 1e-9))
+            partial = jax.tree_util.Partial(jnp.multiply, weight)
+            partial(jnp.ones(1))  # JAX has made it float32 by now
+            self.assertFalse(self._excludes(partial, 1 / 3 + 1e-9))
+            self.assertTrue(self._excludes(partial, 1 / 3 - 1e-9))
+
+    def test_random_numbers_are_those_of_the_user(self):
+        key = jax.random.key(0)
+
+        def fn(x):
+            return jax.random.uniform(key, (1,)) - 10 * jnp.abs(x - 1)
+
+        with jax.enable_x64(False):
+            value = float(fn(jnp.ones(1))[0])
+            self.assertFalse(self._excludes(fn, value + 1e-6))
+            self.assertTrue(self._excludes(fn, value - 1e-6))
+
+
 class ConstantTest(absltest.TestCase):
     def test_float64_weights_are_followed_in_float32(self):
         weight = np.ones((3, 2))
