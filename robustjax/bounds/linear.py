@@ -223,6 +223,7 @@ def _back_affine(
     operation: Any = node.operation
     zeros = [jnp.zeros_like(known[value][0]) for value in node.inputs]
     offset, transpose = jax.vjp(operation.point, *zeros)
+    rows = rows.astype(offset.dtype)  # narrower than x for truth values as float32
     parts = list(jax.vmap(transpose)(rows))
     return parts, None if operation.is_linear else rows * offset[None]
 

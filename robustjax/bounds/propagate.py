@@ -252,8 +252,11 @@ class _Builder:
             self.sizes[added.value] = counts.largest(
                 operation, bounded, added, sizes=self.sizes
             )
+        unit = self.unit
+        if unit and is_float:
+            unit = max(unit, float(jnp.finfo(result.dtype).eps))
         self.nodes.append(
-            Node(operation, inputs, result.shape, self.unit, num_terms, is_float)
+            Node(operation, inputs, result.shape, unit, num_terms, is_float)
         )
         return added
 

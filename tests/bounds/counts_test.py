@@ -32,10 +32,27 @@ _ALLOWED = {
 
 
 def _joined(x):
-    return jnp.concatenate([fn(x).astype(jnp.float32) for fn in _ALLOWED.values()])
+    return jnp.concatenate([fn(x).astype(x.dtype) for fn in _ALLOWED.values()])
 
 
 class CountsTest(parameterized.TestCase):
+    def test_truths_of_float64_as_narrower_numbers(self):
+        """They are rounded as float32, also where rows come back."""
+
+        def fn(x):
+            truths = (x > 0).astype(jnp.float32) * jnp.float32(0.1)
+            return jnp.sum(truths * jnp.arange(3.0, dtype=jnp.float32))[None]
+
+        with jax.enable_x64(True):
+            for method in ("ibp", "crown"):
+                own = jax.device_get(bounds.linear_bounds(
+                    fn, np.full(3, -1.0), np.full(3, 1.0),
+                    method=method, rounding="cover",
+                ))  # fmt: skip
+                self.assertLessEqual(own.lower[0], 0.0)
+                self.assertGreater(own.upper[0], 3 * float(np.float32(0.1)))
+                self.assertLess(own.upper[0], 0.301)
+
     @pytest.mark.newest
     def test_bounds_hold(self):
         points = np.random.default_rng(0).uniform(-1, 1, (200, 3)).astype(np.float32)

@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 from scipy import stats
 
 from robustjax import _precision, smoothing
-from robustjax.smoothing import dual, first_order
+from robustjax.smoothing import dual, first_order, proof
 from robustjax.smoothing.dual import HOST, Constraints, Multipliers, dual_value
 from tests.smoothing import worst_cases
 from tests.smoothing.worst_cases import components, inner_gradients, random_gradients
@@ -345,7 +345,8 @@ class ProofTest(absltest.TestCase):
     def test_float32_proves_with_a_margin_for_its_rounding(self):
         *proposal, known = _proposed(*inner_gradients(0, _NUM))
         single = jax.tree.map(jnp.float32, ((*proposal,), known))
-        proved = np.asarray(jax.jit(first_order._checked_on_device)(*single), float)
+        proved = jax.jit(proof.largest_on_device)(*single[0], single[1])
+        proved = np.asarray(proved, float)
         (multipliers, _), known = jax.tree.map(np.float64, single)
         value = dual_value(multipliers, proved, known, num_nodes=192, world=HOST)
         self.assertTrue(np.all(proved > 0.01))
