@@ -50,9 +50,10 @@ class HeatMapTest(parameterized.TestCase):
     def test_numbers_and_frames(self):
         table = np.array([[0.1, 0.2, np.nan], [0.4, 0.55, 0.6]])
         figure = plotting.noise_heat_map(
-            [0.5, 1], [0, 0.5, 1], {"gap": table, "accuracy": 1 - table}
+            [0.5, 1], [0, 0.5, 1], {"gap": table, "accuracy": 1 - table}, title="noise"
         )
         self.assertLen(figure.axes, 2)
+        self.assertEqual(figure.get_suptitle(), "noise")
         for axes, values in zip(figure.axes, (table, 1 - table), strict=True):
             (image,) = axes.get_images()
             np.testing.assert_array_equal(
@@ -80,8 +81,11 @@ class SliceTest(parameterized.TestCase):
             counts=np.zeros((3, 3, 4), np.int32), x=np.arange(3.0), y=np.arange(3.0),
             coordinates=np.array([[0.0, 0], [2, 0], [0, 2]]), basis=np.eye(2),
         )  # fmt: skip
-        figure = plotting.region_slice({"sigma 1": found}, class_names=["a", "b", "c"])
+        figure = plotting.region_slice(
+            {"sigma 1": found}, class_names=["a", "b", "c"], title="slices"
+        )
         self.assertLen(figure.axes, 2)
+        self.assertEqual(figure.get_suptitle(), "slices")
         legend = figure.legends[0]
         names = [text.get_text() for text in legend.get_texts()]
         self.assertEqual(names, ["a", "b", "c"])
@@ -103,8 +107,9 @@ class SliceTest(parameterized.TestCase):
 class RaysTest(parameterized.TestCase):
     def test_empty_rays_lie_at_zero(self):
         figure = plotting.shrinkage_along_rays(
-            [1.0, 2.0, np.inf], {"sigma 0.5": [0.8, np.nan, 0.3]}
+            [1.0, 2.0, np.inf], {"sigma 0.5": [0.8, np.nan, 0.3]}, title="rays"
         )
+        self.assertEqual(figure.axes[0].get_title(loc="left"), "rays")
         line = figure.axes[0].get_lines()[1]
         np.testing.assert_array_equal(line.get_ydata(), [0.8, 0.0, 0.3])
         self.assertTrue(np.isfinite(figure.axes[0].get_xlim()).all())

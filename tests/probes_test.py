@@ -362,6 +362,7 @@ class RefusalTest(parameterized.TestCase):
         ("robust_loss", r"weight \[p, k\]", {"features": _X[:, :1]}),
         ("certified_feature_radius", r"weight \[p, 3\]", {"features": _X[:0]}),
         ("certified_feature_radius", r"in \[0, 3\), got 3", {"labels": _Y + 2}),
+        ("certified_feature_radius", r"labels \[n\] for", {"labels": _Y[:3]}),
         ("nearest_neighbors", r"features \[n, p\]", {"features": np.ones((4, 0))}),
         ("nearest_neighbors", r"got shape \(4, 1\)", {"queries": _X[:, :1]}),
         ("nearest_neighbors", "num_neighbors <= 4, .* 5", {"num_neighbors": 5}),

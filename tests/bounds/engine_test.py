@@ -65,6 +65,15 @@ _FUNCTIONS = {
     "sin": lambda x: jnp.sin(4 * x @ _weights(16, 4)),
     "cos": lambda x: jnp.cos(4 * x @ _weights(16, 4)),
     "square": lambda x: jnp.square(x @ _weights(16, 4)),
+    "inverse": lambda x: lax.integer_pow(3.0 + x[:4], -1),
+    "max of many": lambda x: jnp.stack([
+        jnp.concatenate([x, 2 * x]).max(), jnp.concatenate([x, 3 * x]).min()
+    ]),
+    "windows": lambda x: lax.reduce_window(
+        x, -jnp.inf, lax.max, (2,), (1,), "VALID", window_dilation=(3,)
+    ) + lax.reduce_window(
+        x, jnp.inf, lax.min, (2,), (1,), ((0, 0),), window_dilation=(3,)
+    ),
     "slope of tanh": lambda x: jax.grad(lambda y: jnp.tanh(y).sum())(3 * x[:4]),
     "integer_pow": lambda x: (x @ _weights(16, 4)) ** 3 + (x[:4] + 3.0) ** 4,
     "floor": lambda x: jnp.floor(2 * x[:4]) + jnp.ceil(x[:4]) + jnp.round(3 * x[:4]),
@@ -214,6 +223,7 @@ _GROUPS = (
     ("silu", "integer_pow", "mul", "div", "attention", "lax clamp"),
     ("elu", "elu of slope 3", "elu of hidden slope", "leaky_relu of slope 2"),
     ("where", "where of one", "logic", "sort", "cummax", "leaky_relu"),
+    ("inverse", "max of many", "windows"),
     ("sign", "floor", "round away"),
 )
 _ALONE = sorted(set(_FUNCTIONS) - {name for group in _GROUPS for name in group})

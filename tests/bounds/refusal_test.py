@@ -1,5 +1,6 @@
 """What boxes, functions and arguments are refused, and by which words."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -34,6 +35,13 @@ class RefusalTest(parameterized.TestCase):
             "conversion from float32 to bfloat16",
         ),
         (lambda x: lax.integer_pow(x, 65), "power 65"),
+        (lambda x: lax.integer_pow(x, 0), "power 0"),
+        (lambda x: ~(x > 0).astype(int), "bits of integers"),
+        (lambda x: (x > 0).astype(int) & 3, "bits of integers"),
+        (lambda x: lax.select_n((x > 0).astype(jnp.int32), x, -x, 2 * x), "indices"),
+        (lambda x: lax.sort((x, 2 * x), num_keys=1)[1], "sort by keys"),
+        (lambda x: x[jnp.sum(x > 0)], "indices that depend"),
+        (lambda x: jax.nn.leaky_relu(x, x[0]), "constant slope"),
         (
             lambda x: lax.reduce(x, np.float32(0.1), lambda a, b: a + 2 * b, (0,)),
             "'reduce'",

@@ -29,6 +29,13 @@ class ArraysTest(parameterized.TestCase):
     def load(self, split="test"):
         return data.load(str(self.path), split=split)
 
+    def test_a_number_of_classes_that_is_none(self):
+        self.save(images=_X, labels=_Y, num_classes=[3])
+        with self.assertRaisesRegex(
+            ValueError, r"num_classes as one integer, .*\(1,\)"
+        ):
+            self.load()
+
     @parameterized.parameters(("train", 5), ("test", 2))
     def test_keras_names(self, split, count):
         self.save(**_KERAS)

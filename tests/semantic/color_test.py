@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 from fixed_images import fixed_image, random_image
 
 from robustjax import semantic
-from robustjax.semantic import layers
+from robustjax.semantic import attributes, cell_margins, layers
 
 _NAMES = ("hue", "saturation", "lightness", "brightness", "contrast")
 _SINGLE = {
@@ -206,6 +206,27 @@ def _every_layer(one, two):
         layers.BrightnessContrast(_SOME).apply({}, two),
         layers.BrightnessContrast(_SOME, "contrast").apply({}, one),
     )
+
+
+class LayerOfTest(absltest.TestCase):
+    def test_each_attribute_of_colour_has_its_layer(self):
+        for name, kind in (
+            ("hue", layers.Hue),
+            ("saturation", layers.Saturation),
+            ("lightness", layers.Lightness),
+            ("brightness", layers.BrightnessContrast),
+            ("contrast", layers.BrightnessContrast),
+            ("brightness_contrast", layers.BrightnessContrast),
+        ):
+            attribute = attributes.attribute(name)
+            layer = cell_margins.layer_of(attribute, _SOME)
+            self.assertIsInstance(layer, kind)
+            delta = np.full(len(attribute.names), 0.1)
+            np.testing.assert_allclose(
+                layer.apply({}, delta), attribute(_SOME, delta), atol=1e-5
+            )
+        with self.assertRaisesRegex(ValueError, "no SP-layer of 'rotation'"):
+            cell_margins.layer_of(attributes.attribute("rotation"), _SOME)
 
 
 class NumbersTest(parameterized.TestCase):

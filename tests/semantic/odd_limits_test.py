@@ -53,6 +53,10 @@ class LimitsTest(parameterized.TestCase):
             found = _certify(limit=limit)
             self.assertEqual((found.status, *found[:2]), ("certified", *limit))
 
+    def test_limits_of_another_number_of_parameters(self):
+        with self.assertRaisesRegex(ValueError, "or a pair for each of brightness, co"):
+            _certify(attribute="brightness_contrast", limit=((0, 1), (1, 1), (0, 1)))
+
     def test_one_parameter_of_two_may_stay(self):
         """Contrast alone: the margin 0.5 (1 + c) - 0.1 ends at c = -0.8."""
         found = _certify(
