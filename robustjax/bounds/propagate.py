@@ -364,12 +364,14 @@ def _rule_of(called: core.ClosedJaxpr) -> operations.Rule | None:
 @functools.lru_cache(maxsize=256)
 def _body_of(original: Callable[..., Any], structs: Any, has_x64: bool) -> str | None:
     """The jaxpr that a compiled function of JAX calls for such arguments."""
-    arguments = [
-        jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
-        for shape, dtype, weak in structs
-    ]
+    if not has_x64 and any(dtype.itemsize > 4 for _, dtype, _ in structs):
+        return None
     try:
         with jax.enable_x64(has_x64):
+            arguments = [
+                jax.ShapeDtypeStruct(shape, dtype, weak_type=weak)
+                for shape, dtype, weak in structs
+            ]
             (equation,) = jax.make_jaxpr(original)(*arguments).jaxpr.eqns
     except (TypeError, ValueError):
         return None  # it takes no such arguments, or does more than to call
