@@ -4,10 +4,10 @@
 
 Each line of `mutants.jsonl` is one fault: the text `old` of `file` becomes `new`, and
 then a test of `tests` has to fail: files, and options of pytest where a long test is
-needed. `claims_too_much` marks those that would make a
-certificate larger or a bound tighter than the truth. `equivalent` says why nothing can
-tell a fault from the original; those are not run. Faults are made in copies of the
-checkout, one for each worker, without real data. Exits with 1 if any fault survives.
+needed. `claims_too_much` marks those that would make a certificate larger or a bound
+tighter than the truth. `equivalent` says why nothing can tell a fault from the
+original; those are not run. Faults are made in copies of the checkout, one for each
+worker, without real data. Exits with 1 if any fault survives.
 """
 
 import argparse
