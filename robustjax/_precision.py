@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -64,11 +65,18 @@ def as_run(
     if with_x64:
         return fn
 
+    narrower: dict[Any, Any] = {"float64": jnp.float32, "int64": jnp.int32}
+
+    def cast(leaf: Any) -> Any:
+        dtype = narrower.get(str(getattr(leaf, "dtype", "")))
+        return leaf if dtype is None else jax.lax.convert_element_type(leaf, dtype)
+
     def call(x: jax.Array) -> jax.Array:
         with jax.enable_x64(False), warnings.catch_warnings():
-            # Arguments of a Partial stay float64: their casts are left out.
-            warnings.filterwarnings("ignore", "Explicitly requested dtype float64")
-            return fn(x.astype(jnp.float32))
+            warnings.filterwarnings("ignore", "Explicitly requested dtype")
+            # Casts of floats are left out: arguments of a Partial stay what they are.
+            run = jax.tree.map(cast, fn) if isinstance(fn, Partial) else fn
+            return run(cast(x))
 
     return call
 

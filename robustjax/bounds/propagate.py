@@ -45,8 +45,11 @@ _RESULT_DTYPES = {
     "dot_general": "preferred_element_type",
     "ragged_dot_general": "preferred_element_type",
 }
-# What they give depends on how many bits the floats of a function have.
-_OF_BITS = ("bitcast_convert_type", "nextafter", "rng_uniform")
+# What they give of floats of more bits is not near what they give of the caller's.
+_OF_BITS = (
+    "bitcast_convert_type", "eig", "eigh", "nextafter", "random_gamma", "rng_uniform",
+    "schur", "svd",
+)  # fmt: skip
 _CONTROL = ("while", "cond", "scan", "custom_root", "custom_linear_solve")
 
 
@@ -205,10 +208,10 @@ class _Builder:
             return self.inline(called.jaxpr, called.consts, arguments, is_needed, site)
         bind = _Bind(primitive, params, self.wide)
         if self.wide is not None:  # rules see constants of the one dtype
-            if primitive.name in _OF_BITS and any(map(_is_float, arguments)):
+            if primitive.name in _OF_BITS and _widens(equation, self.wide):
                 raise UnsupportedError(
-                    f"What {primitive.name!r} gives depends on the dtype, and this is "
-                    f"decided in {self.wide}; compute it outside of the function "
+                    f"What {primitive.name!r} gives may be far from it in {self.wide}, "
+                    "in which this is decided; compute it outside of the function "
                     f"({site or 'source unknown'})."
                 )
             arguments = [
@@ -296,6 +299,12 @@ def _is_float(argument: Any) -> bool:
     is_bounded = isinstance(argument, operations.Bounded)
     dtype = argument.dtype if is_bounded else jnp.result_type(argument)
     return bool(jnp.issubdtype(dtype, jnp.floating))
+
+
+def _widens(equation: core.JaxprEqn, wide: Any) -> bool:
+    """Whether floats that an equation takes would have another dtype."""
+    dtypes: list[Any] = [v.aval.dtype for v in equation.invars]  # type: ignore[attr-defined]
+    return any(jnp.issubdtype(d, jnp.floating) and d != wide for d in dtypes)
 
 
 def _cast(argument: Any, dtype: Any) -> Any:

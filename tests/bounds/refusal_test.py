@@ -51,12 +51,19 @@ class RefusalTest(parameterized.TestCase):
         with self.assertRaisesRegex(bounds.UnsupportedError, text):
             bounds.interval_bounds(fn, np.zeros(3, np.float32), np.ones(3, np.float32))
 
-    def test_the_bits_of_floats_are_not_read_in_float64(self):
-        def fn(x):
-            bits = lax.bitcast_convert_type(jnp.float32([0.1, 0.2]) * 3, jnp.uint32)
-            return x + bits.astype(jnp.float32)
-
-        with self.assertRaisesRegex(bounds.UnsupportedError, "'bitcast_convert_type'"):
+    @parameterized.parameters(
+        (
+            lambda x: x + lax.bitcast_convert_type(jnp.ones(2), jnp.uint32) * 1.0,
+            "bitcast_convert_type",
+        ),
+        (lambda x: x + jax.random.gamma(jax.random.key(1), 1.0, (2,)), "random_gamma"),
+        (lambda x: jnp.linalg.eigh(jnp.ones((2, 2)))[1] @ x, "eigh"),
+    )
+    def test_what_may_be_another_thing_in_float64(self, fn, name):
+        with (
+            jax.enable_x64(False),
+            self.assertRaisesRegex(bounds.UnsupportedError, f"'{name}'.*float64"),
+        ):
             bounds.exclude(fn, np.zeros(2), np.ones(2), rows=[[1.0, 1]], offsets=[0.0])
 
     @pytest.mark.newest

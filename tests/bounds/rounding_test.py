@@ -8,6 +8,7 @@ import mpmath
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from jax import lax
 
 from robustjax import bounds
 from robustjax.bounds import interval, linear, propagate
@@ -228,6 +229,14 @@ class AsRunTest(absltest.TestCase):
             partial(jnp.ones(1))  # JAX has made it float32 by now
             self.assertFalse(self._excludes(partial, 1 / 3 + 1e-9))
             self.assertTrue(self._excludes(partial, 1 / 3 - 1e-9))
+            of_lax = jax.tree_util.Partial(lax.mul, weight.copy())
+            self.assertFalse(self._excludes(of_lax, 1 / 3 + 1e-9))
+            self.assertTrue(self._excludes(of_lax, 1 / 3 - 1e-9))
+            start = jax.tree_util.Partial(
+                lambda i, x: lax.dynamic_slice(jnp.arange(3.0), i, (1,)) * x,
+                np.array([2]),
+            )
+            self.assertTrue(self._excludes(start, 2 - 1e-9))
 
     def test_random_numbers_are_those_of_the_user(self):
         key = jax.random.key(0)
