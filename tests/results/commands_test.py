@@ -58,6 +58,17 @@ class CommandsTest(parameterized.TestCase):
         self.assertIn("b: idx 0: p_lower 0.8540580418310696 is above", output)
         self.assertIn("b: 5 rows recomputed from their counts: 3 problems", output)
 
+    def test_one_finding_is_enough(self):
+        run = self._write("one")
+        lines = (run / "rows.tsv").read_text().splitlines(keepends=True)
+        at = lines[0].rstrip("\n").split("\t").index("radius")
+        cells = lines[1].split("\t")
+        cells[at] = repr(float(cells[at]) + 1e-3)
+        (run / "rows.tsv").write_text("".join([lines[0], "\t".join(cells), *lines[2:]]))
+        status, output, _ = _run("verify", run)
+        self.assertEqual(status, 1, output)
+        self.assertIn("one: 5 rows recomputed from their counts: 1 problem", output)
+
     def test_verify_goes_on_after_a_run_that_cannot_be_read(self):
         sound, forged = self._write("sound"), self._write("forged")
         rows_file = forged / "rows.tsv"

@@ -179,7 +179,7 @@ class SoundnessTest(parameterized.TestCase):
 
     def test_a_cell_across_an_edge_of_pixels_has_no_bounds(self):
         """Moves along rows and columns are bilinear only inside of a cell of pixels."""
-        cells = np.array([[[-0.6, 0.1], [0.7, 0.4]], [[0.1, -0.6], [0.4, 0.7]]])
+        cells = np.array([[[-0.2, 0.1], [0.3, 0.4]], [[0.1, -0.2], [0.4, 0.3]]])
         case = "translation"
         with jax.enable_x64(True):
             found = _bounds(
