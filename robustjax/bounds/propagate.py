@@ -295,20 +295,19 @@ class _Bind(NamedTuple):
         return self.primitive.bind(*arguments, **params)
 
 
-def _is_float(argument: Any) -> bool:
-    is_bounded = isinstance(argument, operations.Bounded)
-    dtype = argument.dtype if is_bounded else jnp.result_type(argument)
-    return bool(jnp.issubdtype(dtype, jnp.floating))
-
-
 def _widens(equation: core.JaxprEqn, wide: Any) -> bool:
     """Whether floats that an equation takes would have another dtype."""
-    dtypes: list[Any] = [v.aval.dtype for v in equation.invars]  # type: ignore[attr-defined]
+    dtypes = _dtypes(equation.invars)
     return any(jnp.issubdtype(d, jnp.floating) and d != wide for d in dtypes)
 
 
+def _dtypes(variables: Sequence[Any]) -> list[Any]:
+    return [variable.aval.dtype for variable in variables]
+
+
 def _cast(argument: Any, dtype: Any) -> Any:
-    return jnp.asarray(argument, dtype) if _is_float(argument) else argument
+    is_float = jnp.issubdtype(jnp.result_type(argument), jnp.floating)
+    return jnp.asarray(argument, dtype) if is_float else argument
 
 
 def _at_once(
@@ -316,7 +315,7 @@ def _at_once(
 ) -> contextlib.AbstractContextManager[Any]:
     """Evaluates integers and masks of known ones now, where rules can see them."""
     kinds = (jnp.integer, jnp.bool_)
-    dtypes: list[Any] = [v.aval.dtype for v in equation.outvars]  # type: ignore[attr-defined]
+    dtypes = _dtypes(equation.outvars)
     are_integers = all(any(jnp.issubdtype(d, k) for k in kinds) for d in dtypes)
     if are_integers and not any(isinstance(a, jax.core.Tracer) for a in arguments):
         return jax.ensure_compile_time_eval()
