@@ -6,6 +6,7 @@ they run the programs that users run. Compiled programs are kept in `.jax_cache`
 folder for each set of XLA flags, for other workers, child processes and later runs.
 """
 
+import ctypes
 import gc
 import hashlib
 import importlib.metadata
@@ -56,6 +57,8 @@ jax.monitoring.register_event_listener(_count)
 
 _KEPT = 100  # programs: a worker stays small; dropping them takes .4 s
 _dropped = dict(_cache_events)
+# The C library of Linux keeps freed memory unless told; others have no such function.
+_give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
 
 
 def pytest_runtest_teardown(nextitem, item):
@@ -64,6 +67,8 @@ def pytest_runtest_teardown(nextitem, item):
     if programs > _KEPT and (nextitem is None or nextitem.path != item.path):
         jax.clear_caches()
         gc.collect()
+        if _give_back is not None:
+            _give_back(0)
         _dropped.update(_cache_events)
 
 
