@@ -42,9 +42,27 @@ class LoopsTest(parameterized.TestCase):
         """As on accelerators."""
         x, labels = _inputs()
         own = _attack(attacks.pgd, x, labels, 0.1)
-        with absltest.mock.patch.object(_loops, "on_host", lambda *_: False):
+        with (
+            absltest.mock.patch.object(_loops, "on_host", lambda *_: False),
+            absltest.mock.patch.object(_loops, "_UNROLLED", 0),
+        ):
             other = _attack(attacks.pgd, x, labels, 0.1)
         np.testing.assert_allclose(own.x, other.x, atol=1e-6)
+
+    def test_steps_of_a_traced_attack_are_written_out_on_a_cpu(self):
+        """XLA runs gradients of convolutions in its own loops many times slower."""
+
+        def ascended(x, num_steps):
+            return attacks.ascend(
+                jax.random.key(0), lambda x: jnp.sum(_net(x) ** 2), x, epsilon=0.1,
+                num_steps=num_steps, random_start=False,
+            ).x  # fmt: skip
+
+        lowered = jax.jit(ascended, static_argnames="num_steps").lower
+        x, _ = _inputs()
+        for num_steps, has_loop in ((10, False), (1 + _loops._UNROLLED, True)):
+            text = lowered(x, num_steps=num_steps).as_text()
+            self.assertEqual("stablehlo.while" in text, has_loop)
 
     @parameterized.parameters(attacks.pgd, attacks.apgd)
     def test_another_radius_or_image_compiles_nothing(self, attack):
