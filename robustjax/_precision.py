@@ -12,6 +12,7 @@ import numpy as np
 from jax.tree_util import Partial
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
+_NARROWER: dict[str, Any] = {"float64": jnp.float32, "int64": jnp.int32}
 
 
 def float64_for_numbers(function: _Function) -> _Function:
@@ -46,39 +47,32 @@ def has_x64() -> bool:
     return bool(jax.config.read("jax_enable_x64"))
 
 
-def as_run(
-    fn: Callable[[jax.Array], jax.Array], *, with_x64: bool
-) -> Callable[[jax.Array], jax.Array]:
-    """A function as its user calls it, to be traced where float64 is on. [device].
+def as_run(fn: Partial) -> Partial:
+    """A function as it is called here, to be traced where float64 is on. [host].
 
-    Without x64 its constants are what JAX makes of them there: NumPy's float64 are
+    Without x64 its constants are what JAX makes of them here: NumPy's float64 are
     float32, integers have 32 bits, random numbers are those of float32. With x64 on,
     JAX takes the one or the other, whichever it happens to remember.
 
     Args:
         fn: of one array.
-        with_x64: whether the user has float64.
 
     Returns:
         It, or a function that turns x64 off while it is traced.
     """
-    if with_x64:
-        return fn
+    return fn if has_x64() else Partial(_without_x64, fn)
 
-    narrower: dict[Any, Any] = {"float64": jnp.float32, "int64": jnp.int32}
 
-    def cast(leaf: Any) -> Any:
-        dtype = narrower.get(str(getattr(leaf, "dtype", "")))
-        return leaf if dtype is None else jax.lax.convert_element_type(leaf, dtype)
+def _without_x64(fn: Partial, x: jax.Array) -> jax.Array:
+    with jax.enable_x64(False), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Explicitly requested dtype")
+        # Casts of floats are left out: arguments of a Partial stay what they are.
+        return jax.tree.map(_narrower, fn)(_narrower(x))
 
-    def call(x: jax.Array) -> jax.Array:
-        with jax.enable_x64(False), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Explicitly requested dtype")
-            # Casts of floats are left out: arguments of a Partial stay what they are.
-            run = jax.tree.map(cast, fn) if isinstance(fn, Partial) else fn
-            return run(cast(x))
 
-    return call
+def _narrower(leaf: Any) -> Any:
+    dtype = _NARROWER.get(str(getattr(leaf, "dtype", "")))
+    return leaf if dtype is None else jax.lax.convert_element_type(leaf, dtype)
 
 
 def own_copies(tree: Any) -> Any:

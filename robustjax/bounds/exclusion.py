@@ -23,7 +23,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate
-from robustjax._precision import as_run, cpu, float64_on_cpu, has_x64, own_copies
+from robustjax._precision import as_run, cpu, float64_on_cpu, own_copies
 from robustjax.bounds import boxes, propagate
 from robustjax.bounds.engine import METHODS, linear_bounds
 
@@ -157,11 +157,11 @@ def exclude_cases(
     numbers = itertools.count()
     unsafe, queue = _prepared(fn, cases, numbers)
     num_bounded, budget = 0, max_boxes * len(queue)
-    options = dict(method=method, num_steps=num_steps, user_has_x64=has_x64())
+    run = as_run(_callables.as_partial(fn))
     unresolved: list[_Entry] = []  # boxes that no float64 halves
     with float64_on_cpu():
-        own = own_copies(_callables.as_partial(fn))
-        bound = functools.partial(_bounded, jax.device_put(own, cpu()), **options)
+        moved = jax.device_put(own_copies(run), cpu())
+        bound = functools.partial(_bounded, moved, method=method, num_steps=num_steps)
         while queue:
             size = min(_batch(queue[0]), budget - num_bounded, len(queue))
             if size <= 0 or time.perf_counter() - began > time_limit:
@@ -333,7 +333,7 @@ def _evaluated(
     return _Evaluated(least, [(case, x) for _, case, x in met])
 
 
-@functools.partial(jax.jit, static_argnames=("method", "num_steps", "user_has_x64"))
+@functools.partial(jax.jit, static_argnames=("method", "num_steps"))
 def _bounded(
     fn: Partial,
     lower: jax.Array,
@@ -342,7 +342,6 @@ def _bounded(
     *,
     method: str,
     num_steps: int,
-    user_has_x64: bool,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Of each box lower bounds [b, s] of the rows, and points with their outputs.
 
@@ -350,14 +349,13 @@ def _bounded(
     it most by its gradient there; entries of the input without one stay in the middle.
     Their outputs are those of the function whose bounds these are, casts left out.
     """
-    run = as_run(fn, with_x64=user_has_x64)
     example = jax.ShapeDtypeStruct(lower.shape[1:], lower.dtype)
-    graph = propagate.trace(run, example, ignores_casts=True)
+    graph = propagate.trace(fn, example, ignores_casts=True)
     output = functools.partial(propagate.evaluate, graph)
 
     def one(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         found = linear_bounds(
-            run, low, high, spec=spec, method=method, num_steps=num_steps,
+            fn, low, high, spec=spec, method=method, num_steps=num_steps,
             casts="ignore", rounding="cover",
         )  # fmt: skip
         centre = 0.5 * low + 0.5 * high

@@ -11,7 +11,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate
-from robustjax._precision import as_run, cpu, float64_on_cpu, has_x64, own_copies
+from robustjax._precision import as_run, cpu, float64_on_cpu, own_copies
 from robustjax.bounds import boxes
 from robustjax.bounds.engine import METHODS, linear_bounds
 
@@ -273,20 +273,12 @@ def _margins(
     how: _How,
     *,
     rounding: str = "ignore",
-    user_has_x64: bool = True,
 ) -> jax.Array:
     """Lower bounds of the least margin of each box, in the default float. [n]."""
     dtype = jnp.result_type(float)
     low, high = (jnp.asarray(corner, dtype) for corner in (lower, upper))
-    return _least_margins(
-        _callables.as_partial(fn),
-        low,
-        high,
-        labels,
-        how=how,
-        rounding=rounding,
-        user_has_x64=user_has_x64,
-    )
+    partial = _callables.as_partial(fn)
+    return _least_margins(partial, low, high, labels, how=how, rounding=rounding)
 
 
 def _exact_margins(
@@ -302,18 +294,15 @@ def _exact_margins(
     """
     num = len(labels)
     fill = np.resize(np.arange(num), 1 << (num - 1).bit_length())
-    partial = own_copies(_callables.as_partial(fn))
-    user_has_x64 = has_x64()
+    run = as_run(_callables.as_partial(fn))
     with float64_on_cpu():
-        partial = jax.device_put(partial, cpu())
+        moved = jax.device_put(own_copies(run), cpu())
         boxes_and_labels = lower[fill], upper[fill], labels[fill]
-        found = _margins(
-            partial, *boxes_and_labels, how, rounding="cover", user_has_x64=user_has_x64
-        )
+        found = _margins(moved, *boxes_and_labels, how, rounding="cover")
         return np.asarray(found)[:num]
 
 
-@functools.partial(jax.jit, static_argnames=("how", "rounding", "user_has_x64"))
+@functools.partial(jax.jit, static_argnames=("how", "rounding"))
 def _least_margins(
     fn: Partial,
     lower: jax.Array,
@@ -322,15 +311,13 @@ def _least_margins(
     *,
     how: _How,
     rounding: str,
-    user_has_x64: bool,
 ) -> jax.Array:
-    run = as_run(fn, with_x64=user_has_x64)
-    (num_classes,) = jax.eval_shape(run, lower[0]).shape
+    (num_classes,) = jax.eval_shape(fn, lower[0]).shape
 
     def least(low: jax.Array, high: jax.Array, label: jax.Array) -> jax.Array:
         spec = margin_rows(label, num_classes=num_classes).astype(low.dtype)
         found = linear_bounds(
-            run, low, high, spec=spec, casts="ignore", rounding=rounding,
+            fn, low, high, spec=spec, casts="ignore", rounding=rounding,
             **how._asdict(),
         )  # fmt: skip
         return jnp.min(found.lower)

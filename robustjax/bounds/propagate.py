@@ -128,6 +128,15 @@ def trace(
     return Graph(tuple(builder.nodes), value, tuple(x.shape), unit)
 
 
+def without_casts(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Array:
+    """fn(x) as bounds see it, in the dtype of x; as it is where they have no rule."""
+    try:
+        graph = trace(fn, jax.typeof(x), ignores_casts=True)
+    except UnsupportedError:
+        return fn(x)
+    return evaluate(graph, x)
+
+
 def evaluate(graph: Graph, x: jax.Array) -> jax.Array:
     """The output of a graph at one input, computed in the dtype of x. [device]."""
     values = [x]

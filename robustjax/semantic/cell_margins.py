@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import Partial
 
-from robustjax import _callables, _validate, bounds
+from robustjax import _validate, bounds
 from robustjax._precision import cpu, float64_on_cpu, own_copies
 from robustjax.semantic import counterexamples, enclosures, layers
 from robustjax.semantic.attributes import CONTRAST, HSL, Attribute
@@ -32,7 +32,7 @@ class How(NamedTuple):
 
 
 def of_cells(
-    fn: Callable[[jax.Array], jax.Array],
+    fn: Partial,
     image: np.ndarray,
     cells: np.ndarray,
     *,
@@ -46,7 +46,7 @@ def of_cells(
     in float64 on the host CPU, which decides.
 
     Args:
-        fn: maps one image to logits `[k]`.
+        fn: maps one image to logits `[k]`, as from `as_run`.
         image: `[h, w, c]` float64.
         cells: `[n, 2, d]` float64.
         spec: `[s, k]`, rows that make margins of logits.
@@ -55,7 +55,6 @@ def of_cells(
     Returns:
         `[n]` float64, which cover the rounding of float64 as in `bounds.verify`.
     """
-    fn = _callables.as_partial(fn)
     if jax.default_backend() == "cpu":
         return _in_float64(fn, image, cells, spec, how)
     arrays = [jnp.asarray(a, jnp.float32) for a in (image, cells, spec)]

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from robustjax import _callables, bounds
+from robustjax import bounds
+from robustjax._precision import as_run
 from robustjax.semantic import (
     cell_margins,
     certificates,
@@ -95,7 +96,7 @@ def check(
     question = certification.question
     moving = question.moving
     x = color.on_host(image, is_color=moving.is_color)
-    fn: Any = bounds.single(_callables.as_partial(apply_fn))
+    fn: Any = as_run(bounds.single(apply_fn))
     how = cell_margins.How(
         moving, grids.bounded_widths(moving), question.relaxation, question.method,
         chunk_size=chunk_size,

@@ -11,8 +11,9 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from robustjax import _callables, _validate, bounds
-from robustjax._precision import cpu, float64_on_cpu, own_copies
+from robustjax import _validate, bounds
+from robustjax._precision import as_run, cpu, float64_on_cpu, own_copies
+from robustjax.bounds import propagate
 from robustjax.semantic import attributes, color, limits
 from robustjax.semantic.attributes import Attribute
 
@@ -46,9 +47,10 @@ def attack(
     Several: rays from zero to the faces of the box of limits.
 
     Guarantee:
-        Where a move is given, the model loses the label there in float64: a
-        counterexample, and an upper bound of every certified range. That none is given
-        proves nothing.
+        Where a move is given, the model loses the label there: a counterexample, and
+        an upper bound of every certified range. Decided in float64, casts to narrower
+        floats left out as in `certify`; a model that bounds cannot be carried through
+        is run as it is. That none is given proves nothing.
 
     Args:
         apply_fn: maps `[n, h, w, c]` to logits `[n, k]`.
@@ -79,7 +81,7 @@ def attack(
     _validate.integer(2, num_points=num_points)
     _validate.integer(0, num_rounds=num_rounds)
     x = color.on_host(image, is_color=moving.is_color)
-    fn: Any = bounds.single(_callables.as_partial(apply_fn))
+    fn: Any = as_run(bounds.single(apply_fn))
     _validate.labels(len(logits_of(fn, x)), label=label)
     model = Model(fn, moving, x, int(label))
     ends = _rays(ranges, num_points)
@@ -108,7 +110,7 @@ def logits_of(fn: Partial, image: np.ndarray) -> np.ndarray:
 
 @jax.jit
 def _of_image(fn: Partial, image: jax.Array) -> jax.Array:
-    return fn(image)
+    return propagate.without_casts(fn, image)
 
 
 class Model(NamedTuple):
@@ -159,7 +161,10 @@ def margins_of(logits: np.ndarray, label: int) -> np.ndarray:
 def _logits(
     fn: Partial, image: jax.Array, moves: jax.Array, *, attribute: Attribute
 ) -> jax.Array:
-    return jax.vmap(lambda move: fn(attribute(image, move)))(moves)
+    def one(move: jax.Array) -> jax.Array:
+        return propagate.without_casts(fn, attribute(image, move))
+
+    return jax.vmap(one)(moves)
 
 
 def _rays(ranges: list[tuple[float, float]], num_points: int) -> np.ndarray:

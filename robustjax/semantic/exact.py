@@ -9,8 +9,8 @@ import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from robustjax import _callables, _validate, bounds
-from robustjax._precision import cpu, float64_on_cpu, own_copies
+from robustjax import _validate, bounds
+from robustjax._precision import as_run, cpu, float64_on_cpu, own_copies
 from robustjax.semantic import (
     attributes,
     color,
@@ -90,9 +90,9 @@ def exact_radius(
         )
     ((left, right),) = limits.resolve(moving, limit)
     x = color.on_host(image, is_color=moving.is_color)
+    run = as_run(bounds.single(apply_fn))
     with float64_on_cpu():
-        model = jax.device_put(own_copies(_callables.as_partial(apply_fn)), cpu())
-        fn: Any = bounds.single(model)
+        fn: Any = jax.device_put(own_copies(run), cpu())
         _validate.labels(len(counterexamples.logits_of(fn, x)), label=label)
         sides = [_one_side(fn, moving, x, int(label), end) for end in (-left, right)]
     return ExactRadius(

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import jax
 import numpy as np
 
-from robustjax import _callables, bounds
+from robustjax import bounds
+from robustjax._precision import as_run
 from robustjax.semantic import counterexamples, limits
 from robustjax.semantic.attributes import TRANSLATION, Attribute
 
@@ -167,7 +168,7 @@ def kept_area(
         for left, right in ranges
     ]
     moves = np.stack(np.meshgrid(*lines), axis=-1).reshape(-1, len(ranges))
-    fn = bounds.single(_callables.as_partial(apply_fn))
+    fn = as_run(bounds.single(apply_fn))
     model = counterexamples.Model(fn, attribute, image, label)
     return float(np.mean(~model.is_lost(moves)))
 

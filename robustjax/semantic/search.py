@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from jax.typing import ArrayLike
 
-from robustjax import _callables, _validate, bounds
+from robustjax import _validate, bounds
+from robustjax._precision import as_run
 from robustjax.semantic import (
     attributes,
     cell_margins,
@@ -115,7 +116,7 @@ def certify(
         min_share = (1 / 4096, 1 / 64)[len(ranges) > 1]
     _validate.half_open(0.0, 1.0, **{"1 - min_share": 1 - min_share})
     x = color.on_host(image, is_color=moving.is_color)
-    fn: Any = bounds.single(_callables.as_partial(apply_fn))
+    fn: Any = as_run(bounds.single(apply_fn))
     spec = cell_margins.margin_spec(fn, x, label, targets=targets)
     question = questions.asked(
         fn, x, label, attribute=moving, ranges=ranges, targets=targets,

@@ -1,13 +1,15 @@
 """Uniform splitting, as in the reference code: fixed cells outwards, for comparison."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
-from robustjax import _callables, _validate, bounds
+from robustjax import _validate, bounds
+from robustjax._precision import as_run
 from robustjax.semantic import attributes, cell_margins, color, grids, limits
 from robustjax.semantic.attributes import Attribute
 
@@ -102,7 +104,7 @@ def certify_split(
         raise ValueError(f"Expected one parameter, got {moving.name!r}.")
     ((left, right),) = limits.resolve(moving, limit)
     x = color.on_host(image, is_color=moving.is_color)
-    fn: Any = bounds.single(_callables.as_partial(apply_fn))
+    fn = as_run(bounds.single(apply_fn))
     spec = cell_margins.margin_spec(fn, x, label, targets=targets)
     lines = [_ends(end, width) for end in (-left, right)]
     cells = [np.stack([line[:-1], line[1:]], axis=1)[:, :, None] for line in lines]
@@ -125,7 +127,7 @@ def _ends(end: float, width: float) -> np.ndarray:
 
 
 def _first_failure(
-    fn: Callable[[jax.Array], jax.Array],
+    fn: Partial,
     image: np.ndarray,
     cells: np.ndarray,
     spec: np.ndarray,

@@ -19,9 +19,13 @@ from robustjax.semantic.certificates import LOST, PROVEN
 _IMAGE = np.full((1, 1, 1), 0.5)
 
 
-def _model(x):
-    """Class 0 wins while the pixel is above 0.3: to a brightness of -0.2."""
-    return jnp.stack([x[:, 0, 0, 0], 0.6 - x[:, 0, 0, 0]], axis=-1)
+def _logits(threshold, x):
+    return jnp.stack([x[:, 0, 0, 0], 2 * threshold - x[:, 0, 0, 0]], axis=-1)
+
+
+# Class 0 wins while the pixel is above 0.3: to a brightness of -0.2. As arguments of a
+# Partial, numbers stay float64.
+_model = Partial(_logits, np.float64(0.3))
 
 
 def _other_model(x):
@@ -43,10 +47,13 @@ def _resumed(before, **options):
 _PAIR = np.array([[[0.25], [0.75]]])
 
 
-def _pair_model(x):
-    """Of two pixels: class 0 wins where 2 |x - 0.25| + |y - 0.75| < 0.4."""
+def _pair_logits(limit, x):
+    """Of two pixels: class 0 wins where 2 |x - 0.25| + |y - 0.75| < limit."""
     away = jnp.abs(x[:, 0, :, 0] - _PAIR[None, 0, :, 0])
-    return jnp.stack([0.4 - 2 * away[:, 0] - away[:, 1], 0 * away[:, 0]], axis=1)
+    return jnp.stack([limit - 2 * away[:, 0] - away[:, 1], 0 * away[:, 0]], axis=1)
+
+
+_pair_model = Partial(_pair_logits, np.float64(0.4))
 
 
 class ResumeTest(parameterized.TestCase):

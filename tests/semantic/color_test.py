@@ -210,21 +210,23 @@ def _every_layer(one, two):
 
 class LayerOfTest(absltest.TestCase):
     def test_each_attribute_of_colour_has_its_layer(self):
-        for name, kind in (
-            ("hue", layers.Hue),
-            ("saturation", layers.Saturation),
-            ("lightness", layers.Lightness),
-            ("brightness", layers.BrightnessContrast),
-            ("contrast", layers.BrightnessContrast),
-            ("brightness_contrast", layers.BrightnessContrast),
-        ):
-            attribute = attributes.attribute(name)
-            layer = cell_margins.layer_of(attribute, _SOME)
-            self.assertIsInstance(layer, kind)
-            delta = np.full(len(attribute.names), 0.1)
-            np.testing.assert_allclose(
-                layer.apply({}, delta), attribute(_SOME, delta), atol=1e-5
-            )
+        kinds = {name: kind for name, (kind, _) in _SINGLE.items()}
+        for name in ("brightness", "contrast", "brightness_contrast"):
+            kinds[name] = layers.BrightnessContrast
+        moves = {name: attributes.attribute(name) for name in kinds}
+        own = {n: cell_margins.layer_of(move, _SOME) for n, move in moves.items()}
+
+        @jax.jit
+        def values(deltas):
+            return {
+                name: (own[name].apply({}, delta), moves[name](_SOME, delta))
+                for name, delta in deltas.items()
+            }
+
+        deltas = {name: np.full(len(move.names), 0.1) for name, move in moves.items()}
+        for name, (found, expected) in values(deltas).items():
+            self.assertIsInstance(own[name], kinds[name])
+            np.testing.assert_allclose(found, expected, atol=1e-5)
         with self.assertRaisesRegex(ValueError, "no SP-layer of 'rotation'"):
             cell_margins.layer_of(attributes.attribute("rotation"), _SOME)
 
@@ -269,10 +271,12 @@ class NumbersTest(parameterized.TestCase):
                 jax.eval_shape(lambda x, move=move: move(x, 0.1), image)
 
 
-_TINY = np.array(
+# Again and again, in an image of the shape of the others: they share programs.
+_TINY = np.resize(
     [[1e-20, 0, 0], [1e-20, 1e-20, 3e-20], [1e-30, 2e-30, 0], [1e-38, 0, 2e-38],
-     [1e-42, 0, 0], [1, 1, 1 - 1e-7], [0.5, 0.5 + 1e-7, 0.5], [1, 1, 1], [0, 0, 0]]
-)[None]  # fmt: skip
+     [1e-42, 0, 0], [1, 1, 1 - 1e-7], [0.5, 0.5 + 1e-7, 0.5], [1, 1, 1], [0, 0, 0]],
+    _image().shape,
+)  # fmt: skip
 
 
 class TinyChromaTest(parameterized.TestCase):

@@ -15,6 +15,7 @@ from fixed_images import (
     random_image,
     tiny_net,
 )
+from jax.tree_util import Partial
 
 from robustjax import bounds, semantic
 from robustjax.semantic import limits, walk
@@ -32,7 +33,7 @@ def _conv_net(x):
     def conv(x, channels):
         kernel = rng.normal(size=(3, 3, x.shape[-1], channels)) / 3
         return jax.lax.conv_general_dilated(
-            x, kernel.astype(x.dtype), (1, 1), "SAME",
+            x, kernel.astype(np.float32).astype(x.dtype), (1, 1), "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )  # fmt: skip
 
@@ -43,7 +44,8 @@ def _conv_net(x):
     y = jax.nn.relu(conv(y, 4)) + y
     y = jax.lax.reduce_window(y, 0.0, jax.lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "SAME")
     y = jnp.abs(conv(y, 2)).reshape(len(x), -1)
-    return y @ rng.normal(size=(y.shape[1], 4)).astype(y.dtype)
+    last = rng.normal(size=(y.shape[1], 4)).astype(np.float32)
+    return y @ last.astype(y.dtype)
 
 
 _NETS = {"tiny": tiny_net(), "conv": _conv_net}
@@ -90,7 +92,7 @@ class DenseTest(parameterized.TestCase):
     def _check(self, attribute, net):
         fn, label, found = _NETS[net], _label(net), _exact(attribute, net)
         self.assertGreater(min(found.left, found.right), 0)
-        inside = np.linspace(-found.left, found.right, 20_001)[1:-1]
+        inside = np.linspace(-found.left, found.right, 8_001)[1:-1]
         ends = np.array([-found.left, found.right])
         moves = np.concatenate([inside, ends, ends * (1 + 1e-6)])[:, None]
         moving = semantic.attribute(attribute)
@@ -105,14 +107,14 @@ class DenseTest(parameterized.TestCase):
     def test_float32_weights(self):
         rng = np.random.default_rng(0)
         first, second = (
-            jnp.asarray(rng.normal(size=s), jnp.float32) for s in ((60, 16), (16, 3))
+            np.float32(rng.normal(size=size)) for size in ((60, 16), (16, 3))
         )
 
         def fn(x):
             return jax.nn.relu(x.reshape(len(x), -1) @ first) @ second
 
         image = fixed_image()
-        label = int(np.argmax(fn(jnp.asarray(image, jnp.float32)[None])))
+        label = int(np.argmax(jax.jit(fn)(np.float32(image)[None])))
         found = semantic.exact_radius(fn, image, label, attribute="brightness")
         wide = semantic.exact_radius(
             lambda x: jax.nn.relu(x.reshape(len(x), -1) @ np.float64(first))
@@ -137,15 +139,16 @@ class DenseTest(parameterized.TestCase):
         """The margin is lost on a range of 5e-8 alone, between knots of one layer."""
         start, width = 0.1, 5e-8
 
-        def fn(x):
-            way = x[:, 0, 0, :1] - 0.5 - start
-            hinges = jax.nn.relu(way - np.array([[0, width, 2 * width]]))
-            spike = hinges @ np.array([1.0, -2.0, 1.0])
-            return jnp.stack([0 * spike + width / 2, spike], axis=1)
+        def fn(turns, least, x):
+            hinges = jax.nn.relu(x[:, 0, 0, :1] - turns)
+            spike = hinges @ jnp.array([1.0, -2.0, 1.0])
+            return jnp.stack([0 * spike + least, spike], axis=1)
 
+        turns = 0.5 + start + width * np.array([[0, 1, 2]])
         found = semantic.exact_radius(
-            fn, np.full((1, 1, 1), 0.5), 0, attribute="brightness"
-        )
+            Partial(fn, turns, np.float64(width / 2)), np.full((1, 1, 1), 0.5), 0,
+            attribute="brightness",
+        )  # fmt: skip
         self.assertEqual(found.left, 1.0)
         self.assertAlmostEqual(found.right, start + width / 2, delta=1e-12)
 

@@ -5,6 +5,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import Partial
+
+from robustjax._callables import as_partial
 
 
 def fixed_image(rows=4, columns=5, channels=3):
@@ -24,7 +27,10 @@ def fixed_image(rows=4, columns=5, channels=3):
 
 
 def tiny_net(num_inputs=60, dtype=np.float64):
-    """A net of two hidden layers, from batches of images to three logits."""
+    """A net of two hidden layers, from batches of images to three logits.
+
+    A `Partial`, so that its weights keep their dtype.
+    """
     sizes = [num_inputs, 8, 6, 3]
     weights, biases = [], []
     for layer in range(3):
@@ -36,15 +42,16 @@ def tiny_net(num_inputs=60, dtype=np.float64):
         bias = 0.3 * np.sin(2.3 * np.arange(sizes[layer + 1]) + layer)
         biases.append(bias.astype(dtype))
 
-    def apply(x):
-        x = x.reshape(len(x), -1)
-        for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            own = weight.astype(x.dtype), bias[None].astype(x.dtype)
-            x = jnp.matmul(x, own[0], precision="highest") + own[1]
-            x = jax.nn.relu(x) if layer < 2 else x
-        return x
+    return Partial(_tiny_logits, weights, biases)
 
-    return apply
+
+def _tiny_logits(weights, biases, x):
+    x = x.reshape(len(x), -1)
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        own = weight.astype(x.dtype), bias[None].astype(x.dtype)
+        x = jnp.matmul(x, own[0], precision="highest") + own[1]
+        x = jax.nn.relu(x) if layer < 2 else x
+    return x
 
 
 _CHUNK = 4096
@@ -55,20 +62,20 @@ def _moved(image, moves, *, attribute):
     return jax.vmap(lambda move: attribute(image, move))(moves)
 
 
-@functools.partial(jax.jit, static_argnames="fn")
-def _logits(images, *, fn):
+@jax.jit
+def _logits(images, fn):
     return fn(images)
 
 
 def logits_at(fn, attribute, image, moves):
     """Logits of a net at moves `[n, d]` of an image, in float64, a chunk at a time."""
-    found = []
+    found, fn = [], as_partial(fn)
     with jax.enable_x64(True):
         for first in range(0, len(moves), _CHUNK):
             own = moves[first : first + _CHUNK]
             filled = np.resize(own, (_CHUNK, own.shape[1]))
             images = _moved(np.float64(image), filled, attribute=attribute)
-            found.append(np.asarray(_logits(images, fn=fn))[: len(own)])
+            found.append(np.asarray(_logits(images, fn))[: len(own)])
     return np.concatenate(found)
 
 
@@ -81,7 +88,7 @@ def margins_at(fn, attribute, image, label, moves):
 def class_of(fn, image):
     """The class of a net, in float64."""
     with jax.enable_x64(True):
-        return int(np.argmax(_logits(np.float64(image)[None], fn=fn)))
+        return int(np.argmax(_logits(np.float64(image)[None], as_partial(fn))))
 
 
 def random_image(rows=30, columns=30):

@@ -38,6 +38,12 @@ def _pair_model(x):
 _PAIR = np.array([[[0.75], [0.25]]])
 
 
+def _unknown(fn, image, cells, **options):
+    """In the place of `cell_margins.of_cells`: no cell has bounds."""
+    del fn, image, options
+    return np.full(len(cells), np.nan)
+
+
 class LimitsTest(parameterized.TestCase):
     @pytest.mark.newest
     def test_limits_of_zero_ask_of_the_image_alone(self):
@@ -74,19 +80,27 @@ class LimitsTest(parameterized.TestCase):
         ranges *= len(moving.names)
         cells = grids.first_cells(moving, ranges)
         self.assertLess(len(cells), 2 * 4096)
-        self.assertTrue(grids.covers(cells, ranges))
+        if len(ranges) == 1:  # each begins where the one before it ends
+            starts, ends = np.sort(cells[..., 0], axis=0).T
+            np.testing.assert_array_equal(starts, [-ranges[0][0], *ends[:-1]])
+            self.assertEqual(ends[-1], 1e30)
+        if len(ranges) > 1 or name == "brightness":
+            self.assertTrue(grids.covers(cells, ranges))
         if name in ("brightness", "translation"):  # a hole is seen
             self.assertFalse(grids.covers(np.delete(cells, 7, axis=0), ranges))
 
     def test_a_search_in_huge_limits_stops_when_told(self):
         began = time.perf_counter()
-        huge = dict(
-            model=_pair_model, image=_PAIR, attribute="contrast", limit=(0, 1e6)
-        )
-        found = _certify(**huge, max_cells=8)
+        pair = functools.partial(_certify, _pair_model, _PAIR)
+        both = dict(attribute="brightness_contrast", limit=((0, 0), (0, 1e6)))
+        found = pair(**both, max_cells=8)
+        self.assertEqual((found.status, found.num_bounded), ("unknown", 8))
+        alone = dict(attribute="contrast", limit=(0, 1e6))
+        with mock.patch.object(cell_margins, "of_cells", return_value=np.ones(4)):
+            found = pair(**alone, max_cells=8, batch_size=4)
         self.assertEqual((found.status, found.num_bounded), ("unknown", 8))
         self.assertLess(time.perf_counter() - began, 20)
-        self.assertEqual(_certify(**huge, max_cells=0).num_bounded, 0)
+        self.assertEqual(pair(**alone, max_cells=0).num_bounded, 0)
 
     @parameterized.parameters("brightness", "saturation", "lightness", "hue")
     def test_limits_past_the_last_change_are_refused(self, name):
@@ -96,17 +110,11 @@ class LimitsTest(parameterized.TestCase):
 
     def test_wide_translations_are_cut_at_whole_pixels(self):
         """Others than those have no bounds; of limits past the first cells as well."""
-        seen = []
-
-        def unknown(fn, image, cells, **options):
-            del fn, image, options
-            seen.append(cells)
-            return np.full(len(cells), np.nan)
-
-        with mock.patch.object(cell_margins, "of_cells", side_effect=unknown):
+        with mock.patch.object(cell_margins, "of_cells", side_effect=_unknown) as made:
             found = _certify(
                 attribute="translation", limit=5000.5, max_cells=400, min_share=1e-6
             )
+        seen = [call.args[2] for call in made.call_args_list]
         cells = np.concatenate([*seen, found.cells])
         wide = cells[:, 1] - cells[:, 0] > 1
         self.assertGreater(wide.sum(), 100)
@@ -173,8 +181,9 @@ class InfiniteLogitsTest(parameterized.TestCase):
         ends = bounds.Bounds(jnp.ones(1), jnp.full(1, jnp.inf))
         with mock.patch.object(bounds, "linear_bounds", return_value=ends):
             margins = cell_margins.of_cells(
-                lambda x: x[0, 0], _IMAGE, cells, spec=np.array([[1.0]]), how=how
-            )
+                Partial(lambda x: x[0, 0]), _IMAGE, cells, how=how,
+                spec=np.array([[1.0]]),
+            )  # fmt: skip
         self.assertTrue(np.all(np.isnan(margins)))
         found = _certify(_overflowing, limit=0.3, max_cells=200)
         self.assertEqual(found.left, 0.3)
