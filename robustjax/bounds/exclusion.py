@@ -351,7 +351,6 @@ def _bounded(
     """
     example = jax.ShapeDtypeStruct(lower.shape[1:], lower.dtype)
     graph = propagate.trace(fn, example, ignores_casts=True)
-    output = functools.partial(propagate.evaluate, graph)
 
     def one(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         found = linear_bounds(
@@ -359,12 +358,12 @@ def _bounded(
             casts="ignore", rounding="cover",
         )  # fmt: skip
         centre = 0.5 * low + 0.5 * high
-        back = jax.vjp(output, centre)[1]
+        back = jax.vjp(graph.at, centre)[1]
         (slopes,) = jax.vmap(back)(spec)
         corners = jnp.where(slopes > 0, low[None], centre[None])
         corners = jnp.where(slopes < 0, high[None], corners)
         points = jnp.concatenate([centre[None], corners])
-        return found.lower, points, jax.vmap(output)(points)
+        return found.lower, points, jax.vmap(graph.at)(points)
 
     return jax.vmap(one)(lower, upper)
 

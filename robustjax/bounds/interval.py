@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from robustjax.bounds.graph import Graph, Node
 from robustjax.bounds.operations import (
     Affine,
     Elementwise,
@@ -20,7 +21,6 @@ from robustjax.bounds.operations import (
     Narrowed,
     Product,
 )
-from robustjax.bounds.propagate import Graph, Node
 
 _ULPS = 64  # that the value of an elementwise function may be off
 

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 
 from robustjax.bounds import interval
+from robustjax.bounds.graph import Graph, Node
 from robustjax.bounds.operations import (
     Affine,
     Elementwise,
@@ -27,7 +28,6 @@ from robustjax.bounds.operations import (
     Narrowed,
     Product,
 )
-from robustjax.bounds.propagate import Graph, Node
 
 Total = Callable[[int, jax.Array], jax.Array]
 """(value, numbers [rows, *shape of the value]) -> their sums, [rows, cells]."""

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from robustjax.bounds import domains, interval, linear, receptive_fields
 from robustjax.bounds.domains import Within
+from robustjax.bounds.graph import Graph, Node
 from robustjax.bounds.operations import (
     Affine,
     Elementwise,
@@ -17,7 +18,6 @@ from robustjax.bounds.operations import (
     Narrowed,
     Product,
 )
-from robustjax.bounds.propagate import Graph, Node
 from robustjax.bounds.receptive_fields import Groups
 
 _LEARNING_RATE = 0.1  # of Adam, for numbers in [0, 1]

@@ -26,6 +26,7 @@ from robustjax.bounds import (
     operations,
     order_rules,
 )
+from robustjax.bounds.graph import Graph, Node
 from robustjax.bounds.operations import Affine, Operation, UnsupportedError
 
 _RULE_MODULES = (
@@ -51,45 +52,6 @@ _OF_BITS = (
     "schur", "svd",
 )  # fmt: skip
 _CONTROL = ("while", "cond", "scan", "custom_root", "custom_linear_solve")
-
-
-class Node(NamedTuple):
-    """One operation on values that depend on the bounded input."""
-
-    operation: Operation
-    inputs: tuple[int, ...]  # values; value 0 is the input, value i + 1 is node i
-    shape: tuple[int, ...]  # of its result
-    unit: float = 0.0  # roundoff that bounds have to cover, relative; 0: none
-    num_terms: int = 1  # at most so many in a sum, forward or backward
-    is_float: bool = True  # its result is neither a count nor a truth value
-
-    @property
-    def rounding(self) -> float:
-        """Of a sum and what is near it, relative to the sum of absolute values.
-
-        n terms, rounded once each and then n - 1 times in any order, are off by at most
-        n unit / (1 - n unit): Higham (2002), Accuracy and Stability, section 3.1. Twice
-        that, for the sums of rows times these, and a few for their factors.
-        """
-        return (2 * self.num_terms + 32) * self.unit
-
-
-class Graph(NamedTuple):
-    """What a function does to its bounded input."""
-
-    nodes: tuple[Node, ...]
-    output: int  # a value
-    shape: tuple[int, ...]  # of the input
-    unit: float = 0.0  # as of its nodes
-
-    @property
-    def rounding(self) -> float:
-        """Of a sum over the input, as that of a node."""
-        return (2 * math.prod(self.shape) + 32) * self.unit
-
-    def shape_of(self, value: int) -> tuple[int, ...]:
-        """Shape of a value."""
-        return self.nodes[value - 1].shape if value else self.shape
 
 
 def trace(
@@ -134,15 +96,7 @@ def without_casts(fn: Callable[[jax.Array], jax.Array], x: jax.Array) -> jax.Arr
         graph = trace(fn, jax.typeof(x), ignores_casts=True)
     except UnsupportedError:
         return fn(x)
-    return evaluate(graph, x)
-
-
-def evaluate(graph: Graph, x: jax.Array) -> jax.Array:
-    """The output of a graph at one input, computed in the dtype of x. [device]."""
-    values = [x]
-    for node in graph.nodes:
-        values.append(node.operation.point(*(values[i] for i in node.inputs)))
-    return values[graph.output]
+    return graph.at(x)
 
 
 class _Builder:

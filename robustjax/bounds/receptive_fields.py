@@ -18,8 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import _validate
+from robustjax.bounds.graph import Graph
 from robustjax.bounds.operations import Affine, Elementwise, Narrowed, Product
-from robustjax.bounds.propagate import Graph
 
 _LEAST_ENTRIES = 64  # fewer are as fast one by one
 _MOST_NUMBERS = 2**27  # that finding the ranges may take

@@ -16,7 +16,7 @@ from jax.tree_util import Partial
 from robustjax import bounds
 from robustjax._precision import float64_on_cpu
 from robustjax.bounds import operations, propagate
-from robustjax.bounds.propagate import Graph
+from robustjax.bounds.graph import Graph
 
 CAPACITY = 512  # knots of a stretch: one shape, so that every layer is compiled once
 _CLOSE = 8 * np.finfo(np.float64).eps  # relative: knots nearer than that are one
