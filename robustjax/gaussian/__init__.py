@@ -18,11 +18,8 @@ from robustjax.gaussian.moments import (
     oas_shrinkage,
     pooled_covariance,
 )
-from robustjax.gaussian.score import (
-    SynBenchResult,
-    score_of_scales,
-    synbench,
-)
+from robustjax.gaussian.result import SynBenchResult
+from robustjax.gaussian.score import score_of_scales, synbench
 from robustjax.gaussian.task import IMAGENET_MEAN, IMAGENET_STD, Task
 from robustjax.gaussian.tradeoff import (
     SCALES,

@@ -12,17 +12,15 @@ Its mean and variance are therefore taken over the counts of correct inputs, K,
 with the variance v of one bound.
 """
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from scipy import linalg, stats
 
 from robustjax import _validate
 from robustjax.gaussian import measurement, tradeoff
+from robustjax.gaussian.result import SynBenchResult
 from robustjax.gaussian.task import BATCH
-
-if TYPE_CHECKING:
-    from robustjax.gaussian.score import SynBenchResult
 
 _MOST_PARTS = 64  # of the test inputs of one scale, for half samples
 
@@ -37,7 +35,7 @@ class ScoreDifference(NamedTuple):
 
 
 def compare_scores(
-    one: "SynBenchResult", other: "SynBenchResult", *, confidence: float = 0.95
+    one: SynBenchResult, other: SynBenchResult, *, confidence: float = 0.95
 ) -> ScoreDifference:
     """The difference of two scores, with the noise that both share taken out.
 
@@ -170,7 +168,7 @@ def _some(count: np.ndarray) -> np.ndarray:
     return np.maximum(count, 1)
 
 
-def _half_samples(found: "SynBenchResult") -> np.ndarray:
+def _half_samples(found: SynBenchResult) -> np.ndarray:
     """Areas b N(a) of each scale, in halves of its test inputs, `[h, s, e, t]`.
 
     Halves are rows of a Hadamard matrix and their complements. The difference of a
