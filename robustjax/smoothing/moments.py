@@ -9,7 +9,7 @@ directions and bets, with which the even blocks then play along these directions
 import functools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -163,14 +163,19 @@ def class_moments(
         baseline=_of_each(num_examples, BASELINES, jnp.float32, baseline=baseline),
         subspaces=_subspaces(subspaces, dim=math.prod(shape)),
     )
+    settings = _Settings(num_classes, votes == "soft", with_bets, items_per_step)
     return _class_moments(
-        sampling.replicate(inputs, mesh),
-        num_classes=num_classes,
-        is_soft=votes == "soft",
-        with_bets=with_bets,
-        items_per_step=items_per_step,
-        mesh=mesh,
+        sampling.replicate(inputs, mesh), settings=settings, mesh=mesh
     )
+
+
+class _Settings(NamedTuple):
+    """What a program is compiled for, besides shapes."""
+
+    num_classes: int
+    is_soft: bool
+    with_bets: bool
+    items_per_step: int
 
 
 class _Inputs(NamedTuple):
@@ -179,6 +184,16 @@ class _Inputs(NamedTuple):
     baseline: jax.Array  # [n]
     subspaces: tuple[Subspace, ...]
 
+    @property
+    def dim(self) -> int:
+        """Numbers in an example."""
+        return math.prod(self.work.x.shape[1:])
+
+    @property
+    def num_directions(self) -> int:
+        """Y, then P Y and Y - P Y for each subspace."""
+        return 1 + 2 * len(self.subspaces)
+
 
 class _Plan(NamedTuple):
     """What the odd half fixes for the even one."""
@@ -186,6 +201,13 @@ class _Plan(NamedTuple):
     directions: jax.Array  # [n, d, dim], of unit length or zero
     bets: jax.Array  # [n, b]
     lengths: jax.Array  # [n, d], before they were normalised
+
+    @classmethod
+    def empty(cls, inputs: _Inputs) -> "_Plan":
+        """For the odd half, of which nothing is known: no directions, no bets."""
+        n, d = len(inputs.work.x), inputs.num_directions
+        shapes = (n, d, inputs.dim), (n, NUM_BETS), (n, d)
+        return cls(*(jnp.zeros(shape, jnp.float32) for shape in shapes))
 
 
 class _Sums(NamedTuple):
@@ -197,77 +219,42 @@ class _Sums(NamedTuple):
     log_wealth: jax.Array  # [n, d, 2, b]
     soft_log_wealth: jax.Array  # [n, j]
 
+    @staticmethod
+    def shapes(inputs: _Inputs) -> list[tuple[int, ...]]:
+        """Those of one row of each field."""
+        wealth = (inputs.num_directions, 2, NUM_BETS)
+        return [(), (inputs.dim,), (inputs.dim,), wealth, SOFT_BETS.shape]
+
     def columns(self) -> jax.Array:
         """All of them in one matrix."""
         return jnp.concatenate([a.reshape(len(a), -1) for a in self], axis=1)
 
+    @classmethod
+    def from_columns(cls, matrix: jax.Array, inputs: _Inputs) -> "_Sums":
+        """The sums whose `columns` are a matrix."""
+        shapes = cls.shapes(inputs)
+        ends = np.cumsum([math.prod(shape) for shape in shapes])
+        parts = jnp.split(matrix, ends[:-1], axis=1)
+        rows = len(matrix)
+        return cls(*(p.reshape(rows, *s) for p, s in zip(parts, shapes, strict=True)))
 
-@functools.partial(
-    jax.jit,
-    static_argnames=("num_classes", "is_soft", "with_bets", "items_per_step", "mesh"),
-)
+
+@functools.partial(jax.jit, static_argnames=("settings", "mesh"))
 def _class_moments(
-    inputs: _Inputs,
-    *,
-    num_classes: int,
-    is_soft: bool,
-    with_bets: bool,
-    items_per_step: int,
-    mesh: Mesh | None,
+    inputs: _Inputs, *, settings: _Settings, mesh: Mesh | None
 ) -> Moments:
-    n, *shape = inputs.work.x.shape
-    dim, num_directions = math.prod(shape), 1 + 2 * len(inputs.subspaces)
-    bets_shape = (num_directions, 2, NUM_BETS)
-    shapes = [(), (dim,), (dim,), bets_shape, SOFT_BETS.shape]  # as in _Sums
-    ends = np.cumsum([math.prod(s) for s in shapes])
-
-    def halves(inputs: _Inputs, share: blocks.Share) -> tuple:
-        def half(plan: _Plan, skip: jax.Array) -> tuple:
-            def visit(step: blocks.Step, carry: tuple) -> tuple:
-                counts, sums = carry
-                block_sums = _block_sums(step, inputs, plan=plan, is_soft=is_soft)
-                counts = blocks.add_votes(step, counts)
-                return counts, sums.add_rows(step.example, block_sums.columns())
-
-            counts = jnp.zeros((n, num_classes + 1), jnp.int32)
-            counts, sums = blocks.fold(
-                visit,
-                (counts, blocks.Compensated.zeros(n, ends[-1])),
-                inputs.work,
-                share=share,
-                num_classes=num_classes,
-                items_per_step=items_per_step,
-                skip=skip,
-                every=2,
-            )
-            counts, sums = share.total((counts, sums))
-            num = jnp.sum(counts, axis=1, dtype=jnp.int32)
-            parts = jnp.split(sums.value, ends[:-1], axis=1)
-            total = _Sums(
-                *(p.reshape(n, *s) for p, s in zip(parts, shapes, strict=True))
-            )
-            new_plan = _plan(total, num, inputs) if with_bets else plan
-            return new_plan, (counts, num, total, plan.bets, plan.lengths)
-
-        zeros = functools.partial(jnp.zeros, dtype=jnp.float32)
-        no_plan = _Plan(
-            zeros((n, num_directions, dim)),
-            zeros((n, NUM_BETS)),
-            zeros((n, num_directions)),
-        )
-        odd_then_even = jnp.array([1, 0], jnp.int32)  # blocks to skip
-        return jax.lax.scan(half, no_plan, odd_then_even)[1]
-
-    counts, num, sums, bets, lengths = blocks.share_out(halves, inputs, mesh=mesh)
+    both = functools.partial(_odd_then_even, settings=settings)
+    counts, num, sums, bets, lengths = blocks.share_out(both, inputs, mesh=mesh)
+    shape = inputs.work.x.shape
     return Moments(
         counts=counts[0] + counts[1],
         num_even=num[1],
         num_odd=num[0],
         misses_even=sums.misses[1],
         misses_odd=sums.misses[0],
-        sum_even=sums.moment[1].reshape(n, *shape),
-        sum_odd=sums.moment[0].reshape(n, *shape),
-        sum_squares=(sums.squares[0] + sums.squares[1]).reshape(n, *shape),
+        sum_even=sums.moment[1].reshape(shape),
+        sum_odd=sums.moment[0].reshape(shape),
+        sum_squares=(sums.squares[0] + sums.squares[1]).reshape(shape),
         log_wealth=sums.log_wealth[1],
         bets=bets[1],
         baseline=inputs.baseline,
@@ -275,6 +262,62 @@ def _class_moments(
         soft_log_wealth=sums.soft_log_wealth[0] + sums.soft_log_wealth[1],
         part_lengths=lengths[1],
     )
+
+
+def _odd_then_even(
+    inputs: _Inputs, share: blocks.Share, *, settings: _Settings
+) -> tuple[Any, ...]:
+    """Votes, their number, sums, bets and lengths of both halves, `[2, n, ...]`.
+
+    The odd blocks go first; what they find is the plan of the even ones.
+    """
+
+    def half(plan: _Plan, skip: jax.Array) -> tuple[_Plan, tuple[Any, ...]]:
+        counts, sums = _half(inputs, share, plan=plan, skip=skip, settings=settings)
+        num = jnp.sum(counts, axis=1, dtype=jnp.int32)
+        next_plan = _plan(sums, num, inputs) if settings.with_bets else plan
+        return next_plan, (counts, num, sums, plan.bets, plan.lengths)
+
+    blocks_to_skip = jnp.array([1, 0], jnp.int32)
+    return jax.lax.scan(half, _Plan.empty(inputs), blocks_to_skip)[1]
+
+
+def _half(
+    inputs: _Inputs,
+    share: blocks.Share,
+    *,
+    plan: _Plan,
+    skip: jax.Array,
+    settings: _Settings,
+) -> tuple[jax.Array, _Sums]:
+    """Votes and sums over every second block, from the first or the second on."""
+    n = len(inputs.work.x)
+    num_columns = sum(map(math.prod, _Sums.shapes(inputs)))
+    start = (
+        jnp.zeros((n, settings.num_classes + 1), jnp.int32),
+        blocks.Compensated.zeros(n, num_columns),
+    )
+
+    def visit(step: blocks.Step, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        counts, sums = carry
+        own = _block_sums(step, inputs, plan=plan, is_soft=settings.is_soft)
+        return (
+            blocks.add_votes(step, counts),
+            sums.add_rows(step.example, own.columns()),
+        )
+
+    found = blocks.fold(
+        visit,
+        start,
+        inputs.work,
+        share=share,
+        num_classes=settings.num_classes,
+        items_per_step=settings.items_per_step,
+        skip=skip,
+        every=2,
+    )
+    counts, sums = share.total(found)
+    return counts, _Sums.from_columns(sums.value, inputs)
 
 
 def _block_sums(
