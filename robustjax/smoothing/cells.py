@@ -36,6 +36,7 @@ from robustjax._precision import float64_on_cpu
 from robustjax.smoothing import dual, first_order, proof, solver
 from robustjax.smoothing.collinear import worst_interval
 from robustjax.smoothing.dual import DEVICE, HOST, Constraints, DualValue, Multipliers
+from robustjax.special.normal import normal_pdf
 
 _NUM_NODES = 64  # on each side, to find multipliers
 _STEPS = 8  # Newton steps in every round
@@ -106,7 +107,7 @@ def cell_radius(
     if (bound < 0).any():
         raise ValueError(f"Expected exposed >= 0, got {exposed}.")
     q = np.maximum(1 - p, np.finfo(np.float64).epsneg)
-    longest = dual.density(HOST.ndtri(q), HOST)  # ||m|| <= phi(ndtri(p))
+    longest = normal_pdf(HOST.ndtri(q), HOST.xp)  # ||m|| <= phi(ndtri(p))
     bound, length = np.minimum(bound, longest), np.minimum(length, longest)
     rest = np.sqrt(np.maximum(length**2 - bound**2, 0.0))
     best = np.array(first_order.first_order_radius(p, -bound, rest), ndmin=1)

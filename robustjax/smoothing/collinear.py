@@ -12,7 +12,8 @@ Reference:
 
 from typing import Any, NamedTuple
 
-from robustjax.smoothing.dual import World, bisect, density
+from robustjax.smoothing.dual import World, bisect
+from robustjax.special.normal import normal_pdf
 
 _STEPS = 64  # halves 40 down to 2e-18
 
@@ -38,7 +39,7 @@ def worst_interval(q: Any, parallel: Any, world: World) -> Interval:
         return -world.ndtri(xp.maximum(q - world.ndtr(low), tiny))
 
     def is_left(low: Any) -> Any:
-        return density(low, world) - density(upper(low), world) < parallel
+        return normal_pdf(low, world.xp) - normal_pdf(upper(low), world.xp) < parallel
 
     farthest = xp.full_like(q, -37.0)
     middle = world.ndtri(0.5 * q)  # where parallel = 0

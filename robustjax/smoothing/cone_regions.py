@@ -6,7 +6,6 @@ the higher the dimension, about sigma cot(theta) sqrt(d). They never vanish.
 """
 
 import functools
-import math
 from typing import Any
 
 import jax
@@ -17,6 +16,7 @@ from jax.typing import ArrayLike
 
 from robustjax import _validate, special
 from robustjax._precision import as_floats, float64_for_numbers
+from robustjax.special.normal import normal_pdf
 
 _Numbers = jax.Array | np.ndarray
 _REACH = 8.5  # standard deviations that the rule reaches out
@@ -138,7 +138,7 @@ def _over_axis(
     inside = special.ncx2_cdf(
         reach**2, dim[..., None] - 1, jnp.square(offset)[..., None]
     )
-    return jnp.sum(weight * _density(u) * inside, axis=-1)
+    return jnp.sum(weight * normal_pdf(u) * inside, axis=-1)
 
 
 def _over_cross_section(
@@ -168,10 +168,6 @@ def _gauss_legendre(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Arr
     return low[..., None] + half * (1 + nodes), half * weights
 
 
-def _density(x: jax.Array) -> jax.Array:
-    return jnp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
-
-
 @jax.custom_jvp
 @jax.jit
 def _apex_shift(threshold: jax.Array, angle: jax.Array, dim: jax.Array) -> jax.Array:
@@ -190,7 +186,7 @@ def _apex_shift(threshold: jax.Array, angle: jax.Array, dim: jax.Array) -> jax.A
         is_shallow = own < score
         low = jnp.where(is_shallow, depth, low)
         high = jnp.where(is_shallow, high, depth)
-        new = depth + (score - own) * _density(own) / jnp.maximum(slope, 1e-30)
+        new = depth + (score - own) * normal_pdf(own) / jnp.maximum(slope, 1e-30)
         new = jnp.where((low <= new) & (new <= high), new, 0.5 * (low + high))
         change = jnp.nan_to_num(jnp.abs(new - depth) / (1 + jnp.abs(depth)))
         return new, low, high, jnp.max(change, initial=0.0), count + 1

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special
 
 from robustjax.smoothing import blocks
+from robustjax.special.normal import normal_pdf
 
 # Constants, since the exponents to choose from must not depend on the samples.
 TILTS = np.geomspace(3e-4, 4.0, 200)
@@ -23,18 +24,6 @@ _LARGEST_STAKE = 0.9  # tilt times the largest term
 _REFINEMENTS = 3
 _NEWTON_STEPS = 60
 _Array = NDArray[np.float64]
-
-
-def normal_density(x: ArrayLike) -> _Array:
-    """Density of N(0, 1). [host].
-
-    Args:
-        x: numbers, any shape.
-
-    Returns:
-        float64 array of the same shape.
-    """
-    return np.exp(-0.5 * np.square(x)) / np.sqrt(2 * np.pi)
 
 
 def subgaussian_constant(max_tilt: ArrayLike) -> _Array:
@@ -183,7 +172,7 @@ def _lines() -> tuple[_Array, _Array, _Array]:
     excess = (
         np.exp(a**2 / 2) * (special.ndtr(a - t) + special.ndtr(below - a))
         - (1 + k) * mass
-        - a * (normal_density(t) - normal_density(below))
+        - a * (normal_pdf(t, np) - normal_pdf(below, np))
     )
     excess = np.maximum(excess, 0) + 1e-14 * (1 + k) * mass  # more than rounding takes
     breaks = np.diff(excess, axis=1) / np.diff(k, axis=1)

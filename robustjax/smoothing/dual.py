@@ -23,7 +23,6 @@ Reference:
 """
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -31,6 +30,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
+
+from robustjax.special.normal import normal_pdf
 
 _ROOT_STEPS = 16  # 26 / 2^16: the roots only place the nodes
 
@@ -77,11 +78,6 @@ class DualValue(NamedTuple):
 def max_length(dtype: Any) -> float:
     """The largest r for which no likelihood ratio in reach overflows."""
     return 6.0 if jnp.finfo(dtype).bits <= 32 else 25.0
-
-
-def density(x: Any, world: World) -> Any:
-    """The standard normal density."""
-    return world.xp.exp(-0.5 * x * x) / math.sqrt(2 * math.pi)
 
 
 def bisect(is_left: Callable[[Any], Any], low: Any, high: Any, *, steps: int,
@@ -167,8 +163,10 @@ def _terms(multipliers: Multipliers, r: Any, *, num_nodes: int, world: World) ->
     a, b, c = (value[..., None] for value in multipliers)
     likelihood = _likelihood(z, r[..., None], xp)
     t = (likelihood - a * z - c) / b
-    bell = density(xp.clip(t, -37.0, 37.0), world)
-    return _Terms(z, weight * density(z, world), likelihood, t, world.ndtr(t), bell)
+    bell = normal_pdf(xp.clip(t, -37.0, 37.0), world.xp)
+    return _Terms(
+        z, weight * normal_pdf(z, world.xp), likelihood, t, world.ndtr(t), bell
+    )
 
 
 def _value(

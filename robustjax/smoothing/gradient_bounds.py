@@ -17,7 +17,6 @@ from robustjax import _validate, norms
 from robustjax.smoothing import (
     budget,
     confidence,
-    deviation,
     host_moments,
     reference_bounds,
     sequences,
@@ -26,6 +25,7 @@ from robustjax.smoothing import (
 from robustjax.smoothing.host_moments import SUM_ERROR
 from robustjax.smoothing.moments import SOFT_BETS, VOTES, Moments
 from robustjax.smoothing.subspaces import Subspace
+from robustjax.special.normal import normal_pdf
 
 _Array = NDArray[np.float64]
 
@@ -197,7 +197,7 @@ def given_probability(
     _check_parts(moments, subspaces)
     sums = host_moments.from_device(moments, votes=votes)
     p_lower = np.where(sums.is_finite, p_lower, 0.0)
-    largest = deviation.normal_density(special.ndtri(np.maximum(p_lower, 0.5)))
+    largest = normal_pdf(special.ndtri(np.maximum(p_lower, 0.5)), np)
     if method == "tight":
         found = tight_bounds.norm_bounds(
             sums,

@@ -33,7 +33,7 @@ from jax.scipy.special import ndtr, ndtri
 from jax.typing import ArrayLike
 
 from robustjax import _validate
-from robustjax.smoothing import dual
+from robustjax.special.normal import normal_pdf
 
 _REACH = 7.5  # standard deviations that the grid reaches out
 _SOLVER_WIDTH = 0.3  # of the smoothing, in changes of h from node to node
@@ -203,8 +203,8 @@ def _grid(moment_functions: Moments, r: jax.Array, num_nodes: int) -> _Grid:
     cell = (2 * _REACH + r) * (2 * _REACH) / (num_nodes - 1) ** 2
     log_likelihood = (r * (z1 - 0.5 * r))[:, None]
     along, across = (
-        dual.density(z1, dual.DEVICE) + dual.density(z1 - r, dual.DEVICE),
-        dual.density(z2, dual.DEVICE),
+        normal_pdf(z1) + normal_pdf(z1 - r),
+        normal_pdf(z2),
     )
     psi = moment_functions(jnp.stack(jnp.meshgrid(z1, z2, indexing="ij"), axis=-1))
     return _Grid(
@@ -347,7 +347,7 @@ def _newton_step(
     contract = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     t = jnp.clip(excess / width, -37.0, 37.0)
     mass = grid.weight * ndtr(t)
-    edge = grid.weight * dual.density(t, dual.DEVICE) / width
+    edge = grid.weight * normal_pdf(t) / width
     gradient = values - contract("ij,ijk->k", mass, grid.moments)
     curvature = contract("ij,ijk,ijl->kl", edge, grid.moments, grid.moments)
     is_free = is_free & ~(is_held & (gradient <= 0))
@@ -399,7 +399,7 @@ def _rounding(multipliers: jax.Array, values: jax.Array) -> jax.Array:
 
 def _positive_part(excess: jax.Array, width: jax.Array) -> jax.Array:
     t = jnp.clip(excess / width, -37.0, 37.0)
-    return excess * ndtr(t) + width * dual.density(t, dual.DEVICE)
+    return excess * ndtr(t) + width * normal_pdf(t)
 
 
 def _bound(

@@ -141,7 +141,7 @@ def ray_shrinkage(
         >>> disc = lambda x: jnp.stack([1 - (x**2).sum(1), (x**2).sum(1) - 1], axis=1)
         >>> rays = ray_shrinkage(
         ...     jax.random.key(0), disc, jnp.zeros((1, 2)), directions=[[1.0, 1.0]],
-        ...     sigma=0.6, num_classes=2, max_distance=2.0, num_samples=10_000,
+        ...     sigma=0.6, num_classes=2, max_distance=2.0, num_samples=4000,
         ... )
         >>> print(rays.base_exit.round(3), rays.smoothed_exit.round(1))  # exact: 0.768
         [1.] [0.8]

@@ -99,7 +99,7 @@ def slice_map(
         >>> corners = [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0]]
         >>> found = slice_map(
         ...     jax.random.key(0), disc, corners, sigma=0.6, num_classes=2,
-        ...     resolution=32,
+        ...     resolution=16,
         ... )
         >>> print(area_fractions(found).ratio[:2].round(1))
         [0.6 1.2]
@@ -164,7 +164,7 @@ def area_fractions(decided: SliceMap) -> AreaFractions:
         >>> corners = [[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0]]
         >>> found = slice_map(
         ...     jax.random.key(0), disc, corners, sigma=0.6, num_classes=2,
-        ...     resolution=32,
+        ...     resolution=32, num_samples=100,
         ... )
         >>> print(area_fractions(found).base.round(2))
         [0.35 0.65 0.  ]

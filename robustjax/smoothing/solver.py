@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from robustjax.smoothing import dual
-from robustjax.smoothing.dual import DEVICE, Constraints, DualValue, Multipliers
+from robustjax.smoothing.dual import Constraints, DualValue, Multipliers
+from robustjax.special.normal import normal_pdf
 
 _NUM_NODES = 64  # on each side: D to 1e-9 for all but the sharpest cases
 _MAX_STEPS = 48  # 24 are enough for 20,000 random boxes; a free a needs more
@@ -70,7 +71,7 @@ def _start(known: Constraints, interval: Any) -> tuple[jax.Array, jax.Array]:
     at_low, at_high = (jnp.exp(r * (z - 0.5 * r)) for z in (low, high))
     a = (at_high - at_low) / (high - low)
     crossing = sum(
-        dual.density(z, DEVICE) / jnp.abs(r * likelihood - a)
+        normal_pdf(z) / jnp.abs(r * likelihood - a)
         for z, likelihood in ((low, at_low), (high, at_high))
     )
     b = jnp.maximum(known.perpendicular, 1e-9) / crossing
