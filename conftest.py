@@ -27,6 +27,7 @@ if os.environ.get("ROBUSTJAX_OPTIMIZE", "0") == "0":
 _given = os.environ.get("XLA_FLAGS", "").split()  # a worker has those of its parent
 os.environ["XLA_FLAGS"] = " ".join([*_given, *(f for f in _flags if f not in _given)])
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # workers would wait on each other
 
 _setting = f"{importlib.metadata.version('jaxlib')} {os.environ['XLA_FLAGS']}"
 _folder = _ROOT / ".jax_cache" / hashlib.sha256(_setting.encode()).hexdigest()[:12]
@@ -55,7 +56,7 @@ def _count(event, **_):
 jax.monitoring.register_event_listener(_count)
 
 
-_KEPT = 100  # programs: a worker stays small; dropping them takes .4 s
+_KEPT = 220  # programs: a worker stays small; dropping them takes .4 s
 _dropped = dict(_cache_events)
 # The C library of Linux keeps freed memory unless told; others have no such function.
 _give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)

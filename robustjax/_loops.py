@@ -14,7 +14,7 @@ from typing import Any
 
 import jax
 
-_UNROLLED = 40  # steps written out on a CPU, inside of a traced function
+_UNROLLED = 10  # steps written out on a CPU, inside of a traced function
 Step = Callable[[Any, Any, Any], Any]
 """(context, item, carry) -> carry; all are pytrees."""
 

@@ -14,7 +14,7 @@ import functools
 import pathlib
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 ROOT = pathlib.Path(__file__).parent.parent
 _PLACES = ("", "experiments", "tests")  # where a module of the checkout is found
@@ -48,7 +48,7 @@ def concerned(changed: set[str], root: pathlib.Path = ROOT) -> list[str]:
         if path.startswith(start)
         for reader in names
     }
-    importers = {name for name, path in tests.items() if _uses(path, changed, root)}
+    importers = {name for name, path in tests.items() if changed & _closure(path, root)}
     modules = {path for path in changed if path.startswith("robustjax/")}
     doctests = {
         path for path in modules if path.endswith(".py") and (root / path).exists()
@@ -60,25 +60,32 @@ def _test_files(root: pathlib.Path) -> Iterator[pathlib.Path]:
     return root.glob("tests/**/*_test.py")
 
 
-def _uses(test: pathlib.Path, changed: set[str], root: pathlib.Path) -> bool:
-    """Whether a file of the closure of the imports of a test has changed."""
+@functools.cache
+def _closure(test: pathlib.Path, root: pathlib.Path) -> frozenset[str]:
+    """Files of the closure of the imports of a test, itself included."""
     places = (*(root / place for place in _PLACES), test.parent)
-    waiting, seen = [test], {test}
+    waiting = [test]
+    seen = set(waiting)
     while waiting:
-        path = waiting.pop()
-        if path.relative_to(root).as_posix() in changed:
-            return True
-        new = {file for name in _imports(path) for file in _files(name, places)} - seen
+        new = _imported(waiting.pop(), places) - seen
         seen |= new
         waiting.extend(new)
-    return False
+    return frozenset(path.relative_to(root).as_posix() for path in seen)
+
+
+@functools.cache
+def _imported(
+    path: pathlib.Path, places: tuple[pathlib.Path, ...]
+) -> frozenset[pathlib.Path]:
+    """Files that a file imports, not those that these import."""
+    return frozenset(file for name in _imports(path) for file in _files(name, places))
 
 
 @functools.cache
 def _imports(path: pathlib.Path) -> frozenset[str]:
     """Dotted names that a file imports anywhere, `from a import b` as `a.b`."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _statements(ast.parse(path.read_text(encoding="utf-8")).body):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -86,15 +93,25 @@ def _imports(path: pathlib.Path) -> frozenset[str]:
     return frozenset(names)
 
 
+def _statements(body: Sequence[ast.AST]) -> Iterator[ast.AST]:
+    """Statements at any depth; expressions, which cannot import, are passed over."""
+    for node in body:
+        yield node
+        for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+            yield from _statements(getattr(node, field, ()))
+
+
 @functools.cache
 def _files(name: str, places: tuple[pathlib.Path, ...]) -> frozenset[pathlib.Path]:
     """Files below the places that importing a dotted name runs."""
     found = set()
-    parts = name.split(".")
     for place in places:
-        for length in range(1, len(parts) + 1):
-            module = place.joinpath(*parts[:length])
+        module = place
+        for part in name.split("."):
+            module /= part
             found |= {module.with_suffix(".py"), module / "__init__.py"}
+            if not module.is_dir():
+                break
     return frozenset(path for path in found if path.exists())
 
 

@@ -63,7 +63,7 @@ def load() -> ModuleType:
         >>> fn, x = jax.nn.relu, jnp.ones((1, 1))
         >>> jv = load()
         >>> box = jv.IntervalBound(-x, x)
-        >>> print(jv.crown_bound_propagation(fn, box).upper)
+        >>> print(jv.interval_bound_propagation(fn, box).upper)
         [[1.]]
     """
     with _LOCK:

@@ -107,7 +107,7 @@ def cell_radius(
     if (bound < 0).any():
         raise ValueError(f"Expected exposed >= 0, got {exposed}.")
     q = np.maximum(1 - p, np.finfo(np.float64).epsneg)
-    longest = normal_pdf(HOST.ndtri(q), HOST.xp)  # ||m|| <= phi(ndtri(p))
+    longest = normal_pdf(HOST.ndtri(q), xp=HOST.xp)  # ||m|| <= phi(ndtri(p))
     bound, length = np.minimum(bound, longest), np.minimum(length, longest)
     rest = np.sqrt(np.maximum(length**2 - bound**2, 0.0))
     best = np.array(first_order.first_order_radius(p, -bound, rest), ndmin=1)

@@ -39,7 +39,10 @@ def worst_interval(q: Any, parallel: Any, world: World) -> Interval:
         return -world.ndtri(xp.maximum(q - world.ndtr(low), tiny))
 
     def is_left(low: Any) -> Any:
-        return normal_pdf(low, world.xp) - normal_pdf(upper(low), world.xp) < parallel
+        return (
+            normal_pdf(low, xp=world.xp) - normal_pdf(upper(low), xp=world.xp)
+            < parallel
+        )
 
     farthest = xp.full_like(q, -37.0)
     middle = world.ndtri(0.5 * q)  # where parallel = 0

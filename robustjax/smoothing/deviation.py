@@ -172,7 +172,7 @@ def _lines() -> tuple[_Array, _Array, _Array]:
     excess = (
         np.exp(a**2 / 2) * (special.ndtr(a - t) + special.ndtr(below - a))
         - (1 + k) * mass
-        - a * (normal_pdf(t, np) - normal_pdf(below, np))
+        - a * (normal_pdf(t, xp=np) - normal_pdf(below, xp=np))
     )
     excess = np.maximum(excess, 0) + 1e-14 * (1 + k) * mass  # more than rounding takes
     breaks = np.diff(excess, axis=1) / np.diff(k, axis=1)

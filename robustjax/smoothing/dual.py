@@ -163,9 +163,9 @@ def _terms(multipliers: Multipliers, r: Any, *, num_nodes: int, world: World) ->
     a, b, c = (value[..., None] for value in multipliers)
     likelihood = _likelihood(z, r[..., None], xp)
     t = (likelihood - a * z - c) / b
-    bell = normal_pdf(xp.clip(t, -37.0, 37.0), world.xp)
+    bell = normal_pdf(xp.clip(t, -37.0, 37.0), xp=world.xp)
     return _Terms(
-        z, weight * normal_pdf(z, world.xp), likelihood, t, world.ndtr(t), bell
+        z, weight * normal_pdf(z, xp=world.xp), likelihood, t, world.ndtr(t), bell
     )
 
 

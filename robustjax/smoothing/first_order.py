@@ -221,7 +221,7 @@ def _constraints(
     limits = xp.finfo(p_lower.dtype)
     is_valid = (p_lower > 0.5) & ~xp.isnan(parallel) & ~xp.isnan(perpendicular)
     q = xp.where(is_valid, xp.maximum(1.0 - p_lower, limits.epsneg), 0.25)
-    longest = normal_pdf(world.ndtri(q), world.xp)  # phi(ndtri(p)) = phi(ndtri(q))
+    longest = normal_pdf(world.ndtri(q), xp=world.xp)  # phi(ndtri(p)) = phi(ndtri(q))
     most = longest if free_parallel else 0.0
     known = Constraints(
         q,
@@ -235,7 +235,7 @@ def _half_space_radius(known: Constraints, world: World) -> Any:
     """ndtri(p) / cos(theta) where the gradient is as long as only a half-space's is."""
     xp = world.xp
     quantile = -world.ndtri(known.q)
-    longest = normal_pdf(quantile, world.xp)
+    longest = normal_pdf(quantile, xp=world.xp)
     length = xp.hypot(known.parallel, known.perpendicular)
     eps = xp.finfo(longest.dtype).eps
     cosine = -known.parallel / xp.maximum(length, xp.finfo(longest.dtype).tiny)

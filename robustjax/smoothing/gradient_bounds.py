@@ -197,7 +197,7 @@ def given_probability(
     _check_parts(moments, subspaces)
     sums = host_moments.from_device(moments, votes=votes)
     p_lower = np.where(sums.is_finite, p_lower, 0.0)
-    largest = normal_pdf(special.ndtri(np.maximum(p_lower, 0.5)), np)
+    largest = normal_pdf(special.ndtri(np.maximum(p_lower, 0.5)), xp=np)
     if method == "tight":
         found = tight_bounds.norm_bounds(
             sums,

@@ -115,7 +115,7 @@ def _coordinate_widths(
     num = moments.num_even + moments.num_odd
     is_one = moments.baseline == 1
     widths = np.empty_like(moments.mean)
-    widths[is_one] = normal_pdf(MAX_NOISE, np) + deviation.empirical_width(
+    widths[is_one] = normal_pdf(MAX_NOISE, xp=np) + deviation.empirical_width(
         moments.sum_squares[is_one], num[is_one], log_level=log_level
     )
     widths[~is_one] = deviation.scalar_width(
@@ -199,7 +199,7 @@ def length_problem(
         wealth = moments.log_wealth[:, direction, 1 if sign > 0 else 0]
         known = _evidence(wealth, moments.bets, num_even, is_bet=True)
         misdirected = np.linalg.norm(moments.y, axis=1) * per_length * largest
-        known_slack = normal_pdf(MAX_PROJECTION, np) + PROJECTION_ERROR * misdirected
+        known_slack = normal_pdf(MAX_PROJECTION, xp=np) + PROJECTION_ERROR * misdirected
     else:
         tilts, cost = _choose(
             costs, _KNOWN_TILTS, baseline=baseline, num=num_even, log_level=log_level

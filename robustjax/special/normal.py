@@ -6,7 +6,7 @@ from typing import Any
 import jax.numpy as jnp
 
 
-def normal_pdf(x: Any, xp: Any = jnp) -> Any:
+def normal_pdf(x: Any, *, xp: Any = jnp) -> Any:
     """phi(x) = exp(-x^2 / 2) / sqrt(2 pi). [device].
 
     Args:

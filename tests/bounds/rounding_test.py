@@ -1,6 +1,7 @@
 """Bounds that cover their rounding, against exact arithmetic."""
 
 import fractions
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -78,9 +79,9 @@ class AffineTest(parameterized.TestCase):
         for method in _METHODS:
             own = bounds.verify(fn, *box, labels=np.array([0]), method=method)
             self.assertFalse(own.is_verified[0])
-        single = bounds.interval_bounds(
-            lambda x: jnp.exp(20 * x) - 5, -jnp.ones(1), jnp.ones(1)
-        )
+        single = jax.jit(functools.partial(
+            bounds.interval_bounds, lambda x: jnp.exp(20 * x) - 5
+        ))(-np.ones(1), np.ones(1))  # fmt: skip
         np.testing.assert_allclose(single.lower, -5, atol=1e-6)
 
     def test_the_input_and_differences_are_covered(self):
@@ -88,18 +89,28 @@ class AffineTest(parameterized.TestCase):
         low = rng.uniform(-1, 1, 100).astype(np.float32)
         high = low + rng.uniform(0, 1, 100).astype(np.float32)
         least, most = _exactly([low, high])
-        for fn, exact in (
+        cases = (
             (lambda x: x, (least, most)),
             (lambda x: x - x[::-1], (least - most[::-1], most - least[::-1])),
             (
                 lambda x: jnp.maximum(x, 0.0) - x,
                 (np.maximum(-most, 0), np.maximum(-least, 0)),
             ),
-        ):
-            for method in ("ibp", "crown"):
-                own = jax.device_get(bounds.linear_bounds(
-                    fn, low, high, method=method, rounding="cover"
-                ))  # fmt: skip
+        )
+
+        @jax.jit
+        def every(low, high):
+            return [
+                [
+                    bounds.linear_bounds(fn, low, high, method=method, rounding="cover")
+                    for method in ("ibp", "crown")
+                ]
+                for fn, _ in cases
+            ]
+
+        found = jax.device_get(every(low, high))
+        for (_, exact), methods in zip(cases, found, strict=True):
+            for own in methods:
                 self.assertTrue(np.all(_exactly(own.lower) <= exact[0]))
                 self.assertTrue(np.all(_exactly(own.upper) >= exact[1]))
 
@@ -181,15 +192,24 @@ class SumTest(absltest.TestCase):
             (jnp.sign, -1e-310, 1e-310, -1, 1),
             (jnp.ceil, -1e-310, 1e-310, 0, 1),
         )
+        functions, lows, highs, least, most = zip(*cases, *steps, strict=True)
+
+        @jax.jit
+        def every(*boxes):
+            return [
+                bounds.linear_bounds(
+                    fn, *box, rounding="cover",
+                    method="ibp" if fn in (jnp.floor, jnp.ceil) else "crown",
+                )
+                for fn, *box in zip(functions, *boxes, strict=True)
+            ]  # fmt: skip
+
         with jax.enable_x64(True):
-            for of, low, high, least, most in cases + steps:
-                for method in ("ibp",) if of in (jnp.floor, jnp.ceil) else ("crown",):
-                    own = jax.device_get(bounds.linear_bounds(
-                        of, jnp.full(2, low), jnp.full(2, high),
-                        method=method, rounding="cover",
-                    ))  # fmt: skip
-                    self.assertLessEqual(own.lower[0], least)
-                    self.assertGreaterEqual(own.upper[0], most)
+            boxes = (np.repeat(ends, 2).reshape(-1, 2) for ends in (lows, highs))
+            found = jax.device_get(every(*map(list, boxes)))
+        for own, low, high in zip(found, least, most, strict=True):
+            self.assertLessEqual(own.lower[0], low)
+            self.assertGreaterEqual(own.upper[0], high)
 
     def test_powers_of_two_are_as_exact_as_their_product(self):
         """XLA computes exp(x ln 2): at x = 994 it is off by 357 units of roundoff."""
@@ -257,7 +277,8 @@ class ConstantTest(absltest.TestCase):
         def fn(x):
             return jnp.dot(x, weight) * weight[0] + weight[1]
 
-        own = bounds.interval_bounds(fn, jnp.zeros(3), jnp.ones(3))
+        bound = jax.jit(functools.partial(bounds.interval_bounds, fn))
+        own = bound(np.zeros(3, np.float32), np.ones(3, np.float32))
         self.assertEqual((own.lower.tolist(), own.upper.tolist()), ([1, 1], [4, 4]))
 
     def test_narrow_constants_and_truth_values_are_wide_where_casts_are_ignored(self):
@@ -270,11 +291,11 @@ class ConstantTest(absltest.TestCase):
             return z * factor + count.astype(jnp.bfloat16)
 
         expected = fractions.Fraction(float(jnp.bfloat16(0.1))) + 256 + 257
+        bound = functools.partial(
+            bounds.linear_bounds, fn, method="ibp", casts="ignore", rounding="cover"
+        )
         with jax.enable_x64(True):
-            own = jax.device_get(bounds.linear_bounds(
-                fn, jnp.ones(1), jnp.ones(1),
-                method="ibp", casts="ignore", rounding="cover",
-            ))  # fmt: skip
+            own = jax.device_get(jax.jit(bound)(np.ones(1), np.ones(1)))
         self.assertLessEqual(fractions.Fraction(float(own.lower[0])), expected)
         self.assertGreaterEqual(fractions.Fraction(float(own.upper[0])), expected)
         self.assertLess(own.upper[0] - own.lower[0], 1e-10)

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from robustjax import contrastive as c
 
 _NT_XENT = c.compose(c.similarity(0.5))
-_KINDS = (("linf", 1), ("linf", 5), ("l2", 5))  # norm, steps
+_KINDS = (("linf", 1), ("linf", 3), ("l2", 3))  # norm, steps
 
 
 def _encode(weights, x):

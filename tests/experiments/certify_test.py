@@ -183,12 +183,17 @@ class RunTest(InFolder):
         self.assertEmpty(results.verify_run(config.workdir).findings)
 
 
+@functools.cache
+def _untrained():
+    module = models.create("mlp", num_classes=10, features=())
+    return module, jax.jit(module.init)(jax.random.key(0), np.zeros((1, 8, 8, 1)))
+
+
 class CheckpointTest(InFolder):
     def setUp(self):
         super().setUp()
         self.checkpoint = self.folder / "checkpoint"
-        module = models.create("mlp", num_classes=10, features=())
-        variables = module.init(jax.random.key(0), np.zeros((1, 8, 8, 1)))
+        module, variables = _untrained()
         models.save(
             self.checkpoint,
             module,

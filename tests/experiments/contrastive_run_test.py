@@ -25,12 +25,12 @@ from contrastive_methods import METHODS, Objective
 
 from robustjax import data, models
 
-_QUICK = {
+_QUICK = {  # attacks of probes in training and in evaluation are the same programs
     "methods": ("simclr", "intnacl"), "num_seeds": 2, "model": "mlp", "width": 8,
     "hidden": 8, "projection": 4, "epochs": 2, "batch_size": 64, "max_images": 128,
-    "max_examples": 60, "probe_epochs": 1, "pgd_steps": 3, "apgd_steps": 5,
+    "max_examples": 70, "probe_epochs": 1, "pgd_steps": 3, "apgd_steps": 5,
     "probes": ("standard", "adversarial", "full"), "save_every": 1,
-    "eval_batch_size": 50,
+    "eval_batch_size": 64,
 }  # fmt: skip
 _make_step = contrastive_training._make_step
 _steps = {}
@@ -50,6 +50,11 @@ def _shared_step(objective, optimizer):
     if key not in _steps:
         _steps[key] = _make_step(objective, optimizer)
     return _steps[key]
+
+
+@jax.jit
+def _logits(apply_fn, images):
+    return apply_fn(images)
 
 
 def _metrics(folder, method):
@@ -119,14 +124,17 @@ class RunTest(_SharesSteps):
 
     def _check_classifier(self, row):
         """What is saved is what was measured."""
-        test = data.load("digits", split="test")
+        num_examples = _QUICK["max_examples"]
+        images, labels = (
+            a[:num_examples] for a in data.load("digits", split="test")[:2]
+        )
         found = []
         for seed in (0, 1):
             path = self.whole / "methods" / "intnacl" / f"digits_full_{seed}"
             checkpoint = models.load(path)
             apply_fn = models.classifier(checkpoint.module, checkpoint.variables)
-            predicted = np.asarray(apply_fn(test.images[:60])).argmax(axis=1)
-            found.append(np.mean(predicted == test.labels[:60]))
+            predicted = np.asarray(_logits(apply_fn, images)).argmax(axis=1)
+            found.append(np.mean(predicted == labels))
         self.assertAlmostEqual(np.mean(found), row["mean"], places=5)
         self.assertAlmostEqual(
             np.std(found, ddof=1), row["standard_deviation"], places=5

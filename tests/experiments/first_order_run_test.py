@@ -24,7 +24,7 @@ _HERE = pathlib.Path(__file__).parent
 _NORMS = ("l2", "l1", "linf", "subspace:top")
 
 
-_NUM_SAMPLES = 20_000
+_NUM_SAMPLES = 8_000
 _SAMPLES_PER_CALL = 3 * _NUM_SAMPLES  # two batches of three images
 _rows = run_folders.rows
 
@@ -204,7 +204,7 @@ class AdaptiveRunTest(InFolder):
         self.assertEmpty(results.verify_run(self.config.workdir).findings)
         sizes = [int(row["num_estimation"]) for row in _rows(self.config.workdir)]
         self.assertGreater(len(set(sizes)), 1)
-        saved = 1 - sum(sizes) / (12 * 20_000)
+        saved = 1 - sum(sizes) / (12 * _NUM_SAMPLES)
         self.assertAlmostEqual(summary["samples_saved"], saved)
         self.assertGreater(saved, 0.3)
 

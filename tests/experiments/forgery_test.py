@@ -135,13 +135,13 @@ _SOFT = (  # order 1, soft votes
 )
 _ADAPTIVE = (  # order 0
     ({"bound": "clopper_pearson"}, "bound is not sequence"),
-    ({"num_estimation": 10**6}, "num_estimation is above --max_samples=20000"),
+    ({"num_estimation": 10**6}, "num_estimation is above --max_samples=8000"),
     ({"stage": 1}, "stage is that of an adaptive run of order 1"),
 )
 _ADAPTIVE_FIRST_ORDER = (
     ({"stage": 4}, "stage is not that of num_estimation"),
     ({"stage": 0}, "stage is not that of num_estimation"),
-    ({"num_estimation": 20_001}, "num_estimation is above --max_samples=20000"),
+    ({"num_estimation": 8_001}, "num_estimation is above --max_samples=8000"),
 )
 
 

@@ -39,7 +39,7 @@ def _config(folder: str | pathlib.Path) -> shrinkage.ShrinkageConfig:
         sigmas=("0.5", "0", "0.25"),
         num_samples=200,
         max_examples=40,
-        num_rays=8,
+        num_rays=4,
         num_ray_samples=64,
         resolution=6,
     )

@@ -1,8 +1,10 @@
 """Features that are constant within classes, repeated or linear dependent."""
 
+import functools
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
@@ -97,20 +99,22 @@ class DependentTest(parameterized.TestCase):
     def test_ceilings_of_scales_with_other_ranks(self):
         """As bits of a code that are constant at some scales."""
         thresholds, scales = np.array([0.6, 0.8]), np.array([1.0, 2.0])
-        ceilings = [
-            gaussian.finite_sample_ceiling(p, 300, scales=scales, thresholds=thresholds)
-            for p in (8, 80, [8, 80], 298, [8, 298])
-        ]
+        sizes = np.array([[8, 8], [80, 80], [8, 80], [298, 298], [8, 298]])
+
+        @jax.jit
+        def every(sizes):
+            ceiling = functools.partial(
+                gaussian.finite_sample_ceiling, num_train=300, thresholds=thresholds
+            )
+            both = jax.vmap(functools.partial(ceiling, scales=scales))(sizes)
+            own = ceiling(sizes[0, :1], scales=scales[:1])
+            return both, own, gaussian.reference_curve(jnp.asarray(scales))
+
+        with jax.enable_x64(True):
+            ceilings, own, (accuracy, bound) = jax.device_get(every(sizes))
         low, high, mixed, none, one = ceilings
-        curve = gaussian.reference_curve(scales)
-        area, first = (
-            gaussian.curve_area(*(v[:n] for v in curve), thresholds=thresholds) * n
-            for n in (2, 1)
-        )
-        share = first / area  # of the first scale in the area of the inputs
-        own = gaussian.finite_sample_ceiling(
-            8, 300, scales=scales[:1], thresholds=thresholds
-        )
+        areas = bound * np.maximum(accuracy - thresholds[:, None], 0)
+        share = areas[:, 0] / areas.sum(axis=1)  # of the first scale in that of both
         np.testing.assert_allclose(one, share * own, rtol=1e-12)
         np.testing.assert_array_equal(none, 0)
         np.testing.assert_array_less(high, mixed)

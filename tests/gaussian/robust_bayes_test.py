@@ -112,7 +112,7 @@ class OptimalityTest(parameterized.TestCase):
             ones, others = special.ndtr((left + np.array([-v[3], v[3]])) / spread)
             return -prior * ones - (1 - prior) * others
 
-        starts = rng.normal(size=(20, 4))
+        starts = rng.normal(size=(8, 4))
         found = [optimize.minimize(loss, s, method="Nelder-Mead") for s in starts]
         best = max(-f.fun for f in found)
         self.assertLessEqual(best, rule.robust_accuracy + 1e-9)

@@ -66,6 +66,18 @@ def _best_signal(mean, variances, epsilon):
     return mpmath.sqrt(sum(d * (m / (d + ridge)) ** 2 for m, d in pairs))
 
 
+@functools.cache
+def _best_accuracies(dtype):
+    """Of each problem in a dtype, and with a radius some roundings larger."""
+    above = 1 + 64 * float(np.finfo(dtype).eps)
+    found = []
+    with mpmath.workdps(40):
+        for *pair, epsilon in zip(*(v.astype(dtype) for v in _problems()), strict=True):
+            radii = float(epsilon), float(epsilon) * above
+            found.append([_cdf(_best_signal(*pair, radius)) for radius in radii])
+    return np.array(found)
+
+
 def _own_signal(weight, mean, variances, epsilon):
     """What the worst shift leaves of the signal of a rule, in noise deviations."""
     weight, mean, variances = map(_digits, (weight, mean, variances))
@@ -96,6 +108,7 @@ class SweepTest(parameterized.TestCase):
         self.assertEqual(found.weight.dtype, dtype)
         eps = np.finfo(dtype).eps
         with mpmath.workdps(40):
+            best, least = _best_accuracies(dtype).T
             for i, case in enumerate(zip(mean, variances, epsilon, strict=True)):
                 accuracy = float(found.robust_accuracy[i])
                 weight = found.weight[i].astype(float)
@@ -105,19 +118,22 @@ class SweepTest(parameterized.TestCase):
                 if case[2] >= np.linalg.norm(case[0]) or not np.any(weight):
                     self.assertEqual(accuracy, 0.5)
                     continue
-                best = _cdf(_best_signal(*case))
-                self.assertLess(accuracy, best + room, case)
-                above = float(case[2]) * (1 + 64 * float(eps))
-                self.assertGreater(
-                    accuracy, _cdf(_best_signal(*case[:2], above)) - room, case
-                )
+                self.assertLess(accuracy, best[i] + room, case)
+                self.assertGreater(accuracy, least[i] - room, case)
                 self.assertLess(abs(_cdf(_own_signal(weight, *case)) - accuracy), room)
 
     @pytest.mark.newest
     def test_just_above_the_noiseless_part_by_brentq(self):
-        mean = np.array([1.0, 0.5, 1.0])
-        for noise, above in ((0.0, 1e-9), (1e-8, 1e-7), (0.0, 1e-3), (1e-12, 1e-6)):
-            variances, epsilon = np.array([1.0, noise, 2.0]), 0.5 + above
+        mean = np.array([1.0, 0.5, 1.0, 0.0])
+        cases = ((0.0, 1e-9), (1e-8, 1e-7), (0.0, 1e-3), (1e-12, 1e-6))
+        rows = np.array([(1.0, noise, 2.0, 1.0) for noise, _ in cases])
+        radii = np.array([0.5 + above for _, above in cases])
+        matrices = np.resize([np.diag(v) for v in rows], (_NUM, _SIZE, _SIZE))
+        with jax.enable_x64(True):
+            found = jax.device_get(
+                _rules(np.tile(mean, (_NUM, 1)), matrices, np.resize(radii, _NUM))
+            )
+        for k, (variances, epsilon) in enumerate(zip(rows, radii, strict=True)):
 
             def excess(log_ridge, variances=variances, epsilon=epsilon):
                 share = 1 / (1 + variances / np.exp(log_ridge))
@@ -127,10 +143,9 @@ class SweepTest(parameterized.TestCase):
             weight = mean / (variances + ridge)
             left = weight @ mean - epsilon * np.linalg.norm(weight)
             best = stats.norm.cdf(left / np.sqrt(weight**2 @ variances))
-            found = gaussian.robust_bayes(mean, np.diag(variances), epsilon=epsilon)
-            self.assertLess(abs(found.robust_accuracy - best), 1e-8)
+            self.assertLess(abs(found.robust_accuracy[k] - best), 1e-8)
             again = gaussian.linear_accuracy(
-                found.weight, mean, np.diag(variances), epsilon=epsilon
+                found.weight[k], mean, np.diag(variances), epsilon=epsilon
             )
             self.assertLess(abs(again - best), 1e-8)
 
@@ -196,14 +211,16 @@ class SeparatedTest(parameterized.TestCase):
         np.testing.assert_array_equal(accuracy, [1, 0, 0])
 
     def test_numbers_that_are_none_claim_nothing(self):
-        indefinite = np.array([[1.0, 2.0], [2.0, 1.0]])
+        indefinite = np.eye(_SIZE)
+        indefinite[0, 1] = indefinite[1, 0] = 2.0
+        variances = [[1.0, 1.0, np.nan, 1.0], [1.0, 1.0, -1.0, 1.0]]
+        matrices = [indefinite, np.full((_SIZE, _SIZE), np.nan)]
+        mean, epsilon = np.ones((_NUM, _SIZE)), np.full(_NUM, 0.1)
         with jax.enable_x64(True):
-            variances = jnp.array([[1.0, np.nan], [1.0, -1.0]])
-            matrices = jnp.array([indefinite, np.full((2, 2), np.nan)])
-            mean, epsilon = jnp.ones((2, 2)), jnp.full(2, 0.1)
-            for covariance in (variances, matrices):
-                found = _rules(mean, covariance, epsilon)
-                self.assertTrue(np.all(np.isnan(found.robust_accuracy)))
+            for covariance in (np.array(variances), np.array(matrices)):
+                every = np.resize(covariance, (_NUM, *covariance.shape[1:]))
+                accuracy = np.asarray(_rules(mean, every, epsilon).robust_accuracy)
+                self.assertTrue(np.all(np.isnan(accuracy)))
         for bad in (-1.0, [1.0, -1e-9], [1.0, np.nan]):
             with self.assertRaisesRegex(ValueError, "covariance"):
                 gaussian.robust_bayes([1.0, 1.0], bad, epsilon=0.1)
@@ -262,7 +279,8 @@ class SeparatedTest(parameterized.TestCase):
             factors = gaussian.FactorCovariance(-np.ones(2), np.ones((1, 2)))
             draw(np.ones(2), covariance=factors)
         variances = np.array([[1.0, 2.0], [3.0, 4.0]])  # of a mean of this shape
-        self.assertEqual(draw(np.ones((2, 2)), covariance=variances).x.shape, (3, 2, 2))
+        drawn = jax.eval_shape(lambda: draw(np.ones((2, 2)), covariance=variances))
+        self.assertEqual(drawn.x.shape, (3, 2, 2))
 
     def test_derivatives_near_a_singular_covariance(self):
         def outputs(mean, variances, epsilon):

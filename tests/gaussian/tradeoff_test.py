@@ -83,7 +83,7 @@ class ThresholdTest(parameterized.TestCase):
             lambda t: gaussian.score_of_curves(
                 [0.8], [1.2], scales=[1.0], thresholds=t
             ),
-            lambda t: gaussian.finite_sample_ceiling(8, 64, thresholds=t),
+            lambda t: gaussian.finite_sample_ceiling(8, 64, scales=[1.0], thresholds=t),
         ):
             for thresholds in ([low], (0.7, low), jnp.array([low])):
                 with self.assertRaisesRegex(ValueError, "thresholds above 0.5, "):

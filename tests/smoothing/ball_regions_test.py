@@ -310,8 +310,8 @@ class OracleTest(parameterized.TestCase):
 class LawTest(parameterized.TestCase):
     def test_bounds_of_the_radius(self):
         dim, share = np.meshgrid(
-            [1, 1.5, 2, 3, 7, 100, 150528],
-            np.concatenate([np.linspace(0.01, 0.99, 12), 1 - 0.1 ** np.arange(3, 9)]),
+            [1, 1.5, 2, 7, 100, 150528],
+            np.concatenate([np.linspace(0.01, 0.99, 6), 1 - 0.1 ** np.arange(3, 9)]),
         )
         sigma = share * _VANISHING(1.0, dim=dim)
         r = _RADIUS(1.0, sigma=sigma, dim=dim)
@@ -418,8 +418,8 @@ class CurvatureTest(parameterized.TestCase):
         def excess_on_short_axis(depth):
             return _inside_ellipse(0.0, 1 - depth, 0.1, semi_axes=(2, 1)) - 0.5
 
-        long = optimize.brentq(excess_on_long_axis, 0, 0.1)
-        short = optimize.brentq(excess_on_short_axis, 0, 0.1)
+        long = optimize.brentq(excess_on_long_axis, 0, 0.1, xtol=1e-8)
+        short = optimize.brentq(excess_on_short_axis, 0, 0.1, xtol=1e-8)
         self.assertAlmostEqual(long, 0.009946, delta=1e-6)
         self.assertAlmostEqual(short, 0.001252, delta=1e-6)
         law = smoothing.curvature_shift([[2.0], [0.25]], sigma=0.1)

@@ -23,19 +23,13 @@ _SHIFT = _each(smoothing.cone_apex_shift)
 
 # sigma = 1, threshold 1/2. {degrees: {dim: shift}}.
 _APEX_SHIFT = {
-    1: {784: 1602.413167559, 3072: 3174.470562851},
-    5: {2: 7.738901981, 100: 113.345931713, 3072: 633.346188132},
-    15: {2: 2.604161675, 3: 4.433939100, 10: 10.793628971, 784: 104.387693982},
-    30: {10: 5.023639853, 100: 17.181476251, 3072: 95.974997265},
+    1: {784: 1602.413167559},
+    5: {2: 7.738901981, 3072: 633.346188132},
+    15: {10: 10.793628971},
+    30: {100: 17.181476251, 3072: 95.974997265},
     45: {2: 0.770678701, 3: 1.231958433},
-    60: {2: 0.454396613, 3: 0.718566577, 10: 1.682335059, 3072: 31.992062717},
-    80: {
-        2: 0.140491576,
-        3: 0.220832927,
-        100: 1.749983925,
-        784: 4.932422617,
-        3072: 9.770642978,
-    },
+    60: {10: 1.682335059, 3072: 31.992062717},
+    80: {2: 0.140491576, 784: 4.932422617},
 }
 
 # sigma = 1. {(degrees, dim, depth, offset): probability}; those on the axis are wedges.
@@ -94,7 +88,7 @@ class TableTest(parameterized.TestCase):
 
         Derivatives come with it; the long tests hold those of float64 to 1e-6.
         """
-        angle, dim = (v[::3].astype(np.float32) for v in _shift_table()[:2])
+        angle, dim = (v[::2].astype(np.float32) for v in _shift_table()[:2])
         expected = _SHIFT(angle.astype(np.float64), sigma=1.0, dim=dim)
         expected[0] = angle[0] = np.nan
         ones = np.ones_like(angle)
@@ -199,7 +193,7 @@ class OracleTest(parameterized.TestCase):
 
 class LawTest(parameterized.TestCase):
     def test_bounds_of_the_apex_shift(self):
-        dim, degrees = np.meshgrid([2, 3, 3072], [0.1, 5, 45, 60, 89.9])
+        dim, degrees = np.meshgrid([2, 3072], [0.1, 5, 45, 60, 89.9])
         cotangent = 1 / np.tan(np.radians(degrees))
         shift = _SHIFT(np.radians(degrees), sigma=1.0, dim=dim)
         median = np.sqrt(stats.chi2.ppf(0.5, dim - 1))
@@ -212,8 +206,8 @@ class LawTest(parameterized.TestCase):
     def test_other_thresholds(self):
         """From cones as thin as a hair to nearly a half-space, at every threshold."""
         grid = np.meshgrid([1e-12, 1e-4, 0.1, 0.9, 1 - 7e-5], [0.01, 1, 30, 45.1, 89.9])
-        threshold, degrees = (v.ravel()[::2] for v in grid)  # as on a chessboard
-        dim = np.resize([2, 10, 784], threshold.shape)
+        threshold, degrees = (v.ravel()[::3] for v in grid)  # in every row and column
+        dim = np.resize([10, 2, 784], threshold.shape)
         angle = np.radians(degrees)
         shift = _SHIFT(angle, sigma=1.0, dim=dim, threshold=threshold)
         p = _PROBABILITY(shift, half_angle=angle, sigma=1.0, dim=dim)
@@ -253,7 +247,7 @@ class LawTest(parameterized.TestCase):
         """At threshold 1/2; the score is concave and 1-Lipschitz."""
         rng = np.random.default_rng(0)
         for angle in (0.4, 1.1):
-            points = rng.uniform([0, -2], [6, 4], size=(2, 12, 2))
+            points = rng.uniform([0, -2], [6, 4], size=(2, 9, 2))
             points = np.concatenate([points, points.mean(axis=0, keepdims=True)])
             p = _PROBABILITY(
                 points[..., 0], offset=np.abs(points[..., 1]), half_angle=angle,

@@ -193,7 +193,7 @@ class CoverageTest(parameterized.TestCase):
         n, p, alpha = np.array([40] * 6), np.array([0.9, 0.8, 0.8, 0.7, 0.4, 0.3]), 0.3
         rng = np.random.default_rng(0)
         hits = []
-        for k in rng.binomial(n, p, (100, 6)):
+        for k in rng.binomial(n, p, (60, 6)):
             report = disparity_statistics.disparity_of(k, n, alpha=alpha, worst_k=1)
             center = (report.gap_lower + report.gap_upper) / 2
             off = 2 * abs(center - 0.6) / (report.gap_upper - report.gap_lower)

@@ -50,7 +50,7 @@ class ValueTest(parameterized.TestCase):
         return Multipliers(a, b, c), rng.uniform(0.05, 4.5, count), known
 
     def test_matches_adaptive_quadrature(self):
-        multipliers, r, known = self._random(40)
+        multipliers, r, known = self._random(24)
         oracle = np.array(
             [
                 worst_cases.dual_by_quadrature(m, length, k)

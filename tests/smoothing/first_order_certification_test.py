@@ -91,8 +91,9 @@ class HalfSpaceTest(parameterized.TestCase):
         normal, apply_fn = _random_plane(_DIM)
         x = _inputs(normal, np.array([0.1, 0.3, 0.5]))
         norms = ("l2", "l1", "l4")
-        together = _certify(apply_fn, x, norms=norms)
-        alone = _certify(apply_fn, x, norms=norms, simultaneous=False)
+        options = dict(norms=norms, num_estimation=5000)
+        together = _certify(apply_fn, x, **options)
+        alone = _certify(apply_fn, x, **options, simultaneous=False)
         self.assertEqual((together.simultaneous, alone.simultaneous), (True, False))
         for norm in norms:
             self.assertTrue(np.all(alone.radius[norm] >= together.radius[norm] - 1e-7))
@@ -148,7 +149,7 @@ class NetworkTest(parameterized.TestCase):
         apply_fn = jax.tree_util.Partial(
             _network, tuple(jnp.asarray(w, jnp.float32) for w in weights)
         )
-        x = rng.uniform(size=(30, 24)).astype(np.float32)
+        x = rng.uniform(size=(20, 24)).astype(np.float32)
         norms = ("l1", "linf", "l1.5", "l4")
         c = _certify(apply_fn, x, num_classes=4, norms=norms, num_estimation=5000)
         certified = c.prediction >= 0
@@ -165,8 +166,9 @@ class NetworkTest(parameterized.TestCase):
     def test_reference_bounds_never_beat_the_tight_ones_by_much(self):
         normal, apply_fn = _random_plane(_DIM)
         x = _inputs(normal, np.array([0.1, 0.3, 0.5]))
-        tight = _certify(apply_fn, x, norms="l1")
-        reference = _certify(apply_fn, x, norms="l1", method="reference")
+        options = dict(norms="l1", num_estimation=10_000)
+        tight = _certify(apply_fn, x, **options)
+        reference = _certify(apply_fn, x, **options, method="reference")
         self.assertTrue(np.all(tight.radius["l1"] >= 0.99 * reference.radius["l1"]))
         self.assertGreater(np.sum(tight.radius["l1"] - reference.radius["l1"]), 0.01)
 
@@ -215,11 +217,12 @@ class SoftVotesTest(parameterized.TestCase):
                 self.assertBetween(c.radius[norm][i], 0.3 * exact, exact)
 
     def test_order_0_takes_soft_votes_too(self):
-        _, apply_fn = _random_plane(4)
-        x = np.full((1, 4), 0.5, np.float32)
+        _, apply_fn = _random_plane(_DIM)
+        x = np.full((3, _DIM), 0.5, np.float32)
         c = smoothing.certify(
-            _KEY, apply_fn, x, sigma=0.25, num_classes=2, votes="soft"
-        )
+            _KEY, apply_fn, x, sigma=0.25, num_classes=2, votes="soft",
+            num_estimation=2000,
+        )  # fmt: skip
         self.assertEqual((c.order, c.prediction[0]), (0, -1))
         self.assertEmpty(c.gradient)
 

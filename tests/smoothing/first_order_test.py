@@ -98,7 +98,7 @@ def _batch(form):
         return proposals[-1]
 
     known = [np.concatenate(v) for v in zip(*cases.values(), strict=True)]
-    sizes = (known[0].size,) if form == "exact" else first_order._BATCHES[:1]
+    sizes = (known[0].size,) if form == "exact" else (_NUM,)
     with (
         mock.patch.object(first_order, "_propose", propose),
         mock.patch.object(first_order, "_BATCHES", sizes),

@@ -325,7 +325,7 @@ class MomentsTest(parameterized.TestCase):
         )
         plain, bound = program(), program(extra=curvature)
         worst = worst_case_probability(
-            _with_curvature, jnp.array([p, m1, m2, curvature]), r, num_nodes=128
+            _with_curvature, jnp.array([p, m1, m2, curvature]), r, num_nodes=96
         )
         self.assertBetween(float(worst.probability), bound - 5e-3, bound)
         self.assertGreater(bound, plain + 1e-3)

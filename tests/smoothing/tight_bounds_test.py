@@ -10,7 +10,7 @@ from absl.testing import absltest
 from robustjax.smoothing import deviation, host_moments, tight_bounds
 from tests.smoothing.simulated_moments import Experiment, interval
 
-_RUNS = 8000
+_RUNS = 4000
 
 
 class EvidenceTest(absltest.TestCase):

@@ -45,7 +45,7 @@ def _mpmath_cdf(x, df, nc):
         weight, total, a, y = mpmath.exp(-nc / 2), mpmath.mpf(0), df / 2, x / 2
         central = mpmath.gammainc(a, 0, y, regularized=True)
         step = mpmath.exp(a * mpmath.log(y) - y - mpmath.loggamma(a + 1))
-        for k in range(600):
+        for k in range(300):
             total += weight * central
             central -= step
             step *= y / (a + k + 1)

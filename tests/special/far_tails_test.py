@@ -57,7 +57,7 @@ class QuantileTest(parameterized.TestCase):
     @parameterized.parameters(1, 3)
     def test_noncentral(self, df):
         """From nearly central to a noncentrality that hides the other dimensions."""
-        for nc in (1e-8, 1.0, 1e3, 1e8, 1e16):
+        for nc in (1e-8, 1.0, 1e8, 1e16):
             own = special.ncx2_ppf(_P, df, nc)
             with mpmath.workdps(340):
                 for p, x in zip(_P, own, strict=True):
@@ -69,10 +69,10 @@ class QuantileTest(parameterized.TestCase):
             self.assertTrue(np.all(np.diff(own) >= 0))
 
     def test_below_normal_numbers_and_bad_neighbours(self):
-        p = np.array([1e-200, 5e-324, np.nan, -1e-300, 1.0, 0.5])
+        p = np.resize([1e-200, 5e-324, np.nan, -1e-300, 1.0, 0.5], _P.size)
         own = special.chi2_ppf(p, 4)
         expected = stats.chi2.ppf(p, 4)
-        expected[1] = 0  # subnormal numbers are 0 for XLA
+        expected[p == 5e-324] = 0  # subnormal numbers are 0 for XLA
         np.testing.assert_allclose(own, expected, rtol=1e-12)
 
     @pytest.mark.newest
@@ -92,7 +92,7 @@ class QuantileTest(parameterized.TestCase):
 class NoncentralityTest(parameterized.TestCase):
     @parameterized.parameters(1, 3)
     def test_against_mpmath(self, df):
-        p, x = (v.ravel() for v in np.meshgrid(_P, [1e-3, 1.0, 50.0, 1e5]))
+        p, x = (v.ravel() for v in np.meshgrid(_P[::2], [1e-3, 1.0, 50.0, 1e5]))
         own = special.ncx2_noncentrality(p, x, df)
         with mpmath.workdps(340):
             reached = [
