@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks import bound_propagation, certification, contrastive, moments, timing
 from benchmarks import torch_loop as torch_reference
-from robustjax import attacks, gaussian, models, smoothing
-from robustjax.smoothing import sampling
+from robustjax import attacks, models, smoothing, synbench
+from robustjax.smoothing.sampling import vote_counts
 
 _KEY = jax.random.key(0)
 _SIGMA = 0.25
@@ -164,7 +164,7 @@ def _noise(sizes: Sizes) -> dict[str, Any]:
     for device in (jax.devices()[0], jax.devices("cpu")[0]):
         with jax.default_device(device):
             key = jax.random.key(0)
-            blocks.append(np.asarray(sampling.noise_block(key, 7, 3, shape=shape)))
+            blocks.append(np.asarray(vote_counts.noise_block(key, 7, 3, shape=shape)))
     own, host = (block.view(np.int32).astype(np.int64) for block in blocks)
     return {
         "largest difference in ulp": int(np.abs(own - host).max()),
@@ -364,8 +364,8 @@ def _synbench(sizes: Sizes) -> dict[str, Any]:
     module = models.VisionTransformer(config)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
     feature_fn = models.vit_features(config, variables["params"])
-    task = gaussian.Task(shape, scales=(0.3,), num_train=num, num_test=num)
-    call = functools.partial(gaussian.measure_scale, _KEY, feature_fn, task, index=0)
+    task = synbench.Task(shape, scales=(0.3,), num_train=num, num_test=num)
+    call = functools.partial(synbench.measure_scale, _KEY, feature_fn, task, index=0)
     first = timing.once(lambda: call().sums)
     seconds = timing.once(lambda: call().sums)
     return {"seconds": seconds, "inputs / s": 2 * num / seconds, "first call s": first}

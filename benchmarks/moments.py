@@ -13,7 +13,7 @@ import numpy as np
 
 from benchmarks import certification, timing
 from robustjax import smoothing
-from robustjax.smoothing import moments, subspaces
+from robustjax.smoothing.sampling import moments, subspaces
 
 _MAX_CHUNK = 4096  # of sums whose rounding is bounded
 

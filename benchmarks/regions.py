@@ -6,7 +6,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from benchmarks import timing
-from robustjax import smoothing, special
+from robustjax import hidden_cost, special
 
 _NUM = 10_000
 _NUM_PEER_RADII = 50
@@ -33,10 +33,10 @@ def measure(rounds: int) -> list[dict[str, Any]]:
         rows += _rows(timing.interleaved(ways, rounds=rounds), num=_NUM)
     dim = np.round(10 ** rng.uniform(1, 5, _NUM))
     share = rng.uniform(0.1, 0.99, _NUM)
-    sigma = share * smoothing.ball_vanishing_sigma(1.0, dim=dim)
+    sigma = share * hidden_cost.ball_vanishing_sigma(1.0, dim=dim)
     own = timing.interleaved(
         {
-            "smoothed_ball_radius": lambda: smoothing.smoothed_ball_radius(
+            "smoothed_ball_radius": lambda: hidden_cost.smoothed_ball_radius(
                 1.0, sigma=sigma, dim=dim
             )
         },

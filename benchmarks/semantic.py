@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustjax import data, models, semantic
-from robustjax.semantic import limits
+from robustjax.semantic import parameter_ranges
 
 _COLOR = ("hue", "saturation", "lightness", "brightness", "contrast")
 _OVAL = (0.485, 0.456, 0.406), (0.225, 0.225, 0.225)
@@ -138,7 +138,7 @@ def _reached(case: _Search, found: list[Any]) -> dict[str, float]:
     else:
         certified, attack = (np.array([f[i : i + 2] for f in found]) for i in (0, 2))
         attribute = semantic.attribute(case.attribute)
-        (limit,) = limits.resolve(attribute, case.options.get("limit"))
+        (limit,) = parameter_ranges.resolve(attribute, case.options.get("limit"))
         attack = np.minimum(attack, limit)  # inf where none is known
     enough = (attack - certified <= case.gap) | (certified >= case.share * attack)
     return {

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import timing
-from robustjax import gaussian, models
+from robustjax import models, synbench
 
 _ENCODERS: dict[
     str, tuple[str, tuple[int, ...], dict[str, Any]]
@@ -34,11 +34,11 @@ def scoring_row(name: str, rounds: int) -> dict[str, Any]:
     module = models.create(kind, num_classes=10, **options)
     variables = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
     feature_fn = models.features_of(module, variables)
-    task = gaussian.Task(shape, scales=(1.0,))
+    task = synbench.Task(shape, scales=(1.0,))
     key = jax.random.key(1)
     seconds = timing.interleaved(
         {
-            "score": lambda: gaussian.measure_scale(key, feature_fn, task, index=0),
+            "score": lambda: synbench.measure_scale(key, feature_fn, task, index=0),
             "extract": lambda: _extracted(key, feature_fn, task),
         },
         rounds=rounds,
@@ -47,7 +47,7 @@ def scoring_row(name: str, rounds: int) -> dict[str, Any]:
                 seconds["extract"])  # fmt: skip
 
 
-def _extracted(key: jax.Array, feature_fn: Any, task: gaussian.Task) -> np.ndarray:
+def _extracted(key: jax.Array, feature_fn: Any, task: synbench.Task) -> np.ndarray:
     """The same inputs through the same encoder, a batch at a time, to the host."""
     parts = [
         _features(feature_fn, key, np.int32(start), task=task)
@@ -58,7 +58,7 @@ def _extracted(key: jax.Array, feature_fn: Any, task: gaussian.Task) -> np.ndarr
 
 @functools.partial(jax.jit, static_argnames="task")
 def _features(
-    feature_fn: Any, key: jax.Array, start: jax.Array, *, task: gaussian.Task
+    feature_fn: Any, key: jax.Array, start: jax.Array, *, task: synbench.Task
 ) -> jax.Array:
     scale = jnp.float32(task.scales[0])
     return feature_fn(task.draw(key, scale, start=start, num_samples=_BATCH).x)
@@ -81,7 +81,7 @@ def _rule_row(rounds: int) -> dict[str, Any]:
 
     seconds = timing.interleaved(
         {
-            "rules": lambda: gaussian.robust_bayes(mean, covariance, epsilon=radii),
+            "rules": lambda: synbench.robust_bayes(mean, covariance, epsilon=radii),
             "eigh": plain,
         },
         rounds=rounds,

@@ -55,7 +55,7 @@ import numpy as np
 import optax
 from matplotlib.figure import Figure
 
-from robustjax import data, models, plotting, smoothing
+from robustjax import data, hidden_cost, models, plotting, smoothing
 
 jax.devices()
 
@@ -87,18 +87,18 @@ if os.environ.get("ROBUSTJAX_FAST") == "1":  # a trial of every cell
 # %%
 def vanishing_balls():
     dims = np.array([2, 10, 100, 784, 3072])
-    gone = smoothing.ball_vanishing_sigma(1.0, dim=dims)
+    gone = hidden_cost.ball_vanishing_sigma(1.0, dim=dims)
     shares = np.sin(np.linspace(0.01, np.pi / 2, 80))  # up to 1, and dense there
     levels = shares * gone[:, None]
-    left = smoothing.smoothed_ball_radius(1.0, sigma=levels, dim=dims[:, None])
-    needed = smoothing.min_sigma_for_radius(0.1, num_samples=100_000, alpha=0.001)
+    left = hidden_cost.smoothed_ball_radius(1.0, sigma=levels, dim=dims[:, None])
+    needed = hidden_cost.min_sigma_for_radius(0.1, num_samples=100_000, alpha=0.001)
 
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     disc, curve = figure.subplots(1, 2)
     turn = np.linspace(0, 2 * np.pi, 100)
     disc.fill(np.cos(turn), np.sin(turn), color="#DDDDDD", label="no noise")
     for sigma in (0.3, 0.5, 0.7, 0.8):
-        radius = smoothing.smoothed_ball_radius(1.0, sigma=sigma, dim=2)
+        radius = hidden_cost.smoothed_ball_radius(1.0, sigma=sigma, dim=2)
         outline = radius * np.cos(turn), radius * np.sin(turn)
         disc.plot(*outline, label=rf"$\sigma$ = {sigma}")
     disc.set(xlim=(-1.1, 2.4), ylim=(-1.1, 1.1), aspect="equal", title="d = 2")
@@ -132,7 +132,7 @@ vanishing_balls()
 def sliding_cones():
     half_angle = np.radians(30)
     depth, offset = np.linspace(-0.5, 9.5, 21), np.linspace(0, 5.2, 21)
-    p = smoothing.cone_class_probability(
+    p = hidden_cost.cone_class_probability(
         depth, offset=offset[:, None], half_angle=half_angle, sigma=1.0, dim=2
     )
     edge = np.array([np.interp(0.5, row, depth) for row in p])  # where p is 1/2
@@ -147,7 +147,9 @@ def sliding_cones():
     wedge.set(xlim=(-0.2, 4.5), ylim=(-2.6, 2.6), aspect="equal", title="d = 2")
     wedge.legend(loc="upper left", frameon=False)
     dims, angles = np.array([2, 10, 100, 784, 3072]), np.array([10, 30, 60])
-    shifts = smoothing.cone_apex_shift(np.radians(angles)[:, None], sigma=1.0, dim=dims)
+    shifts = hidden_cost.cone_apex_shift(
+        np.radians(angles)[:, None], sigma=1.0, dim=dims
+    )
     for angle, shift in zip(angles, shifts, strict=True):
         curve.loglog(dims, shift, ".-", label=f"{angle} degrees")
     curve.set(xlabel="dimension d", ylabel=r"depth of the new tip / $\sigma$")
@@ -226,12 +228,12 @@ for name, apply_fn in classifiers.items():
             num_estimation=num_samples,
         )
         certified, predicted = (
-            smoothing.classwise_report(
+            hidden_cost.classwise_report(
                 y, labels, num_classes=test.num_classes, radii=certificate.radius["l2"]
             )
             for labels in (
                 certificate.prediction,
-                smoothing.plurality(certificate.counts),
+                hidden_cost.plurality(certificate.counts),
             )
         )
         reports[name, sigma] = certified, predicted
@@ -258,7 +260,7 @@ def accuracy_by_class(name, kind):
         sigmas,
         {str(c): accuracy[c] for c in range(test.num_classes)},
         needed={
-            f"radius {radius}": smoothing.min_sigma_for_radius(
+            f"radius {radius}": hidden_cost.min_sigma_for_radius(
                 radius, num_samples=num_samples, alpha=0.001
             )
             for radius in (1, 2)
@@ -277,7 +279,7 @@ accuracy_by_class(first, 1)
 # has been lost there is its price.
 
 # %%
-for finding in smoothing.classwise_findings(reports[first, sigmas[-1]][1]):
+for finding in hidden_cost.classwise_findings(reports[first, sigmas[-1]][1]):
     print(finding)
 
 # %%
@@ -303,7 +305,7 @@ accuracy_by_class(second, 0)
 # %%
 corners = np.stack([x[y == c][0] for c in (1, 6, 4)])
 slices = {
-    f"sigma {sigma}": smoothing.slice_map(
+    f"sigma {sigma}": hidden_cost.slice_map(
         jax.random.key(0),
         classifiers[first],
         corners,
@@ -315,7 +317,7 @@ slices = {
     for sigma in (0.75, 1.5)
 }
 for name, found in slices.items():
-    ratio = smoothing.area_fractions(found).ratio
+    ratio = hidden_cost.area_fractions(found).ratio
     print(
         name, *(f"class {c}: {ratio[c]:.2f} of its area" for c in (1, 6, 4)), sep=", "
     )
@@ -331,7 +333,7 @@ plotting.region_slice(slices, class_names=[str(c) for c in range(test.num_classe
 # ## What next
 #
 # - Set `train_sigma` to 1.0: too much noise in training has a price as well.
-# - `experiments/shrinkage.py` in the repository does all of this for any model, with
+# - `experiments/hidden_cost.py` in the repository does all of this for any model, with
 #   intervals, over a grid of noise in training and smoothing, and for logs of other
 #   tools, and writes one HTML page.
 # - The page "The hidden cost of smoothing" of the documentation is the guide, and

@@ -56,7 +56,7 @@ import numpy as np
 import optax
 
 from robustjax import bounds, data, semantic
-from robustjax.semantic import layers
+from robustjax.semantic import sp_layers
 
 jax.devices()
 
@@ -210,7 +210,7 @@ print(
 # bounds are loose, which is why `certify` splits it.
 
 # %%
-fn = layers.compose(layers.Hue(image), model)
+fn = sp_layers.compose(sp_layers.Hue(image), model)
 low, high = np.array([0.0], np.float32), np.array([0.1 * exact.right], np.float32)
 rows = bounds.margin_rows(label, num_classes=10)
 found = bounds.linear_bounds(fn, low, high, spec=rows)

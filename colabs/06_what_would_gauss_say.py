@@ -54,7 +54,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from robustjax import data, gaussian, plotting, probes
+from robustjax import data, plotting, probes, synbench
 
 jax.devices()
 
@@ -140,7 +140,7 @@ encoders = {
 
 # %%
 found = {
-    name: gaussian.synbench(
+    name: synbench.synbench(
         jax.random.key(1), fn, shape, num_train=num_inputs, num_test=num_inputs,
         thresholds=(0.6, 0.7, 0.8, 0.9),
     )
@@ -165,7 +165,7 @@ plotting.synbench_scores(found)
 
 # %%
 for one, other in (("pixels", "principal"), ("untrained", "trained")):
-    gap = gaussian.compare_scores(found[one], found[other])
+    gap = synbench.compare_scores(found[one], found[other])
     print(
         f"{one} - {other} at .9: {gap.difference[0, 3]:+.3f}, "
         f"from {gap.lower[0, 3]:+.3f} to {gap.upper[0, 3]:+.3f}"

@@ -15,19 +15,22 @@ import math
 import time
 from typing import Any, NamedTuple
 
-import classifiers
-import command_line
-import image_batches
 import jax
-import processes
-import report
 from absl import logging
-from command_line import setting
+from robustjax_experiments.harness import (
+    classifiers,
+    flags_from_config,
+    image_selection,
+    processes,
+)
+from robustjax_experiments.harness.flags_from_config import setting
+from robustjax_experiments.reports import certification as certification_report
 
 from robustjax import _validate, data, norms, results, smoothing
 from robustjax.results.certification import rows, selection, settings
 from robustjax.results.certification.batch import certify_batch
-from robustjax.smoothing import base_classifier, certificate, sampling
+from robustjax.smoothing import certificate
+from robustjax.smoothing.sampling import base_classifier, vote_counts
 
 _OPERATIONAL = (  # change no row
     "workdir", "data_dir", "checkpoint", "devices", "distributed", "coordinator",
@@ -99,15 +102,15 @@ class CertifyConfig:
         """Raises ValueError or TypeError naming the first bad setting."""
         if not self.workdir:
             raise ValueError("Expected --workdir to name a folder, got ''.")
-        sampling.check_sigma(self.sigma)
+        vote_counts.check_sigma(self.sigma)
         _validate.integer(0, start=self.start, max_examples=self.max_examples)
         _validate.integer(0, chunk_size=self.chunk_size, devices=self.devices)
         _validate.seed(seed=self.seed)
         _validate.integer(1, skip=self.skip)
         _validate.one_of(("", "float32", "bfloat16"), dtype=self.dtype)
-        if self.chunk_size % sampling.BLOCK_SIZE:
+        if self.chunk_size % vote_counts.BLOCK_SIZE:
             raise ValueError(
-                f"Expected chunk_size as a multiple of {sampling.BLOCK_SIZE}, got "
+                f"Expected chunk_size as a multiple of {vote_counts.BLOCK_SIZE}, got "
                 f"{self.chunk_size}."
             )
         self._check_adaptive()
@@ -138,7 +141,7 @@ class CertifyConfig:
     @property
     def settings(self) -> settings.Settings:
         """What decides the rows."""
-        return settings.from_flags(command_line.flags_of(self))
+        return settings.from_flags(flags_from_config.flags_of(self))
 
     def table_radii(self) -> list[float]:
         """The radii asked for, as numbers."""
@@ -184,12 +187,12 @@ def run(config: CertifyConfig) -> dict[str, Any]:
         dataset = data.load(
             config.dataset, split=config.split, data_dir=config.data_dir or None
         )
-        indices = image_batches.indices(config, len(dataset.labels))
+        indices = image_selection.indices(config, len(dataset.labels))
         mesh = here.mesh(config.devices)
         _check_norms(config, dataset)
         _warn_of_few_samples(config, dataset.num_classes)
         identity: dict[str, Any] = {
-            "flags": command_line.flags_of(config),
+            "flags": flags_from_config.flags_of(config),
             "operational": _OPERATIONAL,
             "allow_version_change": config.allow_version_change,
             "expected_entries": (classifiers.MODEL_FOLDER,),
@@ -205,7 +208,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
             here.wait_for_all("folder")
         with results.open_run(
             config.workdir,
-            flags_text=command_line.flags_text(config),
+            flags_text=flags_from_config.flags_text(config),
             columns=rows.columns(config.norms, order=config.order),
             facts=facts | {"model": classifier.fingerprint},
             range_flags=_RANGE,
@@ -222,7 +225,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
             if not here.is_first:
                 return {}
             folder.merge(expected=indices)
-            summary = report.write_report(config, folder)
+            summary = certification_report.write_report(config, folder)
             if summary["failed"]:
                 listed = ", ".join(map(str, summary["failed"]))
                 raise ValueError(
@@ -304,4 +307,4 @@ def _certify(task: _Task, batch: list[int]) -> smoothing.Certificate:
 
 
 if __name__ == "__main__":
-    command_line.launch(CertifyConfig, run)
+    flags_from_config.launch(CertifyConfig, run)

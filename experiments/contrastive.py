@@ -21,28 +21,34 @@ import pathlib
 import shutil
 from typing import Any
 
-import command_line
-import contrastive_evaluation
-import contrastive_methods
-import contrastive_report
-import contrastive_training
 import jax
 import numpy as np
-import training
 from absl import logging
-from command_line import setting
-from contrastive_evaluation import PROBES, Cell
-from contrastive_methods import AUGMENTATIONS, METHODS, Objective
+from robustjax_experiments.harness import flags_from_config
+from robustjax_experiments.harness.flags_from_config import setting
+from robustjax_experiments.reports import contrastive as contrastive_report
+from robustjax_experiments.studies import (
+    contrastive_evaluation,
+    contrastive_methods,
+    contrastive_training,
+)
+from robustjax_experiments.studies.contrastive_evaluation import PROBES, Cell
+from robustjax_experiments.studies.contrastive_methods import (
+    AUGMENTATIONS,
+    METHODS,
+    Objective,
+)
+from robustjax_experiments.training import recipe
 
 from robustjax import _validate, data, models, results
-from robustjax.contrastive import presets
-from robustjax.results import atomic
+from robustjax.contrastive import losses
+from robustjax.results.run_folder import atomic
 
 _OPERATIONAL = (
     "workdir", "data_dir", "compile_cache", "save_every", "allow_version_change",
 )  # fmt: skip
 _FOLDER = "methods"  # in the run folder
-_FORMS = ("none", *presets.FORMS)
+_FORMS = ("none", *losses.FORMS)
 _WEIGHTS = ("uniform", "loss_ratio")
 _SCHEDULES = ("constant", "cosine")
 
@@ -161,12 +167,12 @@ class ContrastiveConfig:
         _validate.positive(epsilons=np.array(self.radii()))
         if self.channels and self.model != "cnn":
             raise ValueError(f"Expected no --channels for model {self.model!r}.")
-        for channels in command_line.integers("channels", self.channels):
+        for channels in flags_from_config.integers("channels", self.channels):
             _validate.integer(1, channels=channels)
 
     def radii(self) -> tuple[float, ...]:
         """Radii of the attacks."""
-        return command_line.numbers("epsilons", self.epsilons)
+        return flags_from_config.numbers("epsilons", self.epsilons)
 
     def seeds(self) -> list[int]:
         """One after another from the first."""
@@ -180,7 +186,7 @@ class ContrastiveConfig:
         elif self.width:
             options["hidden" if self.model == "cnn" else "width"] = self.width
         if self.channels:
-            options["features"] = command_line.integers("channels", self.channels)
+            options["features"] = flags_from_config.integers("channels", self.channels)
         return options
 
 
@@ -206,7 +212,7 @@ def run(config: ContrastiveConfig) -> dict[str, Any]:
         sets[config.transfer] = _load(config, config.transfer)
         _check_transfer(config, sets)
     identity: dict[str, Any] = {
-        "flags": command_line.flags_of(config),
+        "flags": flags_from_config.flags_of(config),
         "operational": _OPERATIONAL,
         "allow_version_change": config.allow_version_change,
     }
@@ -218,7 +224,7 @@ def run(config: ContrastiveConfig) -> dict[str, Any]:
     }
     for message in results.start_run(
         config.workdir,
-        flags_text=command_line.flags_text(config),
+        flags_text=flags_from_config.flags_text(config),
         facts=facts,
         **identity,
     ):
@@ -236,7 +242,7 @@ def _load(config: ContrastiveConfig, name: str) -> tuple[data.Dataset, data.Data
         full = data.load(name, split=split, data_dir=config.data_dir or None)
         images, labels = (a[: limit or None] for a in (full.images, full.labels))
         splits.append(full._replace(images=images, labels=labels))
-    training.warn_without_test(name, *splits)
+    recipe.warn_without_test(name, *splits)
     return splits[0], splits[1]
 
 
@@ -299,7 +305,7 @@ def _train_and_evaluate(
 ) -> dict[str, Any]:
     images = sets[config.dataset][0].images
     options = config.model_options()
-    mean, std = training.channel_statistics(images)
+    mean, std = recipe.channel_statistics(images)
     options |= {"mean": mean, "std": std}
     objective = Objective(
         METHODS[name],
@@ -359,4 +365,4 @@ def _save(
 
 
 if __name__ == "__main__":
-    command_line.launch(ContrastiveConfig, run)
+    flags_from_config.launch(ContrastiveConfig, run)

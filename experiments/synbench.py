@@ -25,19 +25,17 @@ import time
 import zipfile
 from typing import Any
 
-import command_line
-import encoders
 import jax
 import numpy as np
-import processes
-import synbench_report
 from absl import logging
-from command_line import setting
-from encoders import Encoder
+from robustjax_experiments.harness import encoders, flags_from_config, processes
+from robustjax_experiments.harness.encoders import Encoder
+from robustjax_experiments.harness.flags_from_config import setting
+from robustjax_experiments.reports import synbench as synbench_report
 
-from robustjax import _validate, gaussian, models, results
-from robustjax.gaussian import score
-from robustjax.gaussian.task import RawCurves
+from robustjax import _validate, models, results, synbench
+from robustjax.synbench import score
+from robustjax.synbench.task import RawCurves
 
 _OPERATIONAL = ("workdir", "data_dir", "compile_cache", "batch_size", "thresholds",
                 "probe", "devices", "allow_version_change")  # fmt: skip
@@ -120,9 +118,9 @@ class SynBenchConfig:
     @property
     def running_thresholds(self) -> tuple[float, ...]:
         """Accuracies from which areas are taken."""
-        return self._numbers("thresholds") or gaussian.THRESHOLDS
+        return self._numbers("thresholds") or synbench.THRESHOLDS
 
-    def task(self, input_shape: tuple[int, ...], *, num_features: int) -> gaussian.Task:
+    def task(self, input_shape: tuple[int, ...], *, num_features: int) -> synbench.Task:
         """What is drawn for an encoder."""
         is_vit = bool(self.checkpoint)  # which normalise themselves
         normal: dict[str, Any] = {} if is_vit else {
@@ -133,9 +131,9 @@ class SynBenchConfig:
         shrinkage: Any = self.shrinkage
         if shrinkage != "oas":
             shrinkage = self._shrinkage()
-        task = gaussian.Task(
+        task = synbench.Task(
             input_shape,
-            scales=self._numbers("scales") or gaussian.SCALES,
+            scales=self._numbers("scales") or synbench.SCALES,
             relative_epsilons=self._numbers("relative_epsilons"),
             num_train=self._num_train(num_features),
             num_test=self.num_test,
@@ -165,7 +163,7 @@ class SynBenchConfig:
         return int(self.num_train)
 
     def _numbers(self, name: str) -> tuple[float, ...]:
-        return command_line.numbers(name, getattr(self, name))
+        return flags_from_config.numbers(name, getattr(self, name))
 
 
 def run(config: SynBenchConfig) -> dict[str, Any]:
@@ -184,7 +182,7 @@ def run(config: SynBenchConfig) -> dict[str, Any]:
     if config.compile_cache:
         jax.config.update("jax_compilation_cache_dir", config.compile_cache)
     identity: dict[str, Any] = {
-        "flags": command_line.flags_of(config),
+        "flags": flags_from_config.flags_of(config),
         "operational": _OPERATIONAL,
         "allow_version_change": config.allow_version_change,
         "expected_entries": (encoders.MODEL_FOLDER,),
@@ -193,7 +191,7 @@ def run(config: SynBenchConfig) -> dict[str, Any]:
     found = encoders.obtain(config)
     messages = results.start_run(
         config.workdir,
-        flags_text=command_line.flags_text(config),
+        flags_text=flags_from_config.flags_text(config),
         facts={encoder.name: encoder.fingerprint for encoder in found},
         **identity,
     )
@@ -210,7 +208,7 @@ def _scored(config: SynBenchConfig, encoder: Encoder) -> synbench_report.Scored:
     task = config.task(encoder.input_shape, num_features=num_features)
     folder = pathlib.Path(config.workdir, "encoders", encoder.name)
     folder.mkdir(parents=True, exist_ok=True)
-    parts: list[gaussian.ScaleResult] = []
+    parts: list[synbench.ScaleResult] = []
     companions: list[dict[str, float]] = []
     began = time.perf_counter()
     logging.info("%s: %d features; compiling ...", encoder.name, num_features)
@@ -224,7 +222,7 @@ def _scored(config: SynBenchConfig, encoder: Encoder) -> synbench_report.Scored:
             parts.append(part)
             companions.append(measures)
             advance(1)
-    result = gaussian.score_of_scales(
+    result = synbench.score_of_scales(
         key, task, parts, thresholds=config.running_thresholds
     )
     averages = {n: float(np.mean([c[n] for c in companions])) for n in _COMPANIONS}
@@ -234,7 +232,7 @@ def _scored(config: SynBenchConfig, encoder: Encoder) -> synbench_report.Scored:
 def _measure(
     key: jax.Array,
     encoder: Encoder,
-    task: gaussian.Task,
+    task: synbench.Task,
     *,
     index: int,
     path: pathlib.Path,
@@ -243,11 +241,11 @@ def _measure(
     """One scale, written to a file that is complete or absent."""
     measures: dict[str, float] = {}
 
-    def observe(moments: gaussian.FeatureMoments) -> None:
+    def observe(moments: synbench.FeatureMoments) -> None:
         for name in _COMPANIONS:
-            measures[name] = float(getattr(gaussian, name)(moments))
+            measures[name] = float(getattr(synbench, name)(moments))
 
-    part = gaussian.measure_scale(
+    part = synbench.measure_scale(
         key, encoder.feature_fn, task, index=index, batch_size=config.batch_size,
         is_on_host=encoder.is_on_host, observe=observe,
         mesh=processes.Process(0, 1).mesh(config.devices),
@@ -258,11 +256,11 @@ def _measure(
     partial.rename(path)
 
 
-def _read(path: pathlib.Path) -> tuple[gaussian.ScaleResult, dict[str, float]]:
+def _read(path: pathlib.Path) -> tuple[synbench.ScaleResult, dict[str, float]]:
     try:
         with np.load(path, allow_pickle=False) as file:
-            part = gaussian.ScaleResult(
-                *(file[n] for n in gaussian.ScaleResult._fields)
+            part = synbench.ScaleResult(
+                *(file[n] for n in synbench.ScaleResult._fields)
             )
             return part, json.loads(str(file["companions"]))
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
@@ -284,4 +282,4 @@ def _num_features(encoder: Encoder) -> int:
 
 
 if __name__ == "__main__":
-    command_line.launch(SynBenchConfig, run)
+    flags_from_config.launch(SynBenchConfig, run)

@@ -6,13 +6,13 @@
 `--help` lists the settings; the trained model is `<workdir>/checkpoint`.
 """
 
-import command_line
-import training
+from robustjax_experiments.harness import flags_from_config
+from robustjax_experiments.training import recipe
 
 
-def main(config: training.TrainConfig) -> None:
+def main(config: recipe.TrainConfig) -> None:
     """Trains and prints the accuracies."""
-    metrics = training.run(config)
+    metrics = recipe.run(config)
     print(
         f"{metrics['checkpoint']}: test accuracy {metrics['test_accuracy']:.4f}, "
         f"with noise {metrics['test_accuracy_noisy']:.4f} (sigma {config.sigma})"
@@ -20,4 +20,4 @@ def main(config: training.TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    command_line.launch(training.TrainConfig, main)
+    flags_from_config.launch(recipe.TrainConfig, main)

@@ -17,18 +17,20 @@ import math
 import time
 from typing import Any
 
-import classifiers
-import command_line
-import image_batches
 import jax
-import linf_report
 import numpy as np
-import processes
 from absl import logging
-from command_line import setting
+from robustjax_experiments.harness import (
+    classifiers,
+    flags_from_config,
+    image_selection,
+    processes,
+)
+from robustjax_experiments.harness.flags_from_config import setting
+from robustjax_experiments.reports import linf as linf_report
 
 from robustjax import _callables, _validate, attacks, bounds, data, results
-from robustjax.bounds import engine
+from robustjax.bounds import methods
 
 _COLUMNS = (
     "idx", "label", "predict", "radius", "correct", "time", "margin", "attack_radius",
@@ -64,7 +66,7 @@ class VerifyConfig:
 
     limit: float = setting(0.5, "largest radius that is tried, in pixel units")
     num_halvings: int = setting(10, "steps of the bisections between 0 and limit")
-    method: str = setting("crown", f"of the bounds: {', '.join(engine.METHODS)}")
+    method: str = setting("crown", f"of the bounds: {', '.join(methods.METHODS)}")
     num_steps: int = setting(20, "of Adam, for method=alpha")
     capacity: int = setting(0, "rows of each value inside that get lines; 0: all")
     chunk_size: int = setting(0, "rows that go back at a time; 0: all")
@@ -91,7 +93,7 @@ class VerifyConfig:
             attack_restarts=self.attack_restarts, batch_size=self.batch_size,
         )  # fmt: skip
         _validate.positive(limit=self.limit)
-        _validate.one_of(engine.METHODS, method=self.method)
+        _validate.one_of(methods.METHODS, method=self.method)
         _validate.one_of(("", "float32", "bfloat16"), dtype=self.dtype)
         self.table_epsilons()
         classifiers.check_source(self)
@@ -133,9 +135,9 @@ def run(config: VerifyConfig) -> dict[str, Any]:
     dataset = data.load(
         config.dataset, split=config.split, data_dir=config.data_dir or None
     )
-    indices = image_batches.indices(config, len(dataset.labels))
+    indices = image_selection.indices(config, len(dataset.labels))
     identity: dict[str, Any] = {
-        "flags": command_line.flags_of(config),
+        "flags": flags_from_config.flags_of(config),
         "operational": _OPERATIONAL,
         "allow_version_change": config.allow_version_change,
         "expected_entries": (classifiers.MODEL_FOLDER,),
@@ -145,7 +147,7 @@ def run(config: VerifyConfig) -> dict[str, Any]:
     classifier = classifiers.obtain(config, dataset, processes.Process(0, 1))
     with results.open_run(
         config.workdir,
-        flags_text=command_line.flags_text(config),
+        flags_text=flags_from_config.flags_text(config),
         columns=_COLUMNS,
         facts=facts | {"model": classifier.fingerprint},
         range_flags=_RANGE,
@@ -226,4 +228,4 @@ def _rows(
 
 
 if __name__ == "__main__":
-    command_line.launch(VerifyConfig, run)
+    flags_from_config.launch(VerifyConfig, run)

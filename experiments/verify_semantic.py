@@ -20,19 +20,21 @@ import math
 import time
 from typing import Any
 
-import classifiers
-import command_line
-import image_batches
 import jax
 import numpy as np
-import processes
-import semantic_report
 from absl import logging
-from command_line import setting
 from jax.tree_util import Partial
+from robustjax_experiments.harness import (
+    classifiers,
+    flags_from_config,
+    image_selection,
+    processes,
+)
+from robustjax_experiments.harness.flags_from_config import setting
+from robustjax_experiments.reports import semantic as semantic_report
 
 from robustjax import _validate, bounds, data, results, semantic
-from robustjax.semantic import attributes, limits
+from robustjax.semantic import attributes, parameter_ranges
 
 _COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
 _OPERATIONAL = (  # change no row
@@ -101,7 +103,7 @@ class SemanticConfig:
             text = ",".join(self.attributes)
             raise ValueError(f"Expected attributes, each once, got {text!r}.")
         for attribute in self.moving():
-            limits.resolve(attribute, self.limit_of(attribute))
+            parameter_ranges.resolve(attribute, self.limit_of(attribute))
         classifiers.check_source(self)
 
     @property
@@ -168,9 +170,9 @@ def run(config: SemanticConfig) -> dict[str, Any]:
             f"{', '.join(colors)} need images with three channels; those of "
             f"{dataset.name} are {dataset.images.shape[1:]}."
         )
-    indices = image_batches.indices(config, len(dataset.labels))
+    indices = image_selection.indices(config, len(dataset.labels))
     identity: dict[str, Any] = {
-        "flags": command_line.flags_of(config),
+        "flags": flags_from_config.flags_of(config),
         "operational": _OPERATIONAL,
         "allow_version_change": config.allow_version_change,
         "expected_entries": (classifiers.MODEL_FOLDER,),
@@ -180,7 +182,7 @@ def run(config: SemanticConfig) -> dict[str, Any]:
     classifier = classifiers.obtain(config, dataset, processes.Process(0, 1))
     with results.open_run(
         config.workdir,
-        flags_text=command_line.flags_text(config),
+        flags_text=flags_from_config.flags_text(config),
         columns=config.columns(),
         facts=facts | {"model": classifier.fingerprint},
         range_flags=_RANGE,
@@ -271,4 +273,4 @@ def _found(
 
 
 if __name__ == "__main__":
-    command_line.launch(SemanticConfig, run)
+    flags_from_config.launch(SemanticConfig, run)

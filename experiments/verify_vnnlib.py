@@ -23,17 +23,16 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
-import command_line
 import jax
 import numpy as np
-import stopping
-import vnnlib_decision
 from absl import logging
-from command_line import setting
+from robustjax_experiments.harness import flags_from_config, stopping
+from robustjax_experiments.harness.flags_from_config import setting
+from robustjax_experiments.studies import vnnlib_decision
 
 from robustjax import _validate, bounds, data, results
-from robustjax.bounds import engine
-from robustjax.results import atomic
+from robustjax.bounds import methods
+from robustjax.results.run_folder import atomic
 
 _ANSWERS = ("unsat", "sat", "unknown", "error")
 _SHOWN = ("number", "onnx", "vnnlib", "status", "seconds", "boxes")
@@ -52,7 +51,7 @@ class VnnlibConfig:
     onnx: str = setting("", "one network, by its file")
     vnnlib: str = setting("", "its property, by its file")
     workdir: str = setting("", "folder of results.csv; default: print only")
-    method: str = setting("alpha", f"of the bounds: {', '.join(engine.METHODS)}")
+    method: str = setting("alpha", f"of the bounds: {', '.join(methods.METHODS)}")
     num_steps: int = setting(50, "of Adam, for method=alpha")
     max_boxes: int = setting(20000, "boxes bounded for each box of few inputs")
     timeout: float = setting(0.0, "seconds an instance; 0: those of the list, or 60")
@@ -69,7 +68,7 @@ class VnnlibConfig:
             self.vnnlib
         ):
             raise ValueError("Expected --instances, or both --onnx and --vnnlib.")
-        _validate.one_of(engine.METHODS, method=self.method)
+        _validate.one_of(methods.METHODS, method=self.method)
         _validate.integer(
             1, num_steps=self.num_steps, max_boxes=self.max_boxes,
             attack_steps=self.attack_steps, attack_restarts=self.attack_restarts,
@@ -170,8 +169,8 @@ def _known(
     inputs += [path for instance in instances for path in instance[:2] if _digest(path)]
     messages = results.start_run(
         folder,
-        flags=command_line.flags_of(config),
-        flags_text=command_line.flags_text(config),
+        flags=flags_from_config.flags_of(config),
+        flags_text=flags_from_config.flags_text(config),
         facts={},
         operational=_OPERATIONAL,
         expected_entries=_entries(folder, inputs),
@@ -268,4 +267,4 @@ def _answer(
 
 
 if __name__ == "__main__":
-    command_line.launch(VnnlibConfig, main)
+    flags_from_config.launch(VnnlibConfig, main)

@@ -13,7 +13,7 @@ __all__ = [
     "bounds",
     "contrastive",
     "data",
-    "gaussian",
+    "hidden_cost",
     "metrics",
     "models",
     "norms",
@@ -23,6 +23,7 @@ __all__ = [
     "semantic",
     "smoothing",
     "special",
+    "synbench",
 ]
 
 

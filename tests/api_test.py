@@ -21,15 +21,16 @@ _PACKAGES = (  # whose functions in `__all__` are documented in full
     "attacks",
     "contrastive",
     "data",
-    "gaussian",
+    "hidden_cost",
     "models",
     "probes",
     "results",
     "smoothing",
+    "synbench",
 )
 _OPTIONAL = {  # one optional argument whose meaning is plain
     "robustjax.results.commands.main",
-    "robustjax.results.folder.RunFolder.merge",
+    "robustjax.results.run_folder.folder.RunFolder.merge",
     "robustjax.results.logs.Log.radius",
 }
 

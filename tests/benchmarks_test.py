@@ -20,7 +20,7 @@ from benchmarks import (
     timing,
     vnncomp,
 )
-from robustjax import smoothing
+from robustjax import hidden_cost
 
 
 class BenchmarksTest(absltest.TestCase):
@@ -73,7 +73,7 @@ class BenchmarksTest(absltest.TestCase):
     def test_plain_radii_are_those_of_the_closed_form(self):
         sigma, dim = np.array([0.3, 0.01]), np.array([3.0, 784.0])
         plain = regions._plain_radii(sigma, dim)
-        own = smoothing.smoothed_ball_radius(1.0, sigma=sigma, dim=dim)
+        own = hidden_cost.smoothed_ball_radius(1.0, sigma=sigma, dim=dim)
         np.testing.assert_allclose(plain, own, rtol=1e-9)
 
     @pytest.mark.slow

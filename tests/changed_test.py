@@ -15,16 +15,16 @@ class ChangedTest(absltest.TestCase):
     @pytest.mark.newest
     @pytest.mark.slow
     def test_imports_are_followed_through_packages_helpers_and_scripts(self):
-        found = self._concerned("robustjax/bounds/interval.py")
+        found = self._concerned("robustjax/bounds/ibp.py")
         self.assertContainsSubset(
-            ["robustjax/bounds/interval.py", "tests/bounds/engine_test.py",
+            ["robustjax/bounds/ibp.py", "tests/bounds/methods_test.py",
              "tests/semantic/search_test.py", "tests/experiments/verify_linf_test.py"],
             found,
         )  # fmt: skip
         self.assertNotIn("tests/contrastive/losses_test.py", found)
-        helper = self._concerned("tests/smoothing/worst_cases.py")
-        self.assertIn("tests/smoothing/dual_test.py", helper)
-        self.assertNotIn("tests/bounds/engine_test.py", helper)
+        helper = self._concerned("tests/worst_cases.py")
+        self.assertIn("tests/smoothing/radii/dual_test.py", helper)
+        self.assertNotIn("tests/bounds/methods_test.py", helper)
         script = self._concerned("experiments/synbench.py")
         self.assertIn("tests/experiments/synbench_run_test.py", script)
         self.assertNotIn("tests/experiments/contrastive_run_test.py", script)

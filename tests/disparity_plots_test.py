@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from robustjax import plotting, smoothing
+from robustjax import hidden_cost, plotting
 
 
 class AccuracyByClassTest(parameterized.TestCase):
@@ -76,7 +76,7 @@ class HeatMapTest(parameterized.TestCase):
 class SliceTest(parameterized.TestCase):
     def test_panels_show_the_labels_in_the_colours_of_the_legend(self):
         labels = np.array([[0, 0, 1], [0, 1, 1], [2, 1, 1]], np.int32)
-        found = smoothing.SliceMap(
+        found = hidden_cost.SliceMap(
             base=labels, smoothed=labels[::-1].copy(),
             counts=np.zeros((3, 3, 4), np.int32), x=np.arange(3.0), y=np.arange(3.0),
             coordinates=np.array([[0.0, 0], [2, 0], [0, 2]]), basis=np.eye(2),

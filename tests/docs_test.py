@@ -18,15 +18,16 @@ _PACKAGES = (
     "attacks",
     "bounds",
     "contrastive",
-    "smoothing",
     "data",
-    "gaussian",
+    "hidden_cost",
     "models",
     "plotting",
     "probes",
     "results",
     "semantic",
+    "smoothing",
     "special",
+    "synbench",
 )
 _MODULES = ("norms",)
 _FIRST_READ = ("../README.md",)  # whose code every run tries

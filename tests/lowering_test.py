@@ -10,13 +10,14 @@ from robustjax import (
     attacks,
     bounds,
     contrastive,
-    gaussian,
+    hidden_cost,
     models,
     semantic,
     smoothing,
     special,
+    synbench,
 )
-from robustjax.semantic import layers
+from robustjax.semantic import sp_layers
 
 _SHAPE = (4, 4, 1)
 _OF_IMAGE = {"sigma": 0.5, "num_samples": 256, "num_classes": 3}
@@ -51,7 +52,7 @@ def _radii(key, x):
 
 
 def _regions(key, x):
-    return smoothing.smoothed_ball_radius(1.0, sigma=x, dim=16.0)
+    return hidden_cost.smoothed_ball_radius(1.0, sigma=x, dim=16.0)
 
 
 def _chi_square(key, x):
@@ -95,13 +96,13 @@ def _contrastive(block_size):
 
 
 def _synbench_inputs(key, x):
-    task = gaussian.Task((4, 4, 1), scales=(0.3,))
+    task = synbench.Task((4, 4, 1), scales=(0.3,))
     return task.draw(key, jnp.float32(0.3), start=jnp.int32(0), num_samples=16)
 
 
 def _rule(key, x):
     mean, spread = x.reshape(-1), jnp.eye(x.size)
-    return gaussian.robust_bayes(mean, spread, epsilon=0.1)
+    return synbench.robust_bayes(mean, spread, epsilon=0.1)
 
 
 def _color(key, x):
@@ -124,7 +125,7 @@ def _space(key, x):
 
 
 def _sp_layer(key, x):
-    layer = layers.Hue(jnp.broadcast_to(x[0], (4, 4, 3)))
+    layer = sp_layers.Hue(jnp.broadcast_to(x[0], (4, 4, 3)))
     delta = jnp.zeros(1)
     return layer.apply(layer.init(key, delta), delta)
 

@@ -10,10 +10,11 @@ _PACKAGES = (
     "attacks",
     "bounds",
     "contrastive",
-    "gaussian",
+    "hidden_cost",
     "results",
     "semantic",
     "smoothing",
+    "synbench",
 )
 
 

@@ -4,10 +4,10 @@ An attack that fails proves nothing; one that succeeds is a counterexample, sinc
 result is evaluated again at the very input that is returned.
 """
 
-from robustjax.attacks.auto import apgd
-from robustjax.attacks.distance import SmallestEpsilon, smallest_epsilon
+from robustjax.attacks.attack_result import AttackResult, AttackSettings
+from robustjax.attacks.auto_pgd import apgd
 from robustjax.attacks.gradient import AscentResult, ascend, fgsm, pgd
-from robustjax.attacks.results import AttackResult, AttackSettings
+from robustjax.attacks.minimal_norm import SmallestEpsilon, smallest_epsilon
 
 __all__ = [
     "AscentResult",

@@ -9,8 +9,7 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _loops, _validate
-from robustjax.attacks.ball import Ball, ball
-from robustjax.attacks.results import (
+from robustjax.attacks.attack_result import (
     ApplyFn,
     AttackResult,
     AttackSettings,
@@ -18,6 +17,7 @@ from robustjax.attacks.results import (
     stronger,
     target,
 )
+from robustjax.attacks.ball import Ball, ball
 
 
 class AscentResult(NamedTuple):

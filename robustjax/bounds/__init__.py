@@ -1,7 +1,8 @@
 """Bound propagation for any JAX function: intervals and linear relaxations."""
 
-from robustjax.bounds.domains import Pieces, Planes
-from robustjax.bounds.engine import (
+from robustjax.bounds.branch_and_bound import Exclusion, exclude, exclude_cases
+from robustjax.bounds.input_sets import Pieces, Planes
+from robustjax.bounds.methods import (
     AffineBounds,
     Bounds,
     affine_bounds,
@@ -9,8 +10,8 @@ from robustjax.bounds.engine import (
     linear_bounds,
     single,
 )
-from robustjax.bounds.exclusion import Exclusion, exclude, exclude_cases
-from robustjax.bounds.margins import (
+from robustjax.bounds.operations import Lines, UnsupportedError, register
+from robustjax.bounds.verification import (
     LargestEpsilon,
     Verification,
     largest_epsilon,
@@ -18,7 +19,6 @@ from robustjax.bounds.margins import (
     verify,
     worst_case_logits,
 )
-from robustjax.bounds.operations import Lines, UnsupportedError, register
 
 __all__ = [
     "AffineBounds",

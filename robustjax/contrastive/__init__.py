@@ -1,39 +1,12 @@
 """Contrastive losses as composable transforms, dense, in blocks or over devices."""
 
-from robustjax.contrastive.logits import Batch, from_arrays, from_views
-from robustjax.contrastive.losses import LossAux, compose
-from robustjax.contrastive.negatives import debias, hard, plain
-from robustjax.contrastive.positives import (
-    clean_plus_soft,
-    mean_of_logs,
-    soft_target,
-    sum_inside,
-    supcon,
-)
-from robustjax.contrastive.presets import (
-    adversarial,
-    debiased,
-    hard_negative,
-    int_cl,
-    int_nacl,
-    mix_nca,
-    nca,
-    nt_xent,
-)
-from robustjax.contrastive.robust import (
+from robustjax.contrastive.adversarial_views import (
     IntegratedAux,
     adversarial_view,
     in_chunks,
     integrate,
 )
-from robustjax.contrastive.transforms import (
-    Transform,
-    mean,
-    per_anchor,
-    similarity,
-    weighted,
-)
-from robustjax.contrastive.views import (
+from robustjax.contrastive.augmentations import (
     additive_noise,
     color_jitter,
     cut_out,
@@ -46,6 +19,33 @@ from robustjax.contrastive.views import (
     random_grey,
     random_resized_crop,
     sometimes,
+)
+from robustjax.contrastive.batch import Batch, from_arrays, from_views
+from robustjax.contrastive.composition import LossAux, compose
+from robustjax.contrastive.losses import (
+    adversarial,
+    debiased,
+    hard_negative,
+    int_cl,
+    int_nacl,
+    mix_nca,
+    nca,
+    nt_xent,
+)
+from robustjax.contrastive.steps.negatives import debias, hard, plain
+from robustjax.contrastive.steps.positives import (
+    clean_plus_soft,
+    mean_of_logs,
+    soft_target,
+    sum_inside,
+    supcon,
+)
+from robustjax.contrastive.steps.similarity import (
+    Transform,
+    mean,
+    per_anchor,
+    similarity,
+    weighted,
 )
 
 __all__ = [

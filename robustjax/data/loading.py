@@ -7,16 +7,16 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from robustjax import _validate
-from robustjax.data import (
-    arrays,
+from robustjax.data.dataset import Dataset
+from robustjax.data.formats import (
     cifar,
     digits,
-    folders,
     gtsrb,
     huggingface,
     idx,
+    image_folder,
+    npz,
 )
-from robustjax.data.dataset import Dataset
 
 _SPLITS = ("train", "test")
 
@@ -116,9 +116,9 @@ def load(
     if name == "digits":
         return digits.read(split=split)
     if kind == "folder" and place:
-        return folders.read(_existing(place, data_folder), split=split, name=name)
+        return image_folder.read(_existing(place, data_folder), split=split, name=name)
     if name.endswith(".npz"):
-        return arrays.read(_existing(name, data_folder), split=split, name=name)
+        return npz.read(_existing(name, data_folder), split=split, name=name)
     if name not in _OFFICIAL:
         _validate.one_of(_NAMES, dataset=name)
     return _load_official(name, split, data_folder)

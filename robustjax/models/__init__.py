@@ -6,7 +6,7 @@ An ONNX network takes the inputs that its file asks for.
 """
 
 from robustjax.models.checkpoints import Checkpoint, fingerprint, load, manifest, save
-from robustjax.models.onnx import OnnxModel, load_onnx
+from robustjax.models.onnx.importer import OnnxModel, load_onnx
 from robustjax.models.registry import (
     classifier,
     create,
@@ -14,11 +14,11 @@ from robustjax.models.registry import (
     features_of,
     names,
 )
-from robustjax.models.tensors import export_safetensors, import_safetensors
-from robustjax.models.vit import VisionTransformer, vit_features
-from robustjax.models.vit_checkpoints import load_vit
-from robustjax.models.vit_export import save_vit
-from robustjax.models.vit_sizes import ViTConfig, vit_config
+from robustjax.models.safetensors_files import export_safetensors, import_safetensors
+from robustjax.models.vit.config import ViTConfig, vit_config
+from robustjax.models.vit.load import load_vit
+from robustjax.models.vit.module import VisionTransformer, vit_features
+from robustjax.models.vit.save import save_vit
 
 __all__ = [
     "Checkpoint",

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from robustjax import _validate
+from robustjax.models.mlp_cnn import CNN, MLP
 from robustjax.models.resnets import ResNet20, ResNet50, ResNet110
-from robustjax.models.small import CNN, MLP
 
 _MODELS: dict[str, type[nn.Module]] = {
     "mlp": MLP,

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import _callables
-from robustjax.models import checkpoints, onnx, registry, tensors
+from robustjax.models import checkpoints, registry, safetensors_files
+from robustjax.models.onnx import importer
 
 if TYPE_CHECKING:
     from robustjax import data
@@ -56,7 +57,7 @@ def from_checkpoint(
         OSError: if it cannot be read.
     """
     is_safetensors = path.endswith(".safetensors")
-    load = tensors.import_safetensors if is_safetensors else checkpoints.load
+    load = safetensors_files.import_safetensors if is_safetensors else checkpoints.load
     checkpoint = load(path, expect=architecture or None)
     if checkpoint.input_shape != dataset.images.shape[1:]:
         raise ValueError(
@@ -96,7 +97,7 @@ def from_onnx(path: str, dataset: "data.Dataset") -> Classifier:
         ValueError: if it takes other inputs or has other classes.
         OSError: if it cannot be read.
     """
-    network = onnx.load_onnx(path)
+    network = importer.load_onnx(path)
     shape = dataset.images.shape[1:]
     if math.prod(network.input_shape) != math.prod(shape):
         raise ValueError(
@@ -128,7 +129,7 @@ def from_factory(name: str, dataset: "data.Dataset") -> Classifier:
     Raises:
         ValueError: if anything fails, with the error of the factory.
     """
-    from robustjax.smoothing import base_classifier
+    from robustjax.smoothing.sampling import base_classifier
 
     module_name, _, factory_name = name.partition(":")
     if os.getcwd() not in sys.path:

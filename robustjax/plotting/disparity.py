@@ -150,7 +150,7 @@ def region_slice(
     [host]
 
     Args:
-        slices: label -> `smoothing.SliceMap`, all of one plane: the regions without
+        slices: label -> `hidden_cost.SliceMap`, all of one plane: the regions without
             noise are drawn once, then the smoothed ones of each.
         class_names: of the classes.
         title: of the figure.
@@ -168,7 +168,7 @@ def region_slice(
         >>> disc = lambda x: jax.numpy.stack(
         ...     [x[:, 0] ** 2 + x[:, 1] ** 2, 1 + 0 * x[:, 0]], -1)
         >>> points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
-        >>> found = smoothing.slice_map(jax.random.key(0), disc, points, sigma=0.5,
+        >>> found = hidden_cost.slice_map(jax.random.key(0), disc, points, sigma=0.5,
         ...                             num_classes=2, resolution=8, num_samples=128)
         >>> figure = region_slice({"sigma 0.5": found}, class_names=["out", "in"])
         >>> [axes.get_title(loc="left") for axes in figure.axes]

@@ -10,7 +10,7 @@ from robustjax.plotting import style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from robustjax.gaussian import SynBenchResult
+    from robustjax.synbench import SynBenchResult
 
 
 def synbench_scores(
@@ -36,15 +36,15 @@ def synbench_scores(
 
     Example:
         >>> import jax
-        >>> from robustjax import gaussian
-        >>> found = gaussian.synbench(jax.random.key(0), lambda x: x, (4,),
+        >>> from robustjax import synbench
+        >>> found = synbench.synbench(jax.random.key(0), lambda x: x, (4,),
         ...                           scales=(1.0, 3.0), num_train=256, num_test=256)
         >>> len(synbench_scores({"inputs": found}).axes)
         2
 
     Reference: SynBench, Ko et al. (2024), ICML.
     """
-    from robustjax import gaussian
+    from robustjax import synbench
 
     if not results:
         raise ValueError("Expected at least one result, got none.")
@@ -55,12 +55,12 @@ def synbench_scores(
     running = np.linspace(0.5, 1, 501)
     first = next(iter(results.values()))
     raw = first.raw_accuracy[epsilon_index], first.raw_bound[epsilon_index]
-    curve = gaussian.bound_curve(*raw, thresholds=running)
+    curve = synbench.bound_curve(*raw, thresholds=running)
     left.step(running, curve, where="post", color="#888888", label="inputs, exact")
     for index, (name, found) in enumerate(results.items()):
         colour = style.COLOURS[index % len(style.COLOURS)]
         own = found.accuracy[epsilon_index], np.nan_to_num(found.bound[epsilon_index])
-        curve = gaussian.bound_curve(*own, thresholds=running)
+        curve = synbench.bound_curve(*own, thresholds=running)
         left.step(running, curve, where="post", color=colour, label=name)
         thresholds = np.array(found.thresholds)
         width = 1.96 * found.standard_error[epsilon_index]

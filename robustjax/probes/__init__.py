@@ -5,9 +5,12 @@ one of the probe alone, and says nothing of the encoder in front of it.
 """
 
 from robustjax.probes.correlation import Correlation, Correlations, correlations
+from robustjax.probes.feature_radius import (
+    certified_feature_radius,
+    robust_probe_accuracy,
+)
 from robustjax.probes.linear import LinearProbe, ProbeFit, linear_probe, robust_loss
 from robustjax.probes.neighbors import nearest_neighbors
-from robustjax.probes.radius import certified_feature_radius, robust_probe_accuracy
 
 __all__ = [
     "Correlation",

@@ -5,18 +5,18 @@ A run folder holds `flags.txt`, `versions.json`, `rows.tsv` (one line an example
 `python -m robustjax.results {verify,replay,merge,compare}`.
 """
 
-from robustjax.results.comparison import (
-    accuracy_table,
-    radius_grid,
-    to_latex,
-    to_markdown,
-)
-from robustjax.results.folder import RunFolder, check_run, open_run, start_run
 from robustjax.results.logs import Log, read_log
-from robustjax.results.merging import merge_runs
+from robustjax.results.recomputation import Verification, verify_run
 from robustjax.results.replay import Replay, replay_run
+from robustjax.results.run_folder.folder import (
+    RunFolder,
+    check_run,
+    open_run,
+    start_run,
+)
+from robustjax.results.run_folder.merging import merge_runs
 from robustjax.results.summaries import summarise
-from robustjax.results.verification import Verification, verify_run
+from robustjax.results.tables import accuracy_table, radius_grid, to_latex, to_markdown
 
 __all__ = [
     "Log",

@@ -7,14 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from robustjax.results import (
-    comparison,
-    logs,
-    merging,
-    replay,
-    summaries,
-    verification,
-)
+from robustjax.results import logs, recomputation, replay, summaries, tables
+from robustjax.results.run_folder import merging
 
 _REFUSED = (ValueError, OSError, ImportError)  # bad arguments, runs, files
 
@@ -129,7 +123,7 @@ def _verify(options: argparse.Namespace) -> int:
     num_findings, is_readable = 0, True
     for run in options.runs:
         try:
-            outcome = verification.verify_run(
+            outcome = recomputation.verify_run(
                 run, data_dir=options.data_dir, with_data=not options.without_data
             )
         except _REFUSED as error:  # the other runs are verified all the same
@@ -186,7 +180,7 @@ def _merge(options: argparse.Namespace) -> int:
     )
     log = logs.read_log(output)
     largest = max(float(radius.max()) for radius in log.radii.values())
-    radii = comparison.radius_grid(largest)
+    radii = tables.radius_grid(largest)
     summaries.write_summary(output, summaries.summarise(log, radii=radii))
     print(f"{output}: {len(log)} rows of {len(options.runs)} runs")
     return 0
@@ -197,7 +191,7 @@ def _compare(options: argparse.Namespace) -> int:
     if len(norms) not in (1, len(options.runs)):
         raise ValueError(f"Expected --norm to be one norm, or one a run, got {norms}")
     norms = norms * len(options.runs) if len(norms) == 1 else norms
-    names = comparison.run_names(options.runs)
+    names = tables.run_names(options.runs)
     if len(set(norms)) > 1:
         names = [f"{name}, {norm}" for name, norm in zip(names, norms, strict=True)]
     if options.names is not None:
@@ -208,8 +202,8 @@ def _compare(options: argparse.Namespace) -> int:
     for name, log in runs.items():
         for line in log.skipped:
             print(f"{name}: passed over {line}", file=sys.stderr)
-    table = comparison.accuracy_table(runs, norm=norms, radii=options.radii)
-    to_text = {"markdown": comparison.to_markdown, "latex": comparison.to_latex}
+    table = tables.accuracy_table(runs, norm=norms, radii=options.radii)
+    to_text = {"markdown": tables.to_markdown, "latex": tables.to_latex}
     print(to_text[options.format](table))
     if options.output:
         _draw(runs, norms, pathlib.Path(options.output))
@@ -220,7 +214,7 @@ def _draw(runs: dict[str, logs.Log], norms: Sequence[str], path: pathlib.Path) -
     from robustjax import plotting
 
     curves = {
-        name: (log.correct, comparison.radius_by_name(log, norm))
+        name: (log.correct, tables.radius_by_name(log, norm))
         for (name, log), norm in zip(runs.items(), norms, strict=True)
     }
     shared = norms[0] if len(set(norms)) == 1 else ""

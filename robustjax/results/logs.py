@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from robustjax.results import rows
+from robustjax.results.run_folder import rows
 
 _INTEGERS = frozenset({"idx", "label", "predict", "correct"})
 _REQUIRED = ("idx", "label", "predict")

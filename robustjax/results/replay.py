@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from robustjax import _validate
-from robustjax.results import identity, rows, starts
 from robustjax.results.certification import batch as batches
 from robustjax.results.certification import rows as certificate_rows
 from robustjax.results.certification import selection, settings
+from robustjax.results.run_folder import provenance, rows, starts
 
 if TYPE_CHECKING:
     from robustjax import data
@@ -94,7 +94,7 @@ def replay_run(
     """
     _validate.integer(1, num_rows=num_rows)
     path = pathlib.Path(path)
-    known = identity.read_identity(path)
+    known = provenance.read_identity(path)
     table = rows.collect(rows.part_files(path))
     logged = {
         int(record[0]): dict(zip(table.columns, record, strict=True))
@@ -134,7 +134,7 @@ def replay_run(
 
 def _source(
     path: pathlib.Path,
-    known: identity.Identity,
+    known: provenance.Identity,
     *,
     data_dir: str | None,
     model: dict[str, str],
@@ -198,7 +198,7 @@ def _indices(source: _Source) -> range:
 def _start_of(
     row: Mapping[str, str],
     history: Mapping[int, Mapping[str, Any]],
-    known: identity.Identity,
+    known: provenance.Identity,
 ) -> Mapping[str, Any]:
     """The start that a row was computed in; the first one where rows do not tell."""
     text = row.get(starts.COLUMN, "")
@@ -218,7 +218,7 @@ def _num_local() -> int:
 
 def _changes(start: Mapping[str, Any], source: _Source) -> list[str]:
     """Why a row may differ in the last bits, one phrase each."""
-    changes = identity.changed_versions(start, identity.environment())
+    changes = provenance.changed_versions(start, provenance.environment())
     devices, local = _num_devices(start, source), _num_local()
     if source.is_weighted and devices > local:
         changes.append(f"{devices} devices shared the samples, {local} are here")

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from robustjax import metrics
-from robustjax.results import atomic, logs
+from robustjax.results import logs
+from robustjax.results.run_folder import atomic
 
 _TOLERANCE = 1e-9  # what JSON and a different order of summation may change
 

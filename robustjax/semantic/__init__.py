@@ -12,9 +12,7 @@ from robustjax.semantic.color import (
     lightness,
     saturation,
 )
-from robustjax.semantic.counterexamples import Attack, attack
-from robustjax.semantic.enclosures import enclosure
-from robustjax.semantic.exact import ExactRadius, exact_radius
+from robustjax.semantic.exact.radius import ExactRadius, exact_radius
 from robustjax.semantic.geometry import (
     Sampling,
     affine,
@@ -24,8 +22,10 @@ from robustjax.semantic.geometry import (
     translate,
 )
 from robustjax.semantic.questions import Question
-from robustjax.semantic.search import certify
-from robustjax.semantic.splitting import SplitRange, certify_split
+from robustjax.semantic.relaxations.enclosures import enclosure
+from robustjax.semantic.search.branch_and_bound import certify
+from robustjax.semantic.search.counterexamples import Attack, attack
+from robustjax.semantic.search.uniform_splitting import SplitRange, certify_split
 
 __all__ = [
     "Attack",

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from robustjax.semantic import grids
-from robustjax.semantic.counterexamples import Attack
 from robustjax.semantic.geometry import Sampling
 from robustjax.semantic.questions import Question
+from robustjax.semantic.search import cell_grids
+from robustjax.semantic.search.counterexamples import Attack
 
 OPEN, PROVEN, UNDECIDED, LOST = range(4)
 _FORMAT = "robustjax.semantic.Certification 1"
@@ -82,7 +82,7 @@ def of_cells(
         status = "falsified"
     else:
         status = "unknown"
-    share = float(min(grids.nearest_share(missing, ranges), default=1.0))
+    share = float(min(cell_grids.nearest_share(missing, ranges), default=1.0))
     for name, proven, attacked in (
         ("left", sides[0], found.left), ("right", sides[1], found.right),
         ("share", share, found.share),
@@ -99,7 +99,7 @@ def of_cells(
         "attack_right": found.right,
         "share": share,
         "attack_share": found.share,
-        "area": grids.connected_area(cells[is_proven], ranges),
+        "area": cell_grids.connected_area(cells[is_proven], ranges),
         "status": status,
         "cells": cells,
         "states": states,
@@ -225,7 +225,7 @@ def check_cells(certification: Certification) -> None:
         np.asarray(getattr(certification, name)) for name in _ARRAYS[:3]
     )
     ranges = certification.question.ranges
-    if not grids.covers(cells, ranges):
+    if not cell_grids.covers(cells, ranges):
         raise ValueError(f"Expected cells that cover the limits {ranges}.")
     if not (margins[states == PROVEN] > 0).all():
         raise ValueError("Expected proven cells with margins above zero.")

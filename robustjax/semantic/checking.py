@@ -10,15 +10,9 @@ from jax.typing import ArrayLike
 
 from robustjax import bounds
 from robustjax._precision import as_run
-from robustjax.semantic import (
-    cell_margins,
-    certificates,
-    color,
-    counterexamples,
-    fingerprints,
-    grids,
-)
+from robustjax.semantic import certificates, color, fingerprints
 from robustjax.semantic.certificates import LOST, PROVEN, UNDECIDED, Certification
+from robustjax.semantic.search import cell_bounds, cell_grids, counterexamples
 
 _ROUNDING = 1e-9  # of margins between two machines, relative
 _CLAIMS = ("left", "right", "share", "area")
@@ -97,20 +91,20 @@ def check(
     moving = question.moving
     x = color.on_host(image, is_color=moving.is_color)
     fn: Any = as_run(bounds.single(apply_fn))
-    how = cell_margins.How(
-        moving, grids.bounded_widths(moving), question.relaxation, question.method,
+    how = cell_bounds.How(
+        moving, cell_grids.bounded_widths(moving), question.relaxation, question.method,
         chunk_size=chunk_size,
     )  # fmt: skip
-    rows = cell_margins.margin_spec(fn, x, question.label, targets=question.targets)
-    bound = functools.partial(cell_margins.of_cells, fn, x, spec=rows, how=how)
-    margins = _again(bound, certification, cell_margins.batch_size_of(batch_size))
+    rows = cell_bounds.margin_spec(fn, x, question.label, targets=question.targets)
+    bound = functools.partial(cell_bounds.of_cells, fn, x, spec=rows, how=how)
+    margins = _again(bound, certification, cell_bounds.batch_size_of(batch_size))
     claimed = certification.states == PROVEN
     model = counterexamples.Model(fn, moving, x, question.label)
     return Check(
         is_same_image=fingerprints.of_image(x) == question.image,
         is_same_model=fingerprints.of_model(fn, x) == question.model,
         are_cells_proven=bool((margins[claimed] > 0).all()),
-        is_covered=grids.covers(certification.cells, question.ranges),
+        is_covered=cell_grids.covers(certification.cells, question.ranges),
         are_claims_met=_are_claims_met(certification, margins),
         is_attack_met=_is_attack_met(certification, model)
         and _is_area_met(certification, apply_fn, x),
@@ -154,7 +148,7 @@ def _is_area_met(
     question = certification.question
     if len(question.ranges) == 1:
         return bool(np.isnan(certification.attack_area))
-    again = grids.kept_area(
+    again = cell_grids.kept_area(
         apply_fn, image, question.label,
         attribute=question.moving, ranges=question.ranges,
     )  # fmt: skip

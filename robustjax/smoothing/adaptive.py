@@ -16,19 +16,17 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from robustjax import _callables, _validate
-from robustjax.smoothing import (
-    base_classifier,
-    blocks,
-    certification,
-    confidence,
-    evidence,
-    moments,
-    radius,
-    sampling,
-    sequences,
-    streams,
-)
+from robustjax.smoothing import assembly, certification
 from robustjax.smoothing.certificate import Certificate, Request, as_norms
+from robustjax.smoothing.confidence import binomial, sequences
+from robustjax.smoothing.radii import zeroth_order
+from robustjax.smoothing.sampling import (
+    base_classifier,
+    moments,
+    noise_blocks,
+    streams,
+    vote_counts,
+)
 
 _LOOKS: dict[str, Any] = {"first": 512, "factor": 1.25}  # order 0: any looks are valid
 _STAGES: dict[str, Any] = {
@@ -111,7 +109,7 @@ def certify_adaptively(
     if not 0 <= target_radius < np.inf:
         raise ValueError(f"Expected target_radius >= 0, got {target_radius}.")
     _validate.integer(_FEWEST, max_samples=max_samples)
-    sampling.check_sigma(sigma)
+    vote_counts.check_sigma(sigma)
     request = Request(
         sigma=certification.noise_level(sigma),
         shape=np.shape(x)[1:],
@@ -135,7 +133,9 @@ def certify_adaptively(
         "chunk_size": chunk_size,
         "mesh": mesh,
     }
-    count: Callable[..., jax.Array] = functools.partial(sampling.class_counts, **noisy)
+    count: Callable[..., jax.Array] = functools.partial(
+        vote_counts.class_counts, **noisy
+    )
     selected, baseline = certification.select(
         count(
             select_key,
@@ -196,9 +196,9 @@ def _by_sequence(
             break
         new = count(**examples.rows(active), first_sample=first, num_samples=last)
         counts[active] += np.asarray(new)[: active.size]
-        votes, _ = sampling.votes_of(counts[active], selected[active])
+        votes, _ = vote_counts.votes_of(counts[active], selected[active])
         active, first = active[~_is_settled(request, votes, last, target)], last
-    return evidence.from_counts(request, counts, selected=selected, bound="sequence")
+    return assembly.from_counts(request, counts, selected=selected, bound="sequence")
 
 
 def _is_settled(
@@ -210,7 +210,7 @@ def _is_settled(
     reached, possible = (
         (p > 0.5)
         & (
-            radius.zeroth_order_radius(
+            zeroth_order.zeroth_order_radius(
                 p, sigma=request.sigma, norm=request.norms[0], dim=request.dim
             )
             >= target
@@ -235,7 +235,7 @@ def _by_stages(
     parts = []
     *early, most = sequences.stage_sizes(request.num_estimation, **_STAGES)
     # Each stage has to reach into two blocks, for its halves.
-    schedule = [n for n in early if n + blocks.BLOCK_SIZE < most] + [most]
+    schedule = [n for n in early if n + noise_blocks.BLOCK_SIZE < most] + [most]
     for stage, last in enumerate(schedule, start=1):
         padded = _padded(active, len(selected))
         new = measure(
@@ -247,7 +247,7 @@ def _by_stages(
         )
         used = np.arange(len(padded)) < active.size
         sums = _added(sums, _take(jax.tree.map(np.asarray, new), used))
-        certificate = evidence.from_moments(
+        certificate = assembly.from_moments(
             request,
             sums,
             alpha=float(sequences.stage_alpha(stage, alpha=request.alpha)),
@@ -267,7 +267,7 @@ def _by_stages(
 def _has_ended(
     request: Request, certificate: Certificate, target: float
 ) -> NDArray[np.bool_]:
-    upper = confidence.clopper_pearson_upper(
+    upper = binomial.clopper_pearson_upper(
         certificate.count, certificate.num_samples, alpha=_HOPELESS
     )
     is_certified = certificate.prediction >= 0

@@ -10,7 +10,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from robustjax import _validate, norms
-from robustjax.smoothing import budget, confidence, moments, subspaces, threats
+from robustjax.smoothing.confidence import binomial, budget
+from robustjax.smoothing.radii import norm_balls
+from robustjax.smoothing.sampling import moments, subspaces
 
 _MIN_TWO_HALVES = 129  # the odd blocks start at sample 128
 
@@ -93,7 +95,7 @@ class Request:
         _validate.integer(
             1, num_selection=self.num_selection, num_estimation=self.num_estimation
         )
-        smallest = confidence.min_num_estimation(
+        smallest = binomial.min_num_estimation(
             alpha=self.alpha / 2 if self.order == 1 else self.alpha,
             num_classes=self.num_classes,
             runner_up=self.runner_up,
@@ -114,7 +116,7 @@ class Request:
                 f"{self.num_estimation}."
             )
         _validate.one_of(moments.VOTES, votes=self.votes)
-        _validate.one_of(threats.FORMS, form=self.form)
+        _validate.one_of(norm_balls.FORMS, form=self.form)
         _validate.one_of(budget.METHODS, method=self.method)
         if self.gradient_samples and self.runner_up != "complement":
             raise ValueError(

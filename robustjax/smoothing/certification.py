@@ -10,14 +10,9 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from robustjax import _callables
-from robustjax.smoothing import (
-    base_classifier,
-    evidence,
-    moments,
-    sampling,
-    streams,
-)
+from robustjax.smoothing import assembly
 from robustjax.smoothing.certificate import Certificate, Request, as_norms
+from robustjax.smoothing.sampling import base_classifier, moments, streams, vote_counts
 
 _FEW_MISSES = 0.04  # in the selection samples: below it f - 1 varies less than f - 1/2
 
@@ -120,7 +115,7 @@ def certify(
         et al. (2020), arXiv 2010.06651, for the first order. The "bonferroni" form,
         the "tight" bounds and the "cells" form are ours.
     """
-    sampling.check_sigma(sigma)
+    vote_counts.check_sigma(sigma)
     request = Request(
         sigma=noise_level(sigma),
         shape=np.shape(x)[1:],
@@ -141,7 +136,7 @@ def certify(
     fn = _callables.as_partial(apply_fn)
 
     def count(key: jax.Array, num_samples: int) -> jax.Array:
-        return sampling.class_counts(
+        return vote_counts.class_counts(
             key,
             fn,
             x,
@@ -156,7 +151,7 @@ def certify(
     selected, baseline = select(count(select_key, num_selection), request)
     if not request.gradient_samples:
         counts = np.asarray(count(estimate_key, num_estimation))
-        return evidence.from_counts(request, counts, selected=selected)
+        return assembly.from_counts(request, counts, selected=selected)
     sums = moments.class_moments(
         estimate_key,
         fn,
@@ -173,7 +168,7 @@ def certify(
         chunk_size=chunk_size,
         mesh=mesh,
     )
-    return evidence.from_moments(request, jax.tree.map(np.asarray, sums))
+    return assembly.from_moments(request, jax.tree.map(np.asarray, sums))
 
 
 def select(

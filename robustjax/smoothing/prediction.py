@@ -7,13 +7,9 @@ from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
 from robustjax import _validate
-from robustjax.smoothing import (
-    base_classifier,
-    confidence,
-    sampling,
-    streams,
-)
-from robustjax.smoothing.sampling import ABSTAIN
+from robustjax.smoothing.confidence import binomial
+from robustjax.smoothing.sampling import base_classifier, streams, vote_counts
+from robustjax.smoothing.sampling.vote_counts import ABSTAIN
 
 
 def predict(
@@ -71,13 +67,13 @@ def predict(
         Cohen, Rosenfeld and Kolter (2019), ICML, arXiv 1902.02918, PREDICT.
     """
     _validate.integer(1, num_samples=num_samples)
-    smallest = confidence.min_num_prediction(alpha=alpha)
+    smallest = binomial.min_num_prediction(alpha=alpha)
     if num_samples < smallest:
         raise ValueError(
             f"Expected num_samples >= {smallest}, the smallest number that can ever "
             f"predict at {alpha=}, got {num_samples}."
         )
-    device_counts = sampling.class_counts(
+    device_counts = vote_counts.class_counts(
         jax.random.fold_in(key, streams.PREDICT),
         apply_fn,
         x,
@@ -90,6 +86,6 @@ def predict(
     )
     counts = np.asarray(device_counts)
     top = np.argmax(counts, axis=-1).astype(np.int32)
-    p_value = confidence.binomial_test_p_value(*sampling.votes_of(counts, top))
+    p_value = binomial.binomial_test_p_value(*vote_counts.votes_of(counts, top))
     is_certain = (p_value <= alpha) & (top < num_classes)
     return np.where(is_certain, top, ABSTAIN).astype(np.int32)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from robustjax.bounds import interval, linear, operations, propagate
+from robustjax.bounds import backward, ibp, operations, tracing
 
 _NAMES = (
     "tanh", "logistic", "erf", "exp", "log", "sqrt", "square", "abs", "max", "sin",
@@ -110,7 +110,7 @@ class PlanesOfProductsTest(absltest.TestCase):
         """2,000 boxes with mixes of their own; intervals are the extreme corners."""
         self.enterContext(jax.enable_x64(True))
         count = 2000
-        graph = propagate.trace(
+        graph = tracing.trace(
             lambda x: x[0] * x[1], jax.ShapeDtypeStruct((2, count), jnp.float64)
         )
         rng = np.random.default_rng(0)
@@ -120,8 +120,8 @@ class PlanesOfProductsTest(absltest.TestCase):
 
         @jax.jit
         def planes(box, mix):
-            known = dict(enumerate(interval.propagate(graph, box)))
-            form = linear.lower_form(
+            known = dict(enumerate(ibp.propagate(graph, box)))
+            form = backward.lower_form(
                 graph, jnp.stack([jnp.ones(count), -jnp.ones(count)]), graph.output,
                 known=known, mixes={graph.output: mix},
                 total=lambda value, numbers: numbers.reshape(2, -1),

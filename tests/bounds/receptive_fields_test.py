@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 from jax import lax
 
 from robustjax import bounds
-from robustjax.bounds import interval, passes, propagate, receptive_fields
+from robustjax.bounds import crown, ibp, receptive_fields, tracing
 
 
 def _kernel(*shape, seed=0):
@@ -82,8 +82,8 @@ def _inside(graph, box, *capacities):
 
     @jax.jit
     def every(*box):
-        efforts = (passes.Effort(capacity) for capacity in capacities)
-        return [passes.inside(graph, box, effort=effort) for effort in efforts]
+        efforts = (crown.Effort(capacity) for capacity in capacities)
+        return [crown.inside(graph, box, effort=effort) for effort in efforts]
 
     return jax.device_get(every(*box))
 
@@ -98,7 +98,7 @@ class SharedRowsTest(parameterized.TestCase):
     def test_bounds_are_those_of_single_rows(self, name):
         self.enterContext(jax.enable_x64(True))
         fn, box = _NETS[name], _box()
-        graph = propagate.trace(fn, jax.ShapeDtypeStruct((12, 10, 2), jnp.float64))
+        graph = tracing.trace(fn, jax.ShapeDtypeStruct((12, 10, 2), jnp.float64))
         known = receptive_fields.ranges(graph, jnp.float64)
         fewest = min(
             receptive_fields.groups(graph, v, known).num_rows / np.prod(n.shape)
@@ -117,7 +117,7 @@ class SharedRowsTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_ranges_hold_what_the_derivative_shows(self, name):
         fn = _NETS[name]
-        graph = propagate.trace(fn, jax.ShapeDtypeStruct((12, 10, 2), jnp.float32))
+        graph = tracing.trace(fn, jax.ShapeDtypeStruct((12, 10, 2), jnp.float32))
         for axis, entries in enumerate(
             receptive_fields.ranges(graph, jnp.float32)[graph.output]
         ):
@@ -141,8 +141,8 @@ class SharedRowsTest(parameterized.TestCase):
                 y = jax.nn.relu(lax.conv_general_dilated(y, kernel, (1, 1), "SAME"))
                 return y.sum(axis=(1, 2, 3))
 
-            graph = propagate.trace(fn, jax.ShapeDtypeStruct((12, 10, 1), jnp.float32))
-            known = passes.inside(graph, box, effort=passes.Effort())
+            graph = tracing.trace(fn, jax.ShapeDtypeStruct((12, 10, 1), jnp.float32))
+            known = crown.inside(graph, box, effort=crown.Effort())
             return known[graph.output][0].sum()
 
         kernel = _kernel(1, 1, 3, 3).astype(np.float32)
@@ -165,7 +165,7 @@ class SharedRowsTest(parameterized.TestCase):
 
         self.enterContext(jax.enable_x64(True))
         lower, upper = _box((9, 9, 1))
-        graph = propagate.trace(fn, jax.ShapeDtypeStruct((9, 9, 1), jnp.float64))
+        graph = tracing.trace(fn, jax.ShapeDtypeStruct((9, 9, 1), jnp.float64))
         self.assertIsNone(receptive_fields.ranges(graph, jnp.float64))
         (own,) = _linear(fn, (lower, upper), {})
         rng = np.random.default_rng(0)
@@ -193,9 +193,9 @@ class EffortTest(parameterized.TestCase):
         def fn(x):
             return jax.nn.relu(jax.nn.relu(x @ first) @ second) @ _kernel(50, 3, seed=2)
 
-        graph = propagate.trace(fn, jax.ShapeDtypeStruct((6,), jnp.float64))
+        graph = tracing.trace(fn, jax.ShapeDtypeStruct((6,), jnp.float64))
         found = _inside(graph, box, None, 10**6, 30, 5)
-        found.append(jax.jit(lambda *box: interval.propagate(graph, box))(*box))
+        found.append(jax.jit(lambda *box: ibp.propagate(graph, box))(*box))
         widths = [
             sum(np.mean(known[v][1] - known[v][0]) for v in range(len(graph.nodes) + 1))
             for known in found

@@ -12,7 +12,7 @@ from absl.testing import absltest, parameterized
 from jax import lax
 
 from robustjax import bounds
-from robustjax.bounds import interval, linear, propagate
+from robustjax.bounds import backward, ibp, tracing
 
 _METHODS = ("ibp", "crown-ibp", "crown")
 
@@ -162,13 +162,13 @@ class SumTest(absltest.TestCase):
             return small + x * 2.0**24
 
         x = jnp.ones(1, jnp.float32)
-        graph = propagate.trace(fn, x, covers_rounding=True)
+        graph = tracing.trace(fn, x, covers_rounding=True)
         known = {0: (x, x)}
         for at, node in enumerate(graph.nodes):
-            known[at + 1] = interval.through(node, known)
+            known[at + 1] = ibp.through(node, known)
         rows = jnp.array([[1.0], [-1.0]], jnp.float32)
-        form = linear.lower_form(graph, rows, value=graph.output, known=known)
-        least, minus_most = linear.least(form, known[0])[:, 0]
+        form = backward.lower_form(graph, rows, value=graph.output, known=known)
+        least, minus_most = backward.least(form, known[0])[:, 0]
         self.assertBetween(2**24 + 280, least, -minus_most)
         self.assertBetween(2**24 + 280, *known[graph.output])
 

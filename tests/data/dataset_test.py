@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from robustjax.data import arrays, dataset
+from robustjax.data import dataset
+from robustjax.data.formats import npz
 
 _LABELS = np.array([0, 2])
 
@@ -58,7 +59,7 @@ class FromArraysTest(parameterized.TestCase):
         path = pathlib.Path(folder, "set.npz")
         np.savez(path, images=_images(2, 4, 4), labels=labels)
         with self.assertRaisesRegex(ValueError, message):
-            arrays.read(path, split="test", name="set")
+            npz.read(path, split="test", name="set")
 
     @parameterized.parameters(0, -1, 2**31 + 1)
     def test_numbers_of_classes(self, num_classes):

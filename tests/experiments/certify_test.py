@@ -15,7 +15,6 @@ from unittest import mock
 
 import certify
 import children
-import command_line
 import jax
 import numpy as np
 import pytest
@@ -23,6 +22,7 @@ import run_folders
 import sample_classifiers
 from absl import flags
 from absl.testing import absltest, parameterized
+from robustjax_experiments.harness import flags_from_config
 
 from robustjax import models, results
 from robustjax.results.certification import selection
@@ -105,14 +105,14 @@ class RunTest(InFolder):
 
     def test_flags_reload_to_the_same_configuration(self):
         config = self.replace(alpha=0.01, radii=("0", "0.5"), distributed=False)
-        text = command_line.flags_text(config)
+        text = flags_from_config.flags_text(config)
         path = self.folder / "flags.txt"
         path.write_text(text)
         values = flags.FlagValues()
-        command_line.define_flags(certify.CertifyConfig, flag_values=values)
+        flags_from_config.define_flags(certify.CertifyConfig, flag_values=values)
         flags.DEFINE_string("flagfile", "", "", flag_values=values)
         values(["certify.py", f"--flagfile={path}"])
-        again = command_line.config_from_flags(
+        again = flags_from_config.config_from_flags(
             certify.CertifyConfig, flag_values=values
         )
         self.assertEqual(again, config)
@@ -384,14 +384,16 @@ class ExitCodeTest(InFolder):
             main(flags_parser(sys.argv))
 
         with (
-            mock.patch.object(command_line, "app", mock.Mock(run=run)),
-            mock.patch.object(command_line, "jax"),  # whose flags are global
-            mock.patch.object(command_line, "_log_briefly"),
+            mock.patch.object(flags_from_config, "app", mock.Mock(run=run)),
+            mock.patch.object(flags_from_config, "jax"),  # whose flags are global
+            mock.patch.object(flags_from_config, "_log_briefly"),
             mock.patch.object(sys, "argv", ["certify.py", *arguments]),
             contextlib.redirect_stderr(io.StringIO()) as stderr,
             self.assertRaises(SystemExit) as caught,
         ):
-            command_line.launch(certify.CertifyConfig, certify.run, flag_values=values)
+            flags_from_config.launch(
+                certify.CertifyConfig, certify.run, flag_values=values
+            )
         self.assertEqual(caught.exception.code, 2)
         return stderr.getvalue().splitlines()
 

@@ -5,15 +5,14 @@ import functools
 import types
 
 import contrastive
-import contrastive_methods
-import contrastive_training
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
-from contrastive_methods import METHODS, Objective
+from robustjax_experiments.studies import contrastive_methods, contrastive_training
+from robustjax_experiments.studies.contrastive_methods import METHODS, Objective
 
 from robustjax import contrastive as losses
 

@@ -10,18 +10,20 @@ import tempfile
 from unittest import mock
 
 import contrastive
-import contrastive_evaluation
-import contrastive_methods
-import contrastive_report
-import contrastive_training
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import run_folders
-import training
 from absl.testing import absltest, parameterized
-from contrastive_methods import METHODS, Objective
+from robustjax_experiments.reports import contrastive as contrastive_report
+from robustjax_experiments.studies import (
+    contrastive_evaluation,
+    contrastive_methods,
+    contrastive_training,
+)
+from robustjax_experiments.studies.contrastive_methods import METHODS, Objective
+from robustjax_experiments.training import recipe
 
 from robustjax import data, models
 
@@ -230,7 +232,7 @@ class RunTest(_SharesSteps):
 
 def _objective(config, method, images):
     options = config.model_options()
-    mean, std = training.channel_statistics(images)
+    mean, std = recipe.channel_statistics(images)
     module = contrastive_methods.create_encoder(
         config.model, hidden=config.hidden, width=config.projection,
         options=options | {"mean": mean, "std": std},

@@ -18,7 +18,7 @@ from absl.testing import absltest, parameterized
 
 from robustjax import norms, results
 from robustjax.results.certification import selection
-from robustjax.smoothing import moments
+from robustjax.smoothing.sampling import moments
 
 _HERE = pathlib.Path(__file__).parent
 _NORMS = ("l2", "l1", "linf", "subspace:top")

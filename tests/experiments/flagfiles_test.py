@@ -5,15 +5,15 @@ import re
 import tempfile
 
 import certify
-import command_line
 import contrastive
+import hidden_cost
 import pytest
-import shrinkage
 import synbench
 import verify_linf
 import verify_semantic
 from absl import flags
 from absl.testing import absltest, parameterized
+from robustjax_experiments.harness import flags_from_config
 
 from robustjax import models, results
 
@@ -22,7 +22,7 @@ _FILES = sorted(path.name for path in _FOLDER.glob("*.flags"))
 _SCRIPTS = {  # by the first word of the file
     "contrastive": ("contrastive", contrastive.ContrastiveConfig),
     "semantic": ("verify_semantic", verify_semantic.SemanticConfig),
-    "shrinkage": ("shrinkage", shrinkage.ShrinkageConfig),
+    "shrinkage": ("shrinkage", hidden_cost.ShrinkageConfig),
     "synbench": ("synbench", synbench.SynBenchConfig),
     "verify": ("verify_linf", verify_linf.VerifyConfig),
 }
@@ -43,12 +43,12 @@ def _command(name: str) -> str:
 def _config(name: str, **changes: str):
     script, config_class = _script(name)
     values = flags.FlagValues()
-    command_line.define_flags(config_class, flag_values=values)
+    flags_from_config.define_flags(config_class, flag_values=values)
     flags.DEFINE_string("flagfile", "", "", flag_values=values)
     overrides = [f"--{flag}={value}" for flag, value in changes.items()]
     given = _command(name).split("--flagfile=")[1].split()[1:]  # behind the file
     values([f"{script}.py", f"--flagfile={_FOLDER / name}", *given, *overrides])
-    return command_line.config_from_flags(config_class, flag_values=values)
+    return flags_from_config.config_from_flags(config_class, flag_values=values)
 
 
 class FlagFilesTest(parameterized.TestCase):

@@ -21,21 +21,17 @@ from unittest import mock
 
 import certify
 import children
-import command_line
 import numpy as np
-import peers
-import processes
 import pytest
 import run_folders
-import stopping
-import training
-import training_state
 from absl import flags
 from absl.testing import absltest, parameterized
+from robustjax_experiments.harness import flags_from_config, peers, processes, stopping
+from robustjax_experiments.training import recipe, saved_state
 
 from robustjax import results
-from robustjax.results import locks, rows
 from robustjax.results.certification import selection
+from robustjax.results.run_folder import locks, rows
 
 _HERE = pathlib.Path(__file__).parent
 _SCRIPT = pathlib.Path(certify.__file__)
@@ -161,12 +157,12 @@ class OneOfTwoTest(parameterized.TestCase):
         found = []
         with (
             mock.patch.object(
-                training_state,
+                saved_state,
                 "save",
                 side_effect=lambda _, epoch, state: found.append((epoch, float(state))),
             ),
             contextlib.suppress(stopping.Stopped),
-            training_state.kept(None, save_every=2, num_epochs=9) as keep,
+            saved_state.kept(None, save_every=2, num_epochs=9) as keep,
         ):
             state = np.zeros(())
             for epoch in range(1, stopped_after + 1):
@@ -178,7 +174,7 @@ class OneOfTwoTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_training_goes_on_from_the_last_whole_epoch(self):
-        config = training.TrainConfig(
+        config = recipe.TrainConfig(
             workdir=str(self.folder / "model"), model="mlp", hidden=4, epochs=4,
             max_images=256, save_every=10,
         )  # fmt: skip
@@ -190,10 +186,10 @@ class OneOfTwoTest(parameterized.TestCase):
                 stopping.this_script.ask(stopping.Stopped("asked", code=2))
 
         with self.assertRaisesRegex(stopping.Stopped, "asked"):
-            training.run(config, on_epoch=ask)
+            recipe.run(config, on_epoch=ask)
         with mock.patch.object(stopping, "this_script", stopping.Stop()):
-            resumed = training.run(config, on_epoch=ask)
-            whole = training.run(
+            resumed = recipe.run(config, on_epoch=ask)
+            whole = recipe.run(
                 dataclasses.replace(config, workdir=str(self.folder / "whole"))
             )
         self.assertEqual(epochs, [1, 2, 3, 4])
@@ -215,19 +211,19 @@ class LaunchTest(parameterized.TestCase):
             main(flags_parser(list(arguments)))
 
         with (
-            mock.patch.object(command_line, "app", mock.Mock(run=run_app)),
-            mock.patch.object(command_line, "jax"),  # whose flags are global
-            mock.patch.object(command_line, "_log_briefly"),
+            mock.patch.object(flags_from_config, "app", mock.Mock(run=run_app)),
+            mock.patch.object(flags_from_config, "jax"),  # whose flags are global
+            mock.patch.object(flags_from_config, "_log_briefly"),
             mock.patch.object(sys, "argv", ["script"]),
             contextlib.redirect_stderr(io.StringIO()) as errors,
             self.assertRaises(SystemExit) as caught,
         ):
             values = flags.FlagValues()
-            command_line.launch(config_class, run, flag_values=values)
+            flags_from_config.launch(config_class, run, flag_values=values)
         return caught.exception.code, errors.getvalue()
 
     @parameterized.parameters(
-        (certify.CertifyConfig, "--train=epochs=1"), (training.TrainConfig,)
+        (certify.CertifyConfig, "--train=epochs=1"), (recipe.TrainConfig,)
     )
     def test_a_second_start_is_refused_before_anything_is_done(self, *arguments):
         run = mock.Mock()
@@ -244,7 +240,7 @@ class LaunchTest(parameterized.TestCase):
                 time.sleep(0.01)
                 stopping.this_script.check()
 
-        code, errors = self._launched(training.TrainConfig, run)
+        code, errors = self._launched(recipe.TrainConfig, run)
         self.assertEqual(code, 75)
         self.assertRegex(errors, r"\A.*stopped by SIGTERM; all rows .* safe.*\n\Z")
         with locks.run_folder(self.folder):  # it has been given back

@@ -10,9 +10,8 @@ import threading
 import time
 
 import children
-import peers
-import stopping
 from absl.testing import absltest, parameterized
+from robustjax_experiments.harness import peers, stopping
 
 _EXPERIMENTS = pathlib.Path(peers.__file__).parent
 _SECONDS = peers.Seconds(beat=0.05, silence=0.6, meeting=1.5)

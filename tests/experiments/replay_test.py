@@ -18,7 +18,8 @@ from absl.testing import absltest, parameterized
 from scipy import stats
 
 from robustjax import results
-from robustjax.results import commands, identity, replay
+from robustjax.results import commands, replay
+from robustjax.results.run_folder import provenance
 
 
 def _seed(chosen, num_rows):
@@ -110,8 +111,8 @@ class ReplayTest(certify_test.InFolder):
         for place, votes in ((3, 3), (4, 4)):
             change = {"count": int(rows[place]["count"]) - votes}
             _edit(self.run_folder, change, place)
-        environment = identity.environment() | {"device_kind": "abacus"}
-        with mock.patch.object(identity, "environment", return_value=environment):
+        environment = provenance.environment() | {"device_kind": "abacus"}
+        with mock.patch.object(provenance, "environment", return_value=environment):
             outcome = self.replayed()
         (finding,) = outcome.findings
         self.assertStartsWith(finding, "idx 4: count is ")
@@ -193,7 +194,9 @@ class ReplayTest(certify_test.InFolder):
         )
         _, output = called("--rows=20")
         self.assertIn(": 20 rows recomputed from model, data and seed: agree", output)
-        changed = mock.patch.object(identity, "changed_versions", return_value=["why"])
+        changed = mock.patch.object(
+            provenance, "changed_versions", return_value=["why"]
+        )
         row = run_folders.rows(self.run_folder)[4]
         _edit(self.run_folder, {"count": int(row["count"]) - 1}, 4)
         with changed:

@@ -12,28 +12,28 @@ import unittest
 from unittest import mock
 
 import children
+import hidden_cost
 import jax
 import numpy as np
 import pytest
-import regions
 import run_folders
 import sample_classifiers
-import shrinkage
 from absl.testing import absltest, parameterized
+from robustjax_experiments.studies import decision_regions
 
 from robustjax import data, results, smoothing
 from tests import real_data
 
 _HERE = pathlib.Path(__file__).parent
-_SCRIPT = pathlib.Path(shrinkage.__file__)
+_SCRIPT = pathlib.Path(hidden_cost.__file__)
 _LOG = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 
 
 _rows = run_folders.rows
 
 
-def _config(folder: str | pathlib.Path) -> shrinkage.ShrinkageConfig:
-    return shrinkage.ShrinkageConfig(
+def _config(folder: str | pathlib.Path) -> hidden_cost.ShrinkageConfig:
+    return hidden_cost.ShrinkageConfig(
         workdir=str(folder),
         apply_fn="sample_classifiers:nearest_mean",
         sigmas=("0.5", "0", "0.25"),
@@ -54,7 +54,7 @@ def _finished_run() -> tuple[run_folders.Files, dict, str]:
         run_folders.pictures(are_drawn=True),
         case.assertLogs(level="INFO") as logs,
     ):
-        summary = shrinkage.run(_config(folder))
+        summary = hidden_cost.run(_config(folder))
         return run_folders.read(pathlib.Path(folder)), summary, "".join(logs.output)
 
 
@@ -103,7 +103,7 @@ class RunTest(_InFolder):
         page = (workdir / "report.html").read_text()
         self.assertNotRegex(page, r"(?i)https?:|<script|<link|url\(|src=\"(?!data:)")
         self.assertEqual(page.count("data:image/png;base64,"), 5)
-        found = regions.load(workdir)
+        found = decision_regions.load(workdir)
         self.assertEqual([list(found.rays), list(found.slices)], 2 * [[0.25, 0.5]])
         self.assertTrue(np.all(found.labels != found.targets))
         for part in ("Findings", "All runs", "Regions along rays", "test 0.25"):
@@ -154,12 +154,12 @@ class RunTest(_InFolder):
         self.finished()
         workdir = pathlib.Path(self.config.workdir)
         before = (workdir / "rows.tsv").read_text()
-        with mock.patch.object(regions, "measure") as measure:
-            shrinkage.run(self.replace(target_radii=("0.1",)))  # changes no row
+        with mock.patch.object(decision_regions, "measure") as measure:
+            hidden_cost.run(self.replace(target_radii=("0.1",)))  # changes no row
             measure.assert_not_called()
         self.assertEqual((workdir / "rows.tsv").read_text(), before)
         with self.assertRaisesRegex(ValueError, "num_samples"):
-            shrinkage.run(self.replace(num_samples=300))
+            hidden_cost.run(self.replace(num_samples=300))
 
     @pytest.mark.newest
     def test_goes_on_where_it_was_killed(self):
@@ -168,17 +168,17 @@ class RunTest(_InFolder):
         whole = _rows(self.config.workdir)
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join(lines[:70]) + lines[70][:9])
-        shrinkage.run(self.config)
+        hidden_cost.run(self.config)
         self.assertEqual(_rows(self.config.workdir), whole)
 
     @pytest.mark.slow
     def test_damaged_regions_are_measured_again(self):
         self.finished()
         path = pathlib.Path(self.config.workdir) / "regions.npz"
-        good = regions.load(path.parent)
+        good = decision_regions.load(path.parent)
         path.write_bytes(path.read_bytes()[:200])
-        shrinkage.run(self.config)
-        again = regions.load(path.parent)
+        hidden_cost.run(self.config)
+        again = decision_regions.load(path.parent)
         for sigma in (0.25, 0.5):
             for name in ("base_exit", "smoothed_exit", "upper"):
                 np.testing.assert_array_equal(
@@ -188,8 +188,8 @@ class RunTest(_InFolder):
     @pytest.mark.slow
     def test_rays_of_a_linear_classifier_end_where_they_did(self):
         """Between two classes it is a plane, which smoothing does not move."""
-        shrinkage.run(self.replace(sigmas=("0.1",), num_ray_samples=500, num_rays=30))
-        found = regions.load(pathlib.Path(self.config.workdir))
+        hidden_cost.run(self.replace(sigmas=("0.1",), num_ray_samples=500, num_rays=30))
+        found = decision_regions.load(pathlib.Path(self.config.workdir))
         rays = found.rays[0.1]
         is_covered = (rays.lower <= rays.base_exit) & (rays.base_exit <= rays.upper)
         self.assertGreaterEqual(np.mean(is_covered), 0.8)
@@ -203,7 +203,7 @@ class TrainTest(_InFolder):
             apply_fn="", model="mlp", train=("epochs=3",), train_sigmas=("0", "0.5"),
             sigmas=("0", "0.5"), max_examples=60,
         )  # fmt: skip
-        summary = shrinkage.run(config)
+        summary = hidden_cost.run(config)
         names = {path.name for path in pathlib.Path(config.workdir).iterdir()}
         expected = {"model_0", "model_0.5", "heat_map.png", "equal_noise.png"}
         self.assertLessEqual(expected, names)
@@ -212,7 +212,7 @@ class TrainTest(_InFolder):
             [f"train {s}, test {t}" for s in ("0", "0.5") for t in ("0", "0.5")],
         )
         self.assertLen(_rows(config.workdir), 4 * 60)
-        shrinkage.run(config)  # finds its models
+        hidden_cost.run(config)  # finds its models
 
     @pytest.mark.slow
     def test_the_flag_file_shows_the_cost(self):
@@ -220,7 +220,7 @@ class TrainTest(_InFolder):
 
         Of the levels of the file only those that are looked at, and no regions.
         """
-        flags = _SCRIPT.parent / "flags" / "shrinkage_digits.flags"
+        flags = _SCRIPT.parent / "flags" / "hidden_cost_digits.flags"
         command = [sys.executable, str(_SCRIPT), f"--flagfile={flags}"]
         done = subprocess.run(
             [*command, f"--workdir={self.folder / 'run'}", "--num_rays=0",
@@ -244,11 +244,11 @@ class LogsTest(_InFolder):
             self.log("a", "0 0 0 0.5 1 1.0", "1 1 0 0.2 0 1.0", "2 2 -1 0.0 0 1.0"),
             self.log("b", "0 0 0 0.4 1 1.0", "1 1 1 0.3 1 1.0"),
         ]
-        config = shrinkage.ShrinkageConfig(
+        config = hidden_cost.ShrinkageConfig(
             workdir=self.config.workdir, from_logs=(f"first={logs[0]}", logs[1]),
             class_names=("<cat>", "dog", "frog"),
         )  # fmt: skip
-        summary = shrinkage.run(config)
+        summary = hidden_cost.run(config)
         self.assertEqual([r["name"] for r in summary["runs"]], ["first", logs[1]])
         first = summary["runs"][0]["certified"]
         np.testing.assert_array_equal(first["accuracy"], [1, 0, 0])
@@ -268,10 +268,10 @@ class LogsTest(_InFolder):
                 for i in range(40)
             ]
             entries.append(f"{name}={self.log(name, *lines)}")
-        config = shrinkage.ShrinkageConfig(
+        config = hidden_cost.ShrinkageConfig(
             workdir=self.config.workdir, from_logs=tuple(entries)
         )
-        summary = shrinkage.run(config)
+        summary = hidden_cost.run(config)
         page = (pathlib.Path(config.workdir) / "report.html").read_text()
         return summary, re.findall("<li>(.*?)</li>", page)
 
@@ -299,12 +299,12 @@ class LogsTest(_InFolder):
         self.assertIn("In 6 of 6 runs", findings[0])
         self.assertLen(findings, 7)
         entries = [f"{name}={self.folder / name}" for name in counts]
-        config = shrinkage.ShrinkageConfig(
+        config = hidden_cost.ShrinkageConfig(
             workdir=str(self.folder / "more"), from_logs=(*entries, f"rare={rare}")
         )
         gaps = [
             run["certified"]["disparity"]["gap"]
-            for run in shrinkage.run(config)["runs"]
+            for run in hidden_cost.run(config)["runs"]
         ]
         self.assertEqual(np.argmax(gaps), 6)
         page = (self.folder / "more" / "report.html").read_text()
@@ -319,11 +319,11 @@ class LogsTest(_InFolder):
 
     def test_everything_abstained_leaves_nothing_to_compare(self):
         lines = [f"{i} {i % 3} -1 0.0 0 1.0" for i in range(300)]
-        config = shrinkage.ShrinkageConfig(
+        config = hidden_cost.ShrinkageConfig(
             workdir=self.config.workdir, from_logs=(f"log={self.log('log', *lines)}",),
             num_classes=3,
         )  # fmt: skip
-        (run,) = shrinkage.run(config)["runs"]
+        (run,) = hidden_cost.run(config)["runs"]
         self.assertEqual(
             run["findings"], ["Every prediction abstains: there is nothing to compare."]
         )
@@ -337,11 +337,11 @@ class LogsTest(_InFolder):
         place = "locuslab/certify/cifar10/resnet110/noise_0.12/test/sigma_0.50"
         names = ("plane", "auto", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
                  "truck")  # fmt: skip
-        config = shrinkage.ShrinkageConfig(
+        config = hidden_cost.ShrinkageConfig(
             workdir=self.config.workdir, from_logs=(f"log={root / place}",),
             class_names=names,
         )  # fmt: skip
-        findings = shrinkage.run(config)["runs"][0]["findings"]
+        findings = hidden_cost.run(config)["runs"][0]["findings"]
         self.assertTrue(any(re.match("Class frog absorbs.*90.0%", f) for f in findings))
         page = (pathlib.Path(config.workdir) / "report.html").read_text()
         self.assertIn("Class frog absorbs others: it takes 90.0%", page)
@@ -357,11 +357,11 @@ class LogsTest(_InFolder):
             ([f"a={good}", f"a={good}"], {}, "different names"),
         ):
             workdir = str(self.folder / f"run{text[:3]}")
-            config = shrinkage.ShrinkageConfig(
+            config = hidden_cost.ShrinkageConfig(
                 workdir=workdir, from_logs=tuple(entries), **changes
             )
             with self.assertRaisesRegex(ValueError, text):
-                shrinkage.run(config)
+                hidden_cost.run(config)
 
 
 class RefusalTest(_InFolder):
@@ -387,7 +387,7 @@ class RefusalTest(_InFolder):
     def test_bad_class_names_are_found_before_the_report(self):
         self.finished()
         with self.assertRaisesRegex(ValueError, "10 class_names"):
-            shrinkage.run(self.replace(class_names=("a", "b")))
+            hidden_cost.run(self.replace(class_names=("a", "b")))
 
     def test_results_tool_says_what_the_folder_is(self):
         self.finished()

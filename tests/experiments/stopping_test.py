@@ -8,8 +8,8 @@ import sys
 import time
 
 import children
-import stopping
 from absl.testing import absltest
+from robustjax_experiments.harness import stopping
 
 _EXPERIMENTS = pathlib.Path(stopping.__file__).parent
 _BUSY = """

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import training_step
 from absl.testing import absltest, parameterized
+from robustjax_experiments.training import training_step
 
 
 class _Recorder(nn.Module):

@@ -15,14 +15,13 @@ import children
 import jax
 import numpy as np
 import pytest
-import training
-import training_step
 from absl.testing import absltest, parameterized
+from robustjax_experiments.training import recipe, training_step
 
 from robustjax import data, models
 from tests import real_data
 
-_TRAIN = pathlib.Path(training.__file__).with_name("train.py")
+_TRAIN = pathlib.Path(recipe.__file__).with_name("train.py")
 
 
 class _StopError(Exception):
@@ -72,9 +71,7 @@ class _InFolder(parameterized.TestCase):
             "save_every": 2,
             "learning_rate": 0.01,
         }
-        return training.TrainConfig(
-            workdir=str(self.folder / name), **settings | changes
-        )
+        return recipe.TrainConfig(workdir=str(self.folder / name), **settings | changes)
 
     def metrics(self, name="run"):
         """The rows of metrics.tsv without the seconds, which are the last column."""
@@ -93,15 +90,15 @@ class ResumeTest(_InFolder):
     )
     @pytest.mark.slow
     def test_resumed_equals_straight(self, stops, **changes):
-        straight = training.run(self.config("straight", **changes))
+        straight = recipe.run(self.config("straight", **changes))
         config = self.config("resumed", **changes)
         for stop in stops:
             with self.assertRaises(_StopError):
-                training.run(config, on_epoch=_stop_after(stop))
+                recipe.run(config, on_epoch=_stop_after(stop))
             self.assertFalse((self.folder / "resumed" / "checkpoint").exists())
         log = self.folder / "resumed" / "metrics.tsv"
         log.write_text(log.read_text() + "6\t12\t0.1")  # as a kill may leave it
-        resumed = training.run(config)
+        resumed = recipe.run(config)
         one, two = (models.load(result["checkpoint"]) for result in (straight, resumed))
         jax.tree.map(np.testing.assert_array_equal, one.variables, two.variables)
         self.assertEqual("batch_stats" in one.variables, "model" in changes)
@@ -109,30 +106,30 @@ class ResumeTest(_InFolder):
         self.assertLen(self.metrics("resumed"), 6)
 
     def test_finished_run_returns_at_once_or_names_other_settings(self):
-        first = training.run(self.config(epochs=1))
+        first = recipe.run(self.config(epochs=1))
         with mock.patch.object(data, "load", side_effect=AssertionError):
             moved = self.config(epochs=1, save_every=7)
-            self.assertEqual(training.run(moved), first)
+            self.assertEqual(recipe.run(moved), first)
             message = r"sigma \(0.3 there, 0.5 asked\), seed \(0 there, 3 asked\)"
             with self.assertRaisesRegex(ValueError, message):
-                training.run(self.config(epochs=1, sigma=0.5, seed=3))
+                recipe.run(self.config(epochs=1, sigma=0.5, seed=3))
 
     @pytest.mark.newest
     def test_damaged_or_other_unfinished_run_is_named(self):
         config = self.config(epochs=4)
         with self.assertRaises(_StopError):
-            training.run(config, on_epoch=_stop_after(3))
+            recipe.run(config, on_epoch=_stop_after(3))
         with self.assertRaisesRegex(ValueError, r"sigma \(0.3 there, 0.5 asked\)"):
-            training.run(dataclasses.replace(config, sigma=0.5))
+            recipe.run(dataclasses.replace(config, sigma=0.5))
         for name in ("metrics.tsv", "state/2/default/_METADATA"):
             file = self.folder / "run" / name
             content = file.read_bytes()
             file.write_bytes(b"")
             with self.assertRaisesRegex(ValueError, "state.*from the start") as caught:
-                training.run(config)
+                recipe.run(config)
             self.assertNotIn("\n", str(caught.exception))
             file.write_bytes(content)
-        self.assertEqual(training.run(config)["epoch"], 4)
+        self.assertEqual(recipe.run(config)["epoch"], 4)
 
 
 class RunTest(_InFolder):
@@ -145,9 +142,9 @@ class RunTest(_InFolder):
         augmented = mock.Mock(wraps=training_step.augmented)
         with (
             mock.patch.object(training_step, "augmented", augmented),
-            mock.patch.object(training, "_TEST_BATCH", 7),  # the last one is filled up
+            mock.patch.object(recipe, "_TEST_BATCH", 7),  # the last one is filled up
         ):
-            result = training.run(config)
+            result = recipe.run(config)
         self.assertEqual(augmented.call_count, 1)  # called while tracing: no retrace
         self.assertEqual((result["epoch"], result["step"]), (5, 10))
 
@@ -176,11 +173,11 @@ class RunTest(_InFolder):
     def test_divergence_is_named(self):
         config = self.config(optimizer="sgd", learning_rate=1e30, warmup=0.0)
         with self.assertRaisesRegex(ValueError, "diverged in epoch.*learning_rate"):
-            training.run(config)
+            recipe.run(config)
 
     def test_too_large_batch_is_refused_before_anything_is_written(self):
         with self.assertRaisesRegex(ValueError, "batch_size <= 60.*got 61"):
-            training.run(self.config(batch_size=61))
+            recipe.run(self.config(batch_size=61))
         self.assertFalse((self.folder / "run").exists())
 
 
@@ -207,7 +204,7 @@ class ConfigTest(parameterized.TestCase):
     )
     def test_bad_setting_is_named(self, changes, message):
         with self.assertRaisesRegex(ValueError, message):
-            training.TrainConfig(**{"workdir": "run"} | changes)
+            recipe.TrainConfig(**{"workdir": "run"} | changes)
 
 
 class ScriptTest(_InFolder):
@@ -234,7 +231,7 @@ class ScriptTest(_InFolder):
         found = re.search(line, process.stdout)
         self.assertEqual(process.stderr.count("compiling"), 1)
         self.assertNotIn("%|", process.stderr)  # no bar: not a terminal
-        metrics = training.run(config)  # finds the run: flags became this config
+        metrics = recipe.run(config)  # finds the run: flags became this config
         self.assertEqual(metrics["epoch"], 2)
         for text, name in zip(found.groups(), ("", "_noisy"), strict=True):
             self.assertEqual(text, f"{metrics[f'test_accuracy{name}']:.4f}")
@@ -244,8 +241,8 @@ class ScriptTest(_InFolder):
 class SlowTest(_InFolder):
     def test_killed_at_any_moment_it_continues(self):
         flags = {"dataset": "digits", "model": "mlp", "epochs": 60, "save_every": 3}
-        straight = training.TrainConfig(workdir=str(self.folder / "one"), **flags)
-        killed = training.TrainConfig(workdir=str(self.folder / "two"), **flags)
+        straight = recipe.TrainConfig(workdir=str(self.folder / "one"), **flags)
+        killed = recipe.TrainConfig(workdir=str(self.folder / "two"), **flags)
         command = [sys.executable, str(_TRAIN), f"--workdir={killed.workdir}"]
         command += [f"--{name}={value}" for name, value in flags.items()]
         log = self.folder / "two" / "metrics.tsv"
@@ -261,22 +258,22 @@ class SlowTest(_InFolder):
             time.sleep(delay)
             process.send_signal(signal.SIGKILL)
             process.wait()
-        results = [training.run(config) for config in (straight, killed)]
+        results = [recipe.run(config) for config in (straight, killed)]
         prints = [models.load(r["checkpoint"]).fingerprint for r in results]
         self.assertEqual(prints[0], prints[1])
         self.assertEqual(self.metrics("one"), self.metrics("two"))
 
     def test_cnn_on_digits(self):
         """At sigma 0.5; flagfiles_test looks at the same model at 0.25."""
-        result = training.run(
-            training.TrainConfig(workdir=str(self.folder), sigma=0.5, epochs=200)
+        result = recipe.run(
+            recipe.TrainConfig(workdir=str(self.folder), sigma=0.5, epochs=200)
         )
         self.assertGreater(result["test_accuracy"], 0.95)
         self.assertGreater(result["test_accuracy_noisy"], 0.78)
 
     def test_cnn_on_mnist(self):
         data_dir = str(real_data.folder("mnist").parent)
-        config = training.TrainConfig(
+        config = recipe.TrainConfig(
             workdir=str(self.folder),
             dataset="mnist",
             data_dir=data_dir,
@@ -284,7 +281,7 @@ class SlowTest(_InFolder):
             epochs=2,
             batch_size=256,
         )
-        result = training.run(config)
+        result = recipe.run(config)
         self.assertGreater(result["test_accuracy"], 0.97)
         self.assertGreater(result["test_accuracy_noisy"], 0.94)
 

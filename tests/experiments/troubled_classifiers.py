@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import sample_classifiers
 
-from robustjax.results import rows
+from robustjax.results.run_folder import rows
 
 
 def troubled() -> jax.tree_util.Partial:

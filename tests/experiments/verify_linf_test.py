@@ -151,7 +151,7 @@ class RunTest(parameterized.TestCase):
 class ReportTest(absltest.TestCase):
     def test_a_proof_beyond_an_attack_is_an_error(self):
         """The report is the last check of the bounds."""
-        import linf_report
+        from robustjax_experiments.reports import linf as linf_report
 
         from robustjax import results
 

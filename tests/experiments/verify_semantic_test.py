@@ -7,15 +7,14 @@ import sys
 import tempfile
 from unittest import mock
 
-import classifiers
 import compilations
 import numpy as np
-import processes
 import pytest
 import run_folders
-import semantic_report
 import verify_semantic
 from absl.testing import absltest, parameterized
+from robustjax_experiments.harness import classifiers, processes
+from robustjax_experiments.reports import semantic as semantic_report
 
 from robustjax import data, results
 

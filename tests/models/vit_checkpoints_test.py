@@ -14,7 +14,7 @@ from absl.testing import absltest, parameterized
 from flax import traverse_util
 
 from robustjax import models
-from robustjax.models import vit_positions
+from robustjax.models.vit import position_embeddings
 
 _CHECKPOINT = os.environ.get("ROBUSTJAX_VIT_CHECKPOINT", "")
 _apply = jax.jit(lambda fn, x: fn(x))
@@ -201,10 +201,10 @@ class ResolutionTest(vit_writers.FilesTest):
     def test_positions_follow_the_rule_and_the_class_token_stays(self):
         stored = vit_writers.augreg(vit_reference.network())
         _, before = self.load(stored)
-        for rule in vit_positions.RULES:
+        for rule in position_embeddings.RULES:
             config, params = self.load(stored, resolution=12, resize=rule)
             self.assertEqual((config.resolution, config.grid), (12, 3))
-            expected = vit_positions.resize_positions(
+            expected = position_embeddings.resize_positions(
                 np.asarray(before["pos_embedding"]), 3, rule=rule
             )
             np.testing.assert_array_equal(params["pos_embedding"], expected)
@@ -234,10 +234,10 @@ class ResolutionTest(vit_writers.FilesTest):
         config, params = self.load(stored, resolution=12)
         self.assertEqual((config.position_rule, config.grid), (rule, 3))
         table = np.asarray(before["pos_embedding"])
-        expected = vit_positions.resize_positions(table, 3, rule=rule)
+        expected = position_embeddings.resize_positions(table, 3, rule=rule)
         np.testing.assert_array_equal(params["pos_embedding"], expected)
         config, params = self.load(stored, resolution=12, resize="timm_npz")
-        expected = vit_positions.resize_positions(table, 3, rule="timm_npz")
+        expected = position_embeddings.resize_positions(table, 3, rule="timm_npz")
         np.testing.assert_array_equal(params["pos_embedding"], expected)
         self.assertEqual(config.position_rule, "timm_npz")
 

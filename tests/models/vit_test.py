@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 from flax import traverse_util
 
 from robustjax import models
-from robustjax.models import vit_positions
+from robustjax.models.vit import position_embeddings
 
 _TINY = models.ViTConfig(
     width=8, heads=2, mlp=12, depth=2, patch=4, resolution=8, mean=(0.0,), std=(1.0,)
@@ -250,7 +250,9 @@ def _resample(line, new, rule):
 
 
 class PositionsTest(parameterized.TestCase):
-    @parameterized.product(sizes=((4, 7), (7, 4), (5, 2)), rule=vit_positions.RULES)
+    @parameterized.product(
+        sizes=((4, 7), (7, 4), (5, 2)), rule=position_embeddings.RULES
+    )
     def test_equals_another_implementation(self, sizes, rule):
         old, new = sizes
         grid = np.random.default_rng(0).standard_normal((old, old, 2))
@@ -260,7 +262,7 @@ class PositionsTest(parameterized.TestCase):
             rows = np.apply_along_axis(_resample, 0, grid, new, rule)
             expected = np.apply_along_axis(_resample, 1, rows, new, rule)
         table = grid.reshape(1, -1, 2)
-        actual = vit_positions.resize_positions(table, new, rule=rule)
+        actual = position_embeddings.resize_positions(table, new, rule=rule)
         np.testing.assert_allclose(actual.reshape(new, new, 2), expected, atol=1e-12)
 
     @parameterized.parameters(
@@ -283,7 +285,7 @@ class PositionsTest(parameterized.TestCase):
         # torch.nn.functional.interpolate on 0, 1, 4, 9, ... as a 3 x 3 grid, its first
         # column: bicubic with antialias; bilinear; bicubic with a scale factor.
         table = np.arange(9.0).reshape(1, 9, 1) ** 2
-        resized = vit_positions.resize_positions(table, side, rule=rule)
+        resized = position_embeddings.resize_positions(table, side, rule=rule)
         column = resized.reshape(side, side)[:, 0]
         np.testing.assert_allclose(column, expected, atol=1e-9)
 
@@ -303,14 +305,14 @@ class PositionsTest(parameterized.TestCase):
             None, {"x": grid, "scales": np.array([scale, scale])}
         )
         table = grid.reshape(1, -1, 1)
-        actual = vit_positions.resize_positions(table, new, rule=rule)
+        actual = position_embeddings.resize_positions(table, new, rule=rule)
         np.testing.assert_allclose(actual.reshape(new, new), expected, atol=1e-5)
 
     def test_the_offset_of_dinov2_is_no_rounding_error(self):
         """From 37 x 37 to 16 x 16 patches, as published models at 224 pixels."""
         table = np.random.default_rng(3).standard_normal((1, 37**2, 4))
         resized = [
-            vit_positions.resize_positions(table, 16, rule=rule)
+            position_embeddings.resize_positions(table, 16, rule=rule)
             for rule in ("dinov2", "transformers")
         ]
         self.assertGreater(np.abs(resized[0] - resized[1]).max(), 0.1)
@@ -318,23 +320,23 @@ class PositionsTest(parameterized.TestCase):
     @parameterized.parameters("dinov2", "transformers")
     def test_models_with_registers_resize_as_timm(self, rule):
         table = np.random.default_rng(1).standard_normal((1, 16, 2))
-        resize = vit_positions.resize_positions
+        resize = position_embeddings.resize_positions
         np.testing.assert_array_equal(
             resize(table, 3, rule=rule, registers=4), resize(table, 3, rule="timm")
         )
-        self.assertEqual(vit_positions.effective_rule(rule, registers=4), "timm")
-        self.assertEqual(vit_positions.effective_rule(rule, registers=0), rule)
+        self.assertEqual(position_embeddings.effective_rule(rule, registers=4), "timm")
+        self.assertEqual(position_embeddings.effective_rule(rule, registers=0), rule)
 
     def test_a_constant_stays_and_the_type_too(self):
-        for rule in vit_positions.RULES:
+        for rule in position_embeddings.RULES:
             table = np.full((1, 9, 2), 0.7, np.float32)
-            resized = vit_positions.resize_positions(table, 5, rule=rule)
+            resized = position_embeddings.resize_positions(table, 5, rule=rule)
             self.assertEqual((resized.shape, resized.dtype), ((1, 25, 2), np.float32))
             np.testing.assert_allclose(resized, 0.7, rtol=1e-6)
 
     def test_unknown_rule(self):
         with self.assertRaisesRegex(ValueError, "Unknown rule 'bicubic'"):
-            vit_positions.resize_positions(np.zeros((1, 4, 1)), 3, rule="bicubic")
+            position_embeddings.resize_positions(np.zeros((1, 4, 1)), 3, rule="bicubic")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import children
 import pytest
 from absl.testing import absltest, parameterized
 
-from robustjax.results import commands, comparison
+from robustjax.results import commands, tables
 from tests import real_data
 from tests.results import sample_runs
 
@@ -259,16 +259,16 @@ class ComparisonTest(parameterized.TestCase):
         (float("inf"), [0.0]),
     )
     def test_radius_grid(self, largest, expected):
-        self.assertEqual(comparison.radius_grid(largest), expected)
+        self.assertEqual(tables.radius_grid(largest), expected)
 
     def test_norms_are_one_a_run(self):
         with self.assertRaisesRegex(ValueError, "equal lengths"):
-            comparison.accuracy_table({}, norm=["l2"])
+            tables.accuracy_table({}, norm=["l2"])
 
     def test_run_names_drop_what_all_share(self):
-        names = comparison.run_names(["/runs/a/test/s", "/runs/b/test/s"])
+        names = tables.run_names(["/runs/a/test/s", "/runs/b/test/s"])
         self.assertEqual(names, ["a/test/s", "b/test/s"])
-        self.assertEqual(comparison.run_names(["runs/a/s"]), ["s"])
+        self.assertEqual(tables.run_names(["runs/a/s"]), ["s"])
 
 
 if __name__ == "__main__":

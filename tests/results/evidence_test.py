@@ -10,7 +10,7 @@ from robustjax import norms, smoothing
 from robustjax.results import logs
 from robustjax.results.checks import evidence
 from robustjax.results.checks import run as runs
-from robustjax.smoothing import moments
+from robustjax.smoothing.sampling import moments
 
 
 def _run(**columns):

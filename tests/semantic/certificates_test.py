@@ -13,8 +13,9 @@ from jax.tree_util import Partial
 
 from robustjax import semantic
 from robustjax._callables import as_partial
-from robustjax.semantic import certificates, fingerprints, grids
+from robustjax.semantic import certificates, fingerprints
 from robustjax.semantic.certificates import LOST, PROVEN
+from robustjax.semantic.search import cell_grids
 
 _IMAGE = np.full((1, 1, 1), 0.5)
 
@@ -68,7 +69,7 @@ class ResumeTest(parameterized.TestCase):
         self.assertBetween(found.left, 0.2 - 2 / 4096, 0.2)
         self.assertBetween(found.attack_left, 0.2 - 1e-12, 0.2 + 1e-3)
         self.assertGreater(found.num_bounded, 0)
-        self.assertTrue(grids.covers(found.cells, [(1.0, 0.25)]))
+        self.assertTrue(cell_grids.covers(found.cells, [(1.0, 0.25)]))
         kept = {cell.tobytes() for cell in found.cells}
         self.assertContainsSubset({cell.tobytes() for cell in small.cells}, kept)
 
@@ -81,7 +82,7 @@ class ResumeTest(parameterized.TestCase):
         found = certify(limit=((0.05, 0.05), (0.0, 0.2)))
         self.assertEqual((found.status, found.share, found.area), ("certified", 1, 1))
         more = certify(limit=((0.3, 0.05), (0.1, 0.4)), resume=found)
-        self.assertTrue(grids.covers(more.cells, [(0.3, 0.05), (0.1, 0.4)]))
+        self.assertTrue(cell_grids.covers(more.cells, [(0.3, 0.05), (0.1, 0.4)]))
         self.assertLess(more.share, 1)
         self.assertLessEqual(more.share, more.attack_share)
         proven = more.cells[more.states == PROVEN]

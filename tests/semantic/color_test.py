@@ -12,13 +12,14 @@ from absl.testing import absltest, parameterized
 from fixed_images import fixed_image, random_image
 
 from robustjax import semantic
-from robustjax.semantic import attributes, cell_margins, layers
+from robustjax.semantic import attributes, sp_layers
+from robustjax.semantic.search import cell_bounds
 
 _NAMES = ("hue", "saturation", "lightness", "brightness", "contrast")
 _SINGLE = {
-    "hue": (layers.Hue, 0.5),
-    "saturation": (layers.Saturation, 1.0),
-    "lightness": (layers.Lightness, 1.0),
+    "hue": (sp_layers.Hue, 0.5),
+    "saturation": (sp_layers.Saturation, 1.0),
+    "lightness": (sp_layers.Lightness, 1.0),
 }
 _STEPS = np.linspace(-1, 1, 13)  # of layers, from limit to limit
 # Moves in hue, saturation and lightness: random ones, special ones, noted ones.
@@ -126,7 +127,7 @@ def _contrasts(image, moves):
 
     def one(move):
         brightness, contrast = (
-            layers.BrightnessContrast(image, only=name).apply({}, move[at : at + 1])
+            sp_layers.BrightnessContrast(image, only=name).apply({}, move[at : at + 1])
             for at, name in enumerate(("brightness", "contrast"))
         )
         return (
@@ -134,7 +135,7 @@ def _contrasts(image, moves):
             (semantic.contrast(image, move[1]), contrast),
             (
                 semantic.brightness_contrast(image, move[0], move[1]),
-                layers.BrightnessContrast(image).apply({}, move),
+                sp_layers.BrightnessContrast(image).apply({}, move),
             ),
         )
 
@@ -179,7 +180,7 @@ class LayersTest(parameterized.TestCase):
                 self.assertLess(np.abs(found - wanted).max(), 1e-6)
 
     def test_hue_has_thirteen_units_a_pixel(self):
-        layer = layers.Hue(random_image().astype(np.float32))
+        layer = sp_layers.Hue(random_image().astype(np.float32))
         jaxpr = jax.make_jaxpr(lambda d: layer.apply({}, d))(jnp.zeros(1, jnp.float32))
         self.assertIn("f32[30,30,13]", str(jaxpr))
 
@@ -200,11 +201,11 @@ _SOME = np.array([[[0.8, 0.3, 0.1], [0.7, 0.7, 0.7], [0.1, 0.2, 0.9]]])
 @jax.jit
 def _every_layer(one, two):
     return (
-        layers.Hue(_SOME).apply({}, one),
-        layers.Saturation(_SOME).apply({}, one),
-        layers.Lightness(_SOME, "right").apply({}, one),
-        layers.BrightnessContrast(_SOME).apply({}, two),
-        layers.BrightnessContrast(_SOME, "contrast").apply({}, one),
+        sp_layers.Hue(_SOME).apply({}, one),
+        sp_layers.Saturation(_SOME).apply({}, one),
+        sp_layers.Lightness(_SOME, "right").apply({}, one),
+        sp_layers.BrightnessContrast(_SOME).apply({}, two),
+        sp_layers.BrightnessContrast(_SOME, "contrast").apply({}, one),
     )
 
 
@@ -212,9 +213,9 @@ class LayerOfTest(absltest.TestCase):
     def test_each_attribute_of_colour_has_its_layer(self):
         kinds = {name: kind for name, (kind, _) in _SINGLE.items()}
         for name in ("brightness", "contrast", "brightness_contrast"):
-            kinds[name] = layers.BrightnessContrast
+            kinds[name] = sp_layers.BrightnessContrast
         moves = {name: attributes.attribute(name) for name in kinds}
-        own = {n: cell_margins.layer_of(move, _SOME) for n, move in moves.items()}
+        own = {n: cell_bounds.layer_of(move, _SOME) for n, move in moves.items()}
 
         @jax.jit
         def values(deltas):
@@ -228,7 +229,7 @@ class LayerOfTest(absltest.TestCase):
             self.assertIsInstance(own[name], kinds[name])
             np.testing.assert_allclose(found, expected, atol=1e-5)
         with self.assertRaisesRegex(ValueError, "no SP-layer of 'rotation'"):
-            cell_margins.layer_of(attributes.attribute("rotation"), _SOME)
+            cell_bounds.layer_of(attributes.attribute("rotation"), _SOME)
 
 
 class NumbersTest(parameterized.TestCase):
@@ -247,18 +248,18 @@ class NumbersTest(parameterized.TestCase):
 
     def test_zero_is_the_image(self):
         for zero in ([0], np.array([0]), jnp.array([0]), np.array([False])):
-            found = layers.Hue(_SOME).apply({}, zero)
+            found = sp_layers.Hue(_SOME).apply({}, zero)
             np.testing.assert_allclose(found, _SOME, atol=1e-6)
 
     @parameterized.parameters(
-        (layers.Hue, {}, 0.1, r"delta \[1\]"),
-        (layers.Hue, {}, [0.1, 0.2], "delta"),
-        (layers.Hue, {}, [0.6], r"delta in \[-0.5, 0.5\]"),
-        (layers.Saturation, {"side": "right"}, [-0.1], r"delta in \[0.0, inf\]"),
-        (layers.Lightness, {"side": "left"}, [0.1], r"delta in \[-inf, 0.0\]"),
-        (layers.Lightness, {"side": "up"}, [0.1], "side 'up'"),
-        (layers.BrightnessContrast, {}, [0.1], r"delta \[2\]"),
-        (layers.BrightnessContrast, {"only": "contrast"}, [0.1j], "complex"),
+        (sp_layers.Hue, {}, 0.1, r"delta \[1\]"),
+        (sp_layers.Hue, {}, [0.1, 0.2], "delta"),
+        (sp_layers.Hue, {}, [0.6], r"delta in \[-0.5, 0.5\]"),
+        (sp_layers.Saturation, {"side": "right"}, [-0.1], r"delta in \[0.0, inf\]"),
+        (sp_layers.Lightness, {"side": "left"}, [0.1], r"delta in \[-inf, 0.0\]"),
+        (sp_layers.Lightness, {"side": "up"}, [0.1], "side 'up'"),
+        (sp_layers.BrightnessContrast, {}, [0.1], r"delta \[2\]"),
+        (sp_layers.BrightnessContrast, {"only": "contrast"}, [0.1j], "complex"),
     )
     def test_refused(self, layer, options, delta, text):
         with self.assertRaisesRegex(ValueError, text):

@@ -15,7 +15,7 @@ from absl.testing import absltest, parameterized
 from fixed_images import fixed_image
 
 from robustjax import data, semantic
-from robustjax.semantic import enclosures
+from robustjax.semantic.relaxations import enclosures
 
 # Cells by attribute: lower and upper corners. "mirrored": read with reflection about an
 # integer centre. It is half a pixel off the middle of an even size, so that the sources

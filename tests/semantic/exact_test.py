@@ -18,7 +18,8 @@ from fixed_images import (
 from jax.tree_util import Partial
 
 from robustjax import bounds, semantic
-from robustjax.semantic import limits, walk
+from robustjax.semantic import parameter_ranges
+from robustjax.semantic.exact import piecewise_linear
 
 _LINEAR = (
     "hue", "saturation", "lightness", "brightness", "contrast", "shear",
@@ -132,7 +133,7 @@ class DenseTest(parameterized.TestCase):
             return jnp.stack([5000 + y[:, :32].sum(1), y[:, 32:].sum(1)], axis=1)
 
         found = semantic.exact_radius(fn, random_image(), 0, attribute="hue")
-        self.assertGreater(found.num_pieces, 3 * walk.CAPACITY)
+        self.assertGreater(found.num_pieces, 3 * piecewise_linear.CAPACITY)
         self.assertEqual(found[:4], (0.5, 0.5, -1, -1))
 
     def test_knots_that_are_near_are_kept_apart(self):
@@ -166,7 +167,7 @@ class CertifiedTest(parameterized.TestCase):
     def _check(self, attribute):
         exact = _exact(attribute)
         found = semantic.certify(_NETS["tiny"], fixed_image(), 2, attribute=attribute)
-        ((limit, _),) = limits.resolve(semantic.attribute(attribute), None)
+        ((limit, _),) = parameter_ranges.resolve(semantic.attribute(attribute), None)
         for own, true, attack in (
             (found.left, exact.left, found.attack_left),
             (found.right, exact.right, found.attack_right),

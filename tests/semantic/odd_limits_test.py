@@ -13,8 +13,8 @@ from compilations import counted
 from jax.tree_util import Partial
 
 from robustjax import bounds, semantic
-from robustjax.semantic import cell_margins, grids
 from robustjax.semantic.attributes import NAMES
+from robustjax.semantic.search import cell_bounds, cell_grids
 
 _IMAGE = np.full((1, 1, 1), 0.5)
 
@@ -78,16 +78,16 @@ class LimitsTest(parameterized.TestCase):
         moving = semantic.attribute(name)
         ranges = [(0.999999 if "scale" in moving.names else 1e30, 1e30)]
         ranges *= len(moving.names)
-        cells = grids.first_cells(moving, ranges)
+        cells = cell_grids.first_cells(moving, ranges)
         self.assertLess(len(cells), 2 * 4096)
         if len(ranges) == 1:  # each begins where the one before it ends
             starts, ends = np.sort(cells[..., 0], axis=0).T
             np.testing.assert_array_equal(starts, [-ranges[0][0], *ends[:-1]])
             self.assertEqual(ends[-1], 1e30)
         if len(ranges) > 1 or name == "brightness":
-            self.assertTrue(grids.covers(cells, ranges))
+            self.assertTrue(cell_grids.covers(cells, ranges))
         if name in ("brightness", "translation"):  # a hole is seen
-            self.assertFalse(grids.covers(np.delete(cells, 7, axis=0), ranges))
+            self.assertFalse(cell_grids.covers(np.delete(cells, 7, axis=0), ranges))
 
     def test_a_search_in_huge_limits_stops_when_told(self):
         began = time.perf_counter()
@@ -96,7 +96,7 @@ class LimitsTest(parameterized.TestCase):
         found = pair(**both, max_cells=8)
         self.assertEqual((found.status, found.num_bounded), ("unknown", 8))
         alone = dict(attribute="contrast", limit=(0, 1e6))
-        with mock.patch.object(cell_margins, "of_cells", return_value=np.ones(4)):
+        with mock.patch.object(cell_bounds, "of_cells", return_value=np.ones(4)):
             found = pair(**alone, max_cells=8, batch_size=4)
         self.assertEqual((found.status, found.num_bounded), ("unknown", 8))
         self.assertLess(time.perf_counter() - began, 20)
@@ -110,7 +110,7 @@ class LimitsTest(parameterized.TestCase):
 
     def test_wide_translations_are_cut_at_whole_pixels(self):
         """Others than those have no bounds; of limits past the first cells as well."""
-        with mock.patch.object(cell_margins, "of_cells", side_effect=_unknown) as made:
+        with mock.patch.object(cell_bounds, "of_cells", side_effect=_unknown) as made:
             found = _certify(
                 attribute="translation", limit=5000.5, max_cells=400, min_share=1e-6
             )
@@ -170,9 +170,9 @@ class InfiniteLogitsTest(parameterized.TestCase):
     def test_bounds_that_may_be_infinite_prove_nothing(self):
         """Also where no counterexample tells so."""
         brightness = semantic.attribute("brightness")
-        how = cell_margins.How(brightness, (np.inf,), chunk_size=32)
+        how = cell_bounds.How(brightness, (np.inf,), chunk_size=32)
         cells = np.array([[[0.0], [0.01]], [[0.0], [0.26]]] * 2)
-        margins = cell_margins.of_cells(
+        margins = cell_bounds.of_cells(
             bounds.single(Partial(_overflowing)), _IMAGE, cells,
             spec=np.array([[1.0, -1.0]]), how=how,
         )  # fmt: skip
@@ -180,7 +180,7 @@ class InfiniteLogitsTest(parameterized.TestCase):
         self.assertTrue(np.isnan(margins[1]))
         ends = bounds.Bounds(jnp.ones(1), jnp.full(1, jnp.inf))
         with mock.patch.object(bounds, "linear_bounds", return_value=ends):
-            margins = cell_margins.of_cells(
+            margins = cell_bounds.of_cells(
                 Partial(lambda x: x[0, 0]), _IMAGE, cells, how=how,
                 spec=np.array([[1.0]]),
             )  # fmt: skip

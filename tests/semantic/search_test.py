@@ -11,7 +11,8 @@ from absl.testing import absltest, parameterized
 from fixed_images import class_of, fixed_image, margins_at, tiny_net
 
 from robustjax import _callables, bounds, semantic
-from robustjax.semantic import cell_margins, certificates, grids, limits, splitting
+from robustjax.semantic import certificates, parameter_ranges
+from robustjax.semantic.search import cell_bounds, cell_grids, uniform_splitting
 
 _NETS = {3: (tiny_net(), fixed_image()), 1: (tiny_net(30), fixed_image(6, 5, 1))}
 
@@ -45,7 +46,9 @@ def _pixel_net(x):
 class OneParameterTest(absltest.TestCase):
     def test_range_holds_at_samples_and_meets_the_attack(self):
         found = _certify("rotation")
-        ((left, right),) = limits.resolve(semantic.attribute("rotation"), None)
+        ((left, right),) = parameter_ranges.resolve(
+            semantic.attribute("rotation"), None
+        )
         moves = np.linspace(-found.left, found.right, 20_001)[1:-1, None]
         self.assertGreater(_margins("rotation", 1, moves).min(), 0)
         self.assertGreater(found.left, 0.99 * min(found.attack_left, left))
@@ -65,7 +68,7 @@ class OneParameterTest(absltest.TestCase):
         for targets, rows in (
             ("all", [[1, -1, 0], [1, 0, -1]]), ("top2", [[1, -1, 0]]),
         ):  # fmt: skip
-            found = cell_margins.margin_spec(fn, _PIXEL, 0, targets=targets)
+            found = cell_bounds.margin_spec(fn, _PIXEL, 0, targets=targets)
             np.testing.assert_array_equal(found, rows)
         with self.assertRaisesRegex(ValueError, "targets"):
             _certify("rotation", targets="top1")
@@ -166,7 +169,7 @@ class AnytimeTest(absltest.TestCase):
         self.assertEqual(found.right, 1.0)
 
     def test_bounds_that_are_nan_prove_nothing(self):
-        unknown = mock.patch.object(cell_margins, "of_cells", side_effect=_unknown)
+        unknown = mock.patch.object(cell_bounds, "of_cells", side_effect=_unknown)
         settings = {"attribute": "brightness", "limit": 0.1}
         with unknown:
             found = semantic.certify(_pixel_net, _PIXEL, 0, max_cells=8, **settings)
@@ -192,9 +195,9 @@ class AcceleratorTest(absltest.TestCase):
         image = np.array([[[0.25], [0.25 + 2.0**-30], [0.25]]])
         self.assertEqual(*np.float32(image)[0, :2, 0])  # there the margin is 0.5 + 8 b
         cells = np.array([[0, 0.125], [0.125, 0.25], [-0.25, -0.125], [0.0625, 0.125]])
-        how = cell_margins.How(semantic.attribute("brightness"), (0.125,))
+        how = cell_bounds.How(semantic.attribute("brightness"), (0.125,))
         bound = functools.partial(
-            cell_margins.of_cells, fn, image, cells[..., None],
+            cell_bounds.of_cells, fn, image, cells[..., None],
             spec=np.array([[1.0, -1.0]]), how=how,
         )  # fmt: skip
         true, straight = 8 * cells[:, 0] - 0.5, bound()
@@ -230,11 +233,11 @@ class GridsTest(parameterized.TestCase):
     def test_first_cells_cover_the_limits_and_zero_is_a_corner(self, name):
         attribute = semantic.attribute(name)
         ranges = [(0.25, 0.7)] * len(attribute.names)
-        cells = grids.first_cells(attribute, ranges)
+        cells = cell_grids.first_cells(attribute, ranges)
         volume = np.prod(cells[:, 1] - cells[:, 0], axis=1).sum()
         self.assertAlmostEqual(volume, 0.95 ** len(ranges))
         self.assertTrue(np.all((cells[:, 0] >= 0) | (cells[:, 1] <= 0)))
-        widths = grids.straightened_widths(attribute, cells)
+        widths = cell_grids.straightened_widths(attribute, cells)
         ends = 1 / (1 + cells) if name == "scale" else cells
         widest = np.abs(ends[:, 1] - ends[:, 0]).max(axis=0)
         np.testing.assert_array_less(widest, widths)
@@ -242,19 +245,23 @@ class GridsTest(parameterized.TestCase):
 
     def test_moves_of_pixels_are_cut_at_whole_pixels(self):
         attribute = semantic.attribute("translation")
-        cells = grids.first_cells(attribute, [(1.5, 0.7), (0.25, 2.0)])
+        cells = cell_grids.first_cells(attribute, [(1.5, 0.7), (0.25, 2.0)])
         for low, high in np.moveaxis(cells, 2, 0).swapaxes(1, 2):
             self.assertTrue(np.all(np.floor(low) + 1 >= high))
 
     def test_shares_of_limits(self):
-        shares = limits.share_of(np.array([[-0.5], [0.25], [0.0]]), [(1.0, 0.5)])
+        shares = parameter_ranges.share_of(
+            np.array([[-0.5], [0.25], [0.0]]), [(1.0, 0.5)]
+        )
         np.testing.assert_array_equal(shares, [0.5, 0.5, 0.0])
-        shares = limits.share_of(np.array([[0.1, 0.1], [-0.1, 0]]), [(0, 1), (1, 0)])
+        shares = parameter_ranges.share_of(
+            np.array([[0.1, 0.1], [-0.1, 0]]), [(0, 1), (1, 0)]
+        )
         np.testing.assert_array_equal(shares, [np.inf, np.inf])
 
     def test_only_cells_connected_with_zero_count(self):
         cells = np.array([[[0.0], [0.2]], [[0.2], [0.3]], [[0.5], [1.0]]])
-        self.assertAlmostEqual(grids.connected_area(cells, [(1.0, 1.0)]), 0.15)
+        self.assertAlmostEqual(cell_grids.connected_area(cells, [(1.0, 1.0)]), 0.15)
 
 
 class SplittingTest(absltest.TestCase):
@@ -282,7 +289,7 @@ class SplittingTest(absltest.TestCase):
         self.assertEqual((found.left, found.right), (0.16, 0.3))
 
     def test_presets_name_attributes(self):
-        for preset in splitting.PRESETS.values():
+        for preset in uniform_splitting.PRESETS.values():
             self.assertEqual(
                 semantic.attribute(preset.attribute).name, preset.attribute
             )

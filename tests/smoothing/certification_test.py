@@ -12,8 +12,9 @@ from flax import nnx
 from scipy import stats
 
 from robustjax import smoothing
-from robustjax.smoothing import certification, sampling
+from robustjax.smoothing import certification
 from robustjax.smoothing.certificate import Request
+from robustjax.smoothing.sampling import vote_counts
 
 _KEY = jax.random.key(2)
 
@@ -135,7 +136,7 @@ class NoiseTest(parameterized.TestCase):
             jax.debug.callback(record, x)
             return jnp.stack([x[:, 0], -x[:, 0]], axis=-1)
 
-        original = sampling.class_counts
+        original = vote_counts.class_counts
 
         def class_counts(*args, **kwargs):
             seen.append([])
@@ -147,7 +148,7 @@ class NoiseTest(parameterized.TestCase):
         x = np.full((1, 8), 0.5)
         for n0, n in ((1, 10), (100, 300), (300, 100), (128, 128)):
             seen.clear()
-            with mock.patch.object(sampling, "class_counts", class_counts):
+            with mock.patch.object(vote_counts, "class_counts", class_counts):
                 smoothing.certify(
                     _KEY, apply_fn, x, num_selection=n0, num_estimation=n, **kwargs
                 )

@@ -11,7 +11,7 @@ from absl.testing import absltest, parameterized
 from scipy import integrate, optimize, stats
 
 from robustjax import smoothing
-from robustjax.smoothing import moments
+from robustjax.smoothing.sampling import moments
 
 _KEY = jax.random.key(4)
 _NORMS = ("l2", "l1", "linf", "l1.5", "l4")

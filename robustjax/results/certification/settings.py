@@ -127,7 +127,7 @@ def noise_fingerprint(seed: int) -> str:
     """
     import jax
 
-    from robustjax.smoothing import streams
+    from robustjax.smoothing.sampling import streams
 
     key = jax.random.fold_in(jax.random.key(seed), streams.ESTIMATE)
     bits = np.asarray(jax.random.bits(key, (2, 3), "uint32"))

@@ -67,7 +67,7 @@ def soft_votes(run: Run) -> Iterator[Fault]:
     mean the bound is largest where all are equal.
     """
     from robustjax import smoothing
-    from robustjax.smoothing import moments
+    from robustjax.smoothing.sampling import moments
 
     c = run.log.columns
     is_soft = (c["bound"] == "betting") & (c["num_estimation"] > 0)

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from robustjax.results import logs, rows
+from robustjax.results import logs
 from robustjax.results.certification import selection
 from robustjax.results.checks.run import Run
+from robustjax.results.run_folder import rows
 
 
 def rows_of_examples(run: Run) -> Iterator[str]:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from robustjax.results import identity, logs
+from robustjax.results import logs
+from robustjax.results.run_folder import provenance
 
 if TYPE_CHECKING:
     from robustjax import data
@@ -61,9 +62,9 @@ def read(log: logs.Log, *, data_dir: str | None, with_data: bool) -> Run:
     Raises:
         ValueError: if `versions.json` is not that of a run.
     """
-    if not (log.path / identity.FILE_NAME).is_file():
+    if not (log.path / provenance.FILE_NAME).is_file():
         return Run(log, {}, {}, None, "a rows file alone does not name its data set")
-    known = identity.read_identity(log.path)
+    known = provenance.read_identity(log.path)
     dataset, reason = None, "the data set was not loaded"
     if with_data:
         dataset, reason = _load(known.flags, data_dir)

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from robustjax import norms
-from robustjax.results import logs, starts
-from robustjax.results import rows as rows_files
+from robustjax.results import logs
 from robustjax.results.certification import rows, settings
 from robustjax.results.checks.run import Run
+from robustjax.results.run_folder import rows as rows_files
+from robustjax.results.run_folder import starts
 
 _FORMS = ("box", "cells", "exact")
 _RUNNER_UPS = ("complement", "bonferroni")

@@ -1,0 +1,247 @@
+r"""What randomized smoothing costs: classes lost, regions shrunk, noise in training.
+
+    python experiments/hidden_cost.py \
+        --flagfile=experiments/flags/hidden_cost_digits.flags
+    python experiments/hidden_cost.py --from_logs=sigma_0.25,sigma_0.50 --workdir=runs/l
+
+Killed at any moment and started again with the same flags, it goes on where it was.
+The run folder then holds rows.tsv, regions.npz, summary.json, plots and report.html,
+which opens without a network.
+
+Reference:
+    Mohapatra, Ko, Weng, Chen, Liu and Daniel (2021), Hidden Cost of Randomized
+    Smoothing, AISTATS.
+"""
+
+import dataclasses
+import hashlib
+import math
+import pathlib
+from typing import Any
+
+import numpy as np
+from absl import logging
+from robustjax_experiments.harness import (
+    classifiers,
+    flags_from_config,
+    image_selection,
+)
+from robustjax_experiments.harness.flags_from_config import setting
+from robustjax_experiments.reports import hidden_cost as hidden_cost_report
+from robustjax_experiments.studies import decision_regions, noise_sweep
+
+from robustjax import _validate, data, results
+from robustjax.smoothing.sampling import vote_counts
+
+_OPERATIONAL = (  # change no row
+    "workdir", "data_dir", "checkpoint", "chunk_size", "class_names", "target_radii",
+    "allow_version_change",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class ShrinkageConfig:
+    """Settings of a study of what smoothing costs; refuses bad values by name."""
+
+    workdir: str = setting("", "folder of the run; a started run in it is continued")
+    from_logs: tuple[str, ...] = setting(
+        (), "NAME=PATH or PATH of certification logs to report on, instead of a model"
+    )
+    num_classes: int = setting(0, "classes of the logs; default: as many as they name")
+    class_names: tuple[str, ...] = setting((), "names of the classes, for the report")
+
+    dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
+    data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
+    split: str = setting("test", "split to measure on: train or test")
+    start: int = setting(0, "index of the first image")
+    skip: int = setting(1, "take every skip-th image")
+    max_examples: int = setting(0, "take at most so many images; 0: all")
+
+    model: str = setting("", "architecture: of the models to train, or a check")
+    checkpoint: str = setting("", "trained model: folder of train.py, or safetensors")
+    apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
+    onnx: str = setting("", "an ONNX network, by its file")
+    dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
+    train: tuple[str, ...] = setting(
+        (), "settings of train.py for the models of --train_sigmas: epochs=60,..."
+    )
+    train_sigmas: tuple[str, ...] = setting(
+        (), "noise levels in training, one model each; 0: without noise"
+    )
+
+    sigmas: tuple[str, ...] = setting(
+        ("0", "0.25", "0.5", "1.0"), "noise levels of smoothing; 0: the model itself"
+    )
+    num_samples: int = setting(1000, "noise samples of a prediction and a certificate")
+    num_selection: int = setting(100, "noise samples that select the certified class")
+    certificate_alpha: float = setting(0.001, "failure probability of a certificate")
+    alpha: float = setting(0.05, "failure probability of each interval of the report")
+    target_radii: tuple[str, ...] = setting(
+        ("0.5", "1.0"), "certified radii whose price in noise is told"
+    )
+    num_rays: int = setting(40, "rays along which regions are measured; 0: none")
+    num_ray_samples: int = setting(500, "noise samples at a point of a ray or slice")
+    resolution: int = setting(48, "pixels of a side of the slice; 0: no slice")
+    seed: int = setting(0, "seed of all noise")
+    chunk_size: int = setting(0, "samples in one forward batch; 0: by the device")
+    allow_version_change: bool = setting(
+        False, "continue a run of other software or hardware; numbers may differ"
+    )
+
+    def __post_init__(self) -> None:
+        """Raises ValueError or TypeError naming the first bad setting."""
+        if not self.workdir:
+            raise ValueError("Expected --workdir to name a folder, got ''.")
+        _validate.integer(0, num_classes=self.num_classes, num_rays=self.num_rays)
+        _validate.integer(0, resolution=self.resolution, chunk_size=self.chunk_size)
+        _validate.integer(0, start=self.start, max_examples=self.max_examples)
+        _validate.integer(1, skip=self.skip, num_samples=self.num_samples)
+        _validate.integer(
+            1, num_selection=self.num_selection, num_ray_samples=self.num_ray_samples
+        )
+        _validate.seed(seed=self.seed)
+        _validate.open_interval(0, 1, alpha=self.alpha)
+        _validate.open_interval(0, 1, certificate_alpha=self.certificate_alpha)
+        if self.chunk_size % vote_counts.BLOCK_SIZE:
+            raise ValueError(
+                f"Expected chunk_size as a multiple of {vote_counts.BLOCK_SIZE}, got "
+                f"{self.chunk_size}."
+            )
+        _numbers(target_radii=self.target_radii)
+        if self.from_logs:
+            if self.checkpoint or self.apply_fn or self.train or self.train_sigmas:
+                raise ValueError("Expected --from_logs without a model.")
+            return
+        if not self.test_levels():
+            raise ValueError("Expected sigmas to name at least one level, got none.")
+        if bool(self.train) != bool(self.train_sigmas):
+            raise ValueError("Expected --train and --train_sigmas together.")
+        if not self.train_sigmas:
+            classifiers.check_source(self)
+
+    def test_levels(self) -> list[float]:
+        """The noise levels of smoothing, increasing."""
+        return _levels(sigmas=self.sigmas)
+
+    def train_levels(self) -> list[float]:
+        """The noise levels in training, increasing; none for a model that is given."""
+        return _levels(train_sigmas=self.train_sigmas)
+
+    def geometry_levels(self) -> list[float]:
+        """The noise levels at which regions are measured."""
+        return [sigma for sigma in self.test_levels() if sigma > 0]
+
+    def radii(self) -> list[float]:
+        """The certified radii whose price in noise is told, increasing."""
+        return _levels(target_radii=self.target_radii)
+
+
+def run(config: ShrinkageConfig) -> dict[str, Any]:
+    """Measures what is missing and writes the report; returns the summary.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The content of summary.json.
+
+    Raises:
+        ValueError: if the folder holds another run, or data, model or logs do not suit.
+        OSError: if data is missing or the folder cannot be written.
+    """
+    return _run_on_logs(config) if config.from_logs else _run_on_model(config)
+
+
+def _run_on_model(config: ShrinkageConfig) -> dict[str, Any]:
+    for name in ("sigmas", "train_sigmas"):
+        given = [float(text) for text in getattr(config, name)]
+        if given != sorted(set(given)):
+            logging.info("%s are taken in increasing order, each once", name)
+    dataset = data.load(
+        config.dataset, split=config.split, data_dir=config.data_dir or None
+    )
+    indices = image_selection.indices(config, len(dataset.labels))
+    identity: dict[str, Any] = {
+        "flags": flags_from_config.flags_of(config),
+        "operational": _OPERATIONAL,
+        "allow_version_change": config.allow_version_change,
+        "expected_entries": [
+            classifiers.MODEL_FOLDER,
+            *(noise_sweep.model_folder(level) for level in config.train_levels()),
+        ],
+    }
+    facts = {"data": data.fingerprint(dataset)}
+    results.check_run(config.workdir, facts=facts, **identity)
+    models = noise_sweep.obtain_models(config, dataset)
+    cells = noise_sweep.cells(models, config.test_levels())
+    with results.open_run(
+        config.workdir,
+        flags_text=flags_from_config.flags_text(config),
+        columns=noise_sweep.COLUMNS,
+        facts=facts | {"models": noise_sweep.fingerprint(models)},
+        **identity,
+    ) as folder:
+        for message in folder.messages:
+            logging.warning(message)
+        logging.info("smoothing %d classifiers ...", len(cells))
+        noise_sweep.measure(config, dataset, indices, cells, folder)
+        folder.merge(expected=range(len(cells) * len(indices)))
+        found = decision_regions.load(folder.path)
+        if found is None and config.num_rays and config.geometry_levels():
+            middle = models[len(models) // 2]
+            found = decision_regions.measure(config, dataset, indices, middle)
+            if found is not None:
+                decision_regions.save(found, folder.path)
+        runs = hidden_cost_report.runs_of_rows(
+            results.read_log(folder.path), num_classes=dataset.num_classes
+        )
+        dim = dataset.images[0].size
+        return hidden_cost_report.write_report(
+            config, folder, runs, regions=found, dim=dim
+        )
+
+
+def _run_on_logs(config: ShrinkageConfig) -> dict[str, Any]:
+    entries = [text.rpartition("=") for text in config.from_logs]
+    logs = {name or path: results.read_log(path) for name, _, path in entries}
+    if len(logs) < len(entries):
+        raise ValueError("Expected from_logs with different names.")
+    contents = hashlib.sha256()
+    for _, _, path in entries:
+        source = pathlib.Path(path)
+        contents.update(b"" if source.is_dir() else source.read_bytes())
+    most = max(
+        int(np.max([log.columns["label"], log.predict], initial=0))
+        for log in logs.values()
+    )
+    num_classes = config.num_classes or max(2, most + 1)
+    with results.open_run(
+        config.workdir,
+        flags=flags_from_config.flags_of(config),
+        flags_text=flags_from_config.flags_text(config),
+        columns=noise_sweep.COLUMNS,
+        facts={"logs": contents.hexdigest()},
+        operational=_OPERATIONAL,
+        allow_version_change=config.allow_version_change,
+    ) as folder:
+        runs = hidden_cost_report.runs_of_logs(logs, num_classes=num_classes)
+        return hidden_cost_report.write_report(config, folder, runs)
+
+
+def _levels(**named: tuple[str, ...]) -> list[float]:
+    return sorted(set(_numbers(**named)))
+
+
+def _numbers(**named: tuple[str, ...]) -> list[float]:
+    ((name, texts),) = named.items()
+    try:
+        values = [float(text) for text in texts]
+    except ValueError:
+        values = [math.nan]
+    if not all(math.isfinite(value) and value >= 0 for value in values):
+        raise ValueError(f"Expected {name} as numbers >= 0, got {','.join(texts)}.")
+    return values
+
+
+if __name__ == "__main__":
+    flags_from_config.launch(ShrinkageConfig, run)

@@ -1,0 +1,172 @@
+"""The representations of a run: trained here, from files, or the user's own."""
+
+import hashlib
+import importlib
+import os
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from robustjax_experiments.harness import flags_from_config
+from robustjax_experiments.training import recipe
+
+from robustjax import _callables, _validate, data, models
+
+MODEL_FOLDER = "models"  # in the run folder, of encoders trained for the run
+_NUM_PROBES = 16  # inputs that tell one encoder from another
+
+
+class Encoder(NamedTuple):
+    """A representation and what tells it from others."""
+
+    name: str  # also that of its folder
+    feature_fn: Callable[[Any], Any]
+    input_shape: tuple[int, ...]
+    is_on_host: bool
+    fingerprint: str
+
+
+def check_sources(config: Any) -> None:
+    """Raises ValueError unless at least one encoder is asked for, each by one name."""
+    names = _names(config)
+    if not names:
+        raise ValueError("Expected --train, --checkpoint, --feature_fn or --pixels.")
+    twice = [name for name in names if names.count(name) > 1]
+    if twice:
+        raise ValueError(f"Expected encoders of different names, got {twice[0]} twice.")
+    for epochs in flags_from_config.integers("train", config.train):
+        _validate.integer(0, train=epochs)
+    for text in config.feature_fn:
+        if ":" not in text:
+            raise ValueError(
+                f"Expected --feature_fn=package.module:factory, got {text!r}."
+            )
+    if config.feature_fn and not _input_shape(config):
+        raise ValueError("Expected --input_shape with --feature_fn, as 224,224,3.")
+
+
+def obtain(config: Any) -> list[Encoder]:
+    """Trains, loads or imports every encoder of a run, in the order of its flags."""
+    found = []
+    if config.pixels:
+        shape = _input_shape(config) or _dataset_shape(config)
+        found.append(_encoder("pixels", _pixels, shape))
+    for text in config.train:
+        found.append(_trained(config, int(text)))
+    for path in config.checkpoint:
+        found.append(_loaded(config, path))
+    for text in config.feature_fn:
+        found.append(_imported(config, text))
+    return found
+
+
+def _names(config: Any) -> list[str]:
+    names = ["pixels"] if config.pixels else []
+    names += [_trained_name(text) for text in config.train]
+    names += [pathlib.Path(path).stem for path in config.checkpoint]
+    return names + [text.replace(":", ".") for text in config.feature_fn]
+
+
+def _trained_name(text: str) -> str:
+    return "untrained" if text == "0" else f"epochs_{text}"
+
+
+def _input_shape(config: Any) -> tuple[int, ...]:
+    return flags_from_config.integers("input_shape", config.input_shape)
+
+
+def _pixels(x: jax.Array) -> jax.Array:
+    return x.reshape(len(x), -1)
+
+
+def _dataset_shape(config: Any) -> tuple[int, ...]:
+    dataset = data.load(config.dataset, split="train", data_dir=config.data_dir or None)
+    return dataset.images.shape[1:]
+
+
+def _hidden(config: Any) -> int:
+    return config.hidden if config.model in ("mlp", "cnn") else 0
+
+
+def _trained(config: Any, epochs: int) -> Encoder:
+    """The part before the head of a classifier trained for so many epochs."""
+    name = _trained_name(str(epochs))
+    if epochs == 0:
+        shape = _dataset_shape(config)
+        settings = recipe.TrainConfig(
+            workdir=config.workdir, model=config.model, hidden=_hidden(config)
+        )
+        options = recipe.model_options(settings)
+        module = models.create(config.model, num_classes=10, **options)
+        example = jnp.zeros((1, *shape))
+        variables = module.init(jax.random.key(config.seed), example)
+        return _encoder(name, models.features_of(module, variables), shape)
+    folder = pathlib.Path(config.workdir, MODEL_FOLDER, name)
+    found = recipe.run(
+        recipe.TrainConfig(
+            workdir=str(folder), dataset=config.dataset, data_dir=config.data_dir,
+            max_images=config.max_images, model=config.model, hidden=_hidden(config),
+            sigma=config.sigma, epochs=epochs, seed=config.seed,
+        )
+    )  # fmt: skip
+    return _of_checkpoint(name, models.load(found["checkpoint"]))
+
+
+def _loaded(config: Any, path: str) -> Encoder:
+    """A folder of train.py, or a vision transformer in one file."""
+    name = pathlib.Path(path).stem
+    if os.path.isdir(path):
+        return _of_checkpoint(name, models.load(path))
+    settings: dict[str, Any] = {"resolution": config.resolution or None}
+    for field in ("pixel_mean", "pixel_std"):
+        values = tuple(float(v) for v in getattr(config, field))
+        if values:
+            settings[field.removeprefix("pixel_")] = values
+    vit, params = models.load_vit(path, layout=config.layout, head=False, **settings)
+    shape = (vit.resolution, vit.resolution, 3)
+    return _encoder(name, models.vit_features(vit, params), shape)
+
+
+def _of_checkpoint(name: str, checkpoint: models.Checkpoint) -> Encoder:
+    features = models.features_of(checkpoint.module, checkpoint.variables)
+    return _encoder(name, features, checkpoint.input_shape)
+
+
+def _imported(config: Any, text: str) -> Encoder:
+    """What `factory()` of the user returns: NumPy in and out with --on_host."""
+    module_name, _, factory_name = text.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        factory = getattr(importlib.import_module(module_name), factory_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Cannot import --feature_fn={text}: {error}.") from None
+    finally:
+        sys.path.remove(os.getcwd())
+    shape = _input_shape(config)
+    name = text.replace(":", ".")
+    return _encoder(name, factory(), shape, is_on_host=config.on_host)
+
+
+def _encoder(
+    name: str,
+    feature_fn: Callable[[Any], Any],
+    shape: tuple[int, ...],
+    *,
+    is_on_host: bool = False,
+) -> Encoder:
+    """With a fingerprint: a digest of its features of a few fixed inputs."""
+    probes = np.linspace(-2, 3, _NUM_PROBES * int(np.prod(shape)), dtype=np.float32)
+    probes = np.sin(1e3 * probes).reshape(_NUM_PROBES, *shape)
+    if is_on_host:
+        features = np.asarray(feature_fn(probes))
+    else:
+        fn = _callables.as_partial(feature_fn)
+        features = np.asarray(_callables.applied(fn, probes))
+    digest = hashlib.sha256(
+        f"{features.shape}".encode() + np.float32(features).tobytes()
+    )
+    return Encoder(name, feature_fn, shape, is_on_host, digest.hexdigest()[:16])

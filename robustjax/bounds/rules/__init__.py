@@ -1,0 +1,1 @@
+"""How bounds pass through each primitive."""

@@ -1,0 +1,373 @@
+"""Rules of elementwise functions: exact interval bounds, and lines below and above.
+
+An upper line of a convex function is the secant, with the offset that both ends need,
+so that rounding of the slope cannot make it wrong. A lower line is a tangent; `mix`
+moves its point. Concave functions are turned over.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from robustjax.bounds import operations, shares
+from robustjax.bounds.operations import (
+    Add,
+    Bounded,
+    Elementwise,
+    Interval,
+    Lines,
+)
+from robustjax.bounds.rules import affine, sigmoidal
+
+_Function = Callable[[jax.Array], jax.Array]
+_MOST_POWER = 64
+_TANGENT_STEPS = 30  # of the bisection for the tangent through an end
+
+
+def _secant(f: _Function, lower: jax.Array, upper: jax.Array) -> tuple[Any, Any]:
+    """A line above a convex function."""
+    low, high = f(lower), f(upper)
+    width = upper - lower
+    is_wide = width > 0
+    slope = jnp.where(is_wide, (high - low) / jnp.where(is_wide, width, 1.0), 0.0)
+    return slope, jnp.maximum(low - slope * lower, high - slope * upper)
+
+
+def _tangent(f: _Function, at: jax.Array) -> tuple[Any, Any]:
+    value, slope = jax.jvp(f, (at,), (jnp.ones_like(at),))
+    return slope, value - slope * at
+
+
+def _between(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> jax.Array:
+    return lower + mix * (upper - lower)
+
+
+def _convex_lines(
+    f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
+) -> Lines:
+    return Lines(*_tangent(f, _between(lower, upper, mix)), *_secant(f, lower, upper))
+
+
+def _concave_lines(
+    f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
+) -> Lines:
+    turned = _convex_lines(lambda x: -f(x), lower, upper, mix)
+    slope, offset = -turned.upper_slope, -turned.upper_offset
+    return Lines(slope, offset, -turned.lower_slope, -turned.lower_offset)
+
+
+def _rising(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
+    return f(lower), f(upper)
+
+
+def _jumping(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
+    """Of a rising function with jumps, on whose side of which rounding decides."""
+    return _rising(f, *operations.outward((lower, upper)))
+
+
+def _abs_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
+    ends = jnp.abs(lower), jnp.abs(upper)
+    crosses = (lower < 0) & (upper > 0)
+    return jnp.where(crosses, 0.0, jnp.minimum(*ends)), jnp.maximum(*ends)
+
+
+def _abs_lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+    slope = jnp.where(lower >= 0, 1.0, jnp.where(upper <= 0, -1.0, 2 * mix - 1))
+    slope = slope.astype(lower.dtype)
+    return Lines(slope, jnp.zeros_like(slope), *_secant(jnp.abs, lower, upper))
+
+
+def _s_shaped_lines(
+    f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
+) -> Lines:
+    """Of a rising f that is convex below 0, concave above, and odd but for f(0)."""
+    middle = f(jnp.zeros((), lower.dtype))
+
+    def turned(x: jax.Array) -> jax.Array:
+        return 2 * middle - f(-x)  # f again, computed at -x
+
+    above = _s_shaped_upper(f, lower, upper, mix)
+    slope, offset = _s_shaped_upper(turned, -upper, -lower, mix)
+    return Lines(slope, 2 * middle - offset, *above)
+
+
+def _s_shaped_upper(
+    f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
+) -> tuple[Any, Any]:
+    """A tangent right of zero that passes above the lower end, else the secant.
+
+    The secant is right where f is convex, and where even the tangent at the upper end
+    passes below the lower one. Elsewhere `mix` moves the tangent between the first
+    point that will do and the upper end, and its offset covers rounding.
+    """
+
+    def misses(point: jax.Array) -> jax.Array:
+        slope, offset = _tangent(f, point)
+        return slope * lower + offset < f(lower)
+
+    def halve(_: Any, bracket: Interval) -> Interval:
+        left, right = bracket
+        half = 0.5 * (left + right)
+        short = misses(half)
+        return jnp.where(short, half, left), jnp.where(short, right, half)
+
+    left = jnp.maximum(lower, 0.0)
+    right = jnp.maximum(upper, left)
+    _, touching = jax.lax.fori_loop(0, _TANGENT_STEPS, halve, (left, right))
+    first = jnp.where(lower >= 0, lower, touching)
+    at = jnp.clip(_between(first, right, mix), first, right)
+    slope, offset = _tangent(f, at)
+    tangent = slope, jnp.maximum(offset, f(lower) - slope * lower)
+    is_secant = (upper <= 0) | ((lower < 0) & misses(right))
+    chosen = [
+        jnp.where(is_secant, s, t)
+        for s, t in zip(_secant(f, lower, upper), tangent, strict=True)
+    ]
+    return chosen[0], chosen[1]
+
+
+def _register(primitive: str, f: _Function, lines: Any, bounds: Any = None) -> None:
+    found = functools.partial(_rising, f) if bounds is None else bounds
+    operations.elementwise(primitive, Elementwise(primitive, f, found, lines))
+
+
+def _larger_side(lower: jax.Array, upper: jax.Array) -> jax.Array:
+    """1 where more of the interval lies above zero: the least area between lines."""
+    return jnp.where(upper > -lower, 1.0, 0.0).astype(lower.dtype)
+
+
+def at_least(constant: Any) -> Elementwise:
+    """max(x, c) of a constant, which may be -inf. [host]."""
+
+    def floor(x: jax.Array) -> jax.Array:
+        return jax.lax.broadcast_to_rank(jnp.asarray(constant, x.dtype), x.ndim)
+
+    def point(x: jax.Array) -> jax.Array:
+        return jnp.maximum(x, floor(x))
+
+    def lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+        least = floor(lower)
+        slope = jnp.where(lower >= least, 1.0, jnp.where(upper <= least, 0.0, mix))
+        slope = slope.astype(lower.dtype)
+        offset = jnp.where(slope == 1, 0.0, (1 - slope) * least)
+        return Lines(slope, offset, *_secant(point, lower, upper))
+
+    def start(lower: jax.Array, upper: jax.Array) -> jax.Array:
+        return _larger_side(lower - constant, upper - constant)
+
+    def is_settled(lower: jax.Array, upper: jax.Array) -> jax.Array:
+        return (lower >= constant) | (upper <= constant)
+
+    bounds = functools.partial(_rising, point)
+    return Elementwise(
+        "max", point, bounds, lines, start, is_settled, is_finite=True, kink=constant
+    )
+
+
+RELU = at_least(0.0)
+_EXP = Elementwise(
+    "exp",
+    jnp.exp,
+    functools.partial(_rising, jnp.exp),
+    functools.partial(_convex_lines, jnp.exp),
+)
+_register("expm1", jnp.expm1, functools.partial(_convex_lines, jnp.expm1))
+for _name, _f in (
+    ("log", jnp.log), ("log1p", jnp.log1p), ("log2", jnp.log2), ("sqrt", jnp.sqrt),
+):  # fmt: skip
+    _register(_name, _f, functools.partial(_concave_lines, _f))
+for _name, _f in (
+    ("tanh", jnp.tanh),
+    ("logistic", jax.nn.sigmoid),
+    ("erf", jax.scipy.special.erf),
+):
+    _s_shaped = Elementwise(
+        _name, _f, functools.partial(_rising, _f),
+        jax.jit(functools.partial(_s_shaped_lines, _f)), is_finite=True,
+    )  # fmt: skip
+    operations.elementwise(_name, _s_shaped)
+for _name, _f in (("floor", jnp.floor), ("ceil", jnp.ceil), ("sign", jnp.sign)):
+    _register(_name, _f, None, functools.partial(_jumping, _f))
+operations.elementwise(
+    "abs",
+    Elementwise(
+        "abs", jnp.abs, _abs_bounds, _abs_lines, _larger_side,
+        lambda lower, upper: (lower >= 0) | (upper <= 0), is_finite=True, kink=0.0,
+    ),
+)  # fmt: skip
+
+
+def _of_function(f: Any, lines: Any) -> None:
+    """A rising function of JAX that is made of comparisons inside."""
+    operation = Elementwise(
+        f.__name__, f, functools.partial(_rising, f), functools.partial(lines, f)
+    )
+    operations.function(f)(lambda add, _, arguments: add(operation, arguments))
+
+
+_of_function(jax.nn.softplus, _convex_lines)
+_of_function(jax.nn.log_sigmoid, _concave_lines)
+_ELU = Elementwise(
+    "elu",
+    jax.nn.elu,
+    functools.partial(_rising, jax.nn.elu),
+    functools.partial(_convex_lines, jax.nn.elu),
+)
+
+
+@operations.function(jax.nn.leaky_relu)
+def _leaky_relu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
+    """S x + (1 - s) relu(x)."""
+    return _bent(add, arguments[0], arguments[0], -_at_minus_one(called, arguments))
+
+
+@operations.function(jax.nn.elu)
+def _elu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
+    """S elu(x) + (1 - s) relu(x), with the elu of slope one at zero."""
+    slope = _at_minus_one(called, arguments) / jnp.expm1(-1.0)
+    return _bent(add, arguments[0], add(_ELU, arguments[:1]), slope)
+
+
+def _at_minus_one(called: Any, arguments: Sequence[Any]) -> jax.Array:
+    """What a function is at -1: it tells a slope that is hidden inside of a call."""
+    x, *rest = arguments
+    if any(isinstance(a, Bounded) for a in rest):
+        raise operations.UnsupportedError("Expected an activation of constant slope.")
+    return called(jnp.full(x.shape, -1.0, x.dtype), *rest)[0]
+
+
+def _bent(add: Add, x: Bounded, curve: Bounded, slope: jax.Array) -> Bounded:
+    parts = [
+        affine.multiply(add, jnp.multiply, [part, weight])
+        for part, weight in ((curve, slope), (add(RELU, [x]), 1 - slope))
+    ]
+    return affine.plus(add, jnp.add, parts)
+
+
+def _even_bounds(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
+    low, high = _abs_bounds(lower, upper)
+    return f(low), f(high)
+
+
+def _square_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
+    low, high = _abs_bounds(lower, upper)
+    return low * low, high * high
+
+
+_SQUARE = Elementwise(
+    "square", jnp.square, _square_bounds, functools.partial(_convex_lines, jnp.square)
+)
+operations.named("square", _SQUARE)
+operations.elementwise("square", _SQUARE)
+
+
+@operations.rule("one_minus_square")
+def _one_minus_square(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """1 - x^2: what JAX 0.12 has for the derivative of tanh."""
+    return affine.subtract(add, jnp.subtract, [1.0, add(_SQUARE, arguments)])
+
+
+def _falling_positive(f: _Function) -> Any:
+    """Bounds of a function that falls on positive numbers; nothing is known beyond."""
+
+    def bounds(lower: jax.Array, upper: jax.Array) -> Interval:
+        is_positive = lower > 0
+        return (
+            jnp.where(is_positive, f(jnp.where(is_positive, upper, 1.0)), -jnp.inf),
+            jnp.where(is_positive, f(jnp.where(is_positive, lower, 1.0)), jnp.inf),
+        )
+
+    return bounds
+
+
+def _reciprocal_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
+    has_zero = (lower <= 0) & (upper >= 0)
+    low, high = (jnp.where(has_zero, 1.0, v) for v in (lower, upper))
+    return (
+        jnp.where(has_zero, -jnp.inf, 1 / high),
+        jnp.where(has_zero, jnp.inf, 1 / low),
+    )
+
+
+def _reciprocal_lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+    """Convex above zero, concave below, unknown around it."""
+    is_negative = upper < 0
+    has_zero = (lower <= 0) & (upper >= 0)
+    low, high = (jnp.where(has_zero, 1.0, v) for v in (lower, upper))
+    convex = _convex_lines(jnp.reciprocal, low, high, mix)
+    concave = _concave_lines(jnp.reciprocal, low, high, mix)
+    lines = Lines(
+        *(jnp.where(is_negative, n, p) for n, p in zip(concave, convex, strict=True))
+    )
+    return Lines(
+        jnp.where(has_zero, 0.0, lines.lower_slope),
+        jnp.where(has_zero, -jnp.inf, lines.lower_offset),
+        jnp.where(has_zero, 0.0, lines.upper_slope),
+        jnp.where(has_zero, jnp.inf, lines.upper_offset),
+    )
+
+
+operations.named(
+    "reciprocal",
+    Elementwise("reciprocal", jnp.reciprocal, _reciprocal_bounds, _reciprocal_lines),
+)
+_register(
+    "rsqrt", jax.lax.rsqrt, functools.partial(_convex_lines, jax.lax.rsqrt),
+    _falling_positive(jax.lax.rsqrt),
+)  # fmt: skip
+
+
+@operations.rule("exp")
+def _exponential(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    return shares.exponential(add(_EXP, arguments), arguments[0])
+
+
+@operations.rule("exp2")
+def _power_of_two(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """exp(x ln 2), whose product is rounded, and by more where x is large."""
+    scaled = affine.multiply(add, jnp.multiply, [arguments[0], math.log(2)])
+    return add(_EXP, [scaled])
+
+
+@operations.rule("round")
+def _round(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """Rising, whichever way halves are rounded."""
+    bounds = functools.partial(_jumping, bind)
+    return add(Elementwise("round", bind, bounds), arguments)
+
+
+@operations.rule("integer_pow")
+def _integer_power(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    power = bind.params["y"]
+    if abs(power) > _MOST_POWER:  # each factor is rounded
+        raise operations.UnsupportedError(f"There is no rule for the power {power}.")
+    if power == 2:
+        return add(_SQUARE, arguments)
+    if power == -1:
+        return add(operations.for_name("reciprocal"), arguments)
+    f = functools.partial(jax.lax.integer_pow, y=power)
+    if power > 0 and power % 2 == 0:
+        even = Elementwise(
+            f"power {power}",
+            f,
+            functools.partial(_even_bounds, f),
+            functools.partial(_convex_lines, f),
+        )
+        return add(even, arguments)
+    if power > 0:
+        odd = Elementwise(
+            f"power {power}",
+            f,
+            functools.partial(_rising, f),
+            sigmoidal.bending_lines(f, bends=(0.0,)),
+        )
+        return add(odd, arguments)
+    if power == 0:
+        raise operations.UnsupportedError("There is no rule for the power 0.")
+    inverse = add(operations.for_name("reciprocal"), arguments)
+    positive = bind._replace(params=dict(bind.params) | {"y": -power})
+    return _integer_power(add, positive, [inverse])

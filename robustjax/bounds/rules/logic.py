@@ -1,0 +1,129 @@
+"""Rules of comparisons and of choices that depend on the bounded input.
+
+Bounds of a truth value: False, True stands for either. Only intervals are known. What
+is not known to be a number may be NaN, which is neither less nor more than any.
+"""
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from robustjax.bounds import ibp, operations
+from robustjax.bounds.operations import Add, Bounded, Interval, IntervalOnly
+from robustjax.bounds.rules import affine
+
+_GREATER = {"gt": False, "ge": False, "lt": True, "le": True}  # with the sides turned
+
+
+@operations.rule(*_GREATER, "eq", "ne")
+def _compare(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """Certain where the farthest bounds agree, possible where the nearest do."""
+    shape = jnp.broadcast_shapes(*(jnp.shape(_stand_in(a)) for a in arguments))
+    spread = [
+        affine.spread(add, a, shape) if isinstance(a, Bounded) else a for a in arguments
+    ]
+    name = bind.primitive.name
+    are_bounded = all(isinstance(a, Bounded) for a in spread)
+    is_same = are_bounded and spread[0].value == spread[1].value
+
+    def bounds(*intervals: Interval) -> Interval:
+        rest = iter(intervals)
+        (a, b), (c, d) = (
+            operations.outward(next(rest)) if isinstance(v, Bounded) else (v, v)
+            for v in spread
+        )
+        is_number = ~functools.reduce(jnp.logical_or, map(ibp.is_unknown, intervals))
+        if name in ("eq", "ne"):
+            meet = (a <= d) & (c <= b)
+            is_equal = is_number & (is_same | ((a == b) & (c == d) & (a == c)))
+            return (is_equal, meet) if name == "eq" else (~meet, ~is_equal)
+        if _GREATER[name]:
+            return bind(b, c) & is_number, bind(a, d)
+        return bind(a, d) & is_number, bind(b, c)
+
+    return add(IntervalOnly(name, _of_bounded(bind, spread), bounds), spread)
+
+
+def _stand_in(argument: Any) -> Any:
+    return jnp.empty(argument.shape) if isinstance(argument, Bounded) else argument
+
+
+def _of_bounded(bind: Callable[..., Any], arguments: Sequence[Any]) -> Any:
+    def point(*bounded: Any) -> Any:
+        rest = iter(bounded)
+        return bind(*(next(rest) if isinstance(a, Bounded) else a for a in arguments))
+
+    return point
+
+
+@operations.rule("is_finite")
+def _is_finite(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """Certain where both bounds are finite; possible anywhere."""
+
+    def bounds(ends: Interval) -> Interval:
+        certain = bind(ends[0]) & bind(ends[1])
+        return certain, jnp.ones_like(certain)
+
+    return add(IntervalOnly("is_finite", bind, bounds), arguments)
+
+
+@operations.rule("not")
+def _not(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    if arguments[0].dtype != jnp.bool_:
+        raise operations.UnsupportedError("Bounds cannot follow bits of integers.")
+    turned = IntervalOnly("not", bind, lambda x: (bind(x[1]), bind(x[0])))
+    return add(turned, arguments)
+
+
+@operations.rule("and", "or")
+def _both(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """Rising in both."""
+    if any(jnp.result_type(a.dtype) != jnp.bool_ for a in arguments):
+        raise operations.UnsupportedError("Bounds cannot follow bits of integers.")
+
+    def bounds(*intervals: Interval) -> Interval:
+        point = _of_bounded(bind, arguments)
+        return point(*(x[0] for x in intervals)), point(*(x[1] for x in intervals))
+
+    joined = IntervalOnly(bind.primitive.name, _of_bounded(bind, arguments), bounds)
+    return add(joined, arguments)
+
+
+@operations.rule("select_n")
+def _choose(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """All that a choice can be: the hull of the cases that are possible."""
+    which, *cases = arguments
+    if not isinstance(which, Bounded):
+        return affine.join(add, bind, arguments)
+    if which.dtype != jnp.bool_:
+        raise operations.UnsupportedError(
+            "Bounds cannot follow indices that depend on the bounded input."
+        )
+
+    def bounds(choice: Interval, *intervals: Interval) -> Interval:
+        rest = iter(intervals)
+        (a, b), (c, d) = (
+            next(rest) if isinstance(v, Bounded) else (v, v) for v in cases
+        )
+        certain, possible = (jnp.broadcast_to(v, jnp.shape(a)) for v in choice)
+        low = jnp.where(certain, c, jnp.where(possible, jnp.minimum(a, c), a))
+        high = jnp.where(certain, d, jnp.where(possible, jnp.maximum(b, d), b))
+        return low, high
+
+    chosen = IntervalOnly("select_n", _of_bounded(bind, arguments), bounds)
+    return add(chosen, arguments)
+
+
+def _truth(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """A truth value as a number, 0 or 1."""
+    number = IntervalOnly("truth", bind, lambda x: (bind(x[0]), bind(x[1])))
+    return add(number, arguments)
+
+
+@operations.rule("convert_element_type")
+def _convert(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    if arguments[0].dtype == jnp.bool_ and bind.params["new_dtype"] != jnp.bool_:
+        return _truth(add, bind, arguments)
+    return affine.convert(add, bind, arguments)

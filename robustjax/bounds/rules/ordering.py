@@ -1,0 +1,169 @@
+"""Rules of what compares numbers: the larger one, the largest of a window, sorting.
+
+The largest of few is that of pairs of pairs, max(x, y) = y + relu(x - y), for which
+there are lines; of many only intervals are known.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from robustjax import _validate
+from robustjax.bounds import ibp, operations, shares
+from robustjax.bounds.operations import (
+    Add,
+    Affine,
+    Bounded,
+    Interval,
+    IntervalOnly,
+    Narrowed,
+)
+from robustjax.bounds.rules import affine, elementwise
+
+_FEW = 16  # more would need more than four rounds of pairs, each with bounds of its own
+
+
+@operations.rule("max")
+def maximum(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """max(x, y) = y + relu(x - y). [host]."""
+    affine.check_floats(arguments)
+    first, second = arguments
+    if not isinstance(first, Bounded):
+        first, second = second, first
+    if not isinstance(second, Bounded):
+        known = _validate.concrete(second)
+        if known is not None and np.all(known == -np.inf):
+            return affine.spread(
+                add, first, jnp.broadcast_shapes(first.shape, known.shape)
+            )
+        shape = jnp.broadcast_shapes(first.shape, jnp.shape(second))
+        return add(elementwise.at_least(second), [affine.spread(add, first, shape)])
+    shape = jnp.broadcast_shapes(first.shape, second.shape)
+    first, second = (affine.spread(add, v, shape) for v in (first, second))
+    excess = affine.subtract(add, jnp.subtract, [first, second])
+    excess = add(elementwise.RELU, [excess])
+    larger = affine.plus(add, jnp.add, [second, excess])
+    return add(Narrowed(_larger_ends), [larger, first, second])
+
+
+def _larger_ends(first: Interval, second: Interval) -> Interval:
+    return jnp.maximum(first[0], second[0]), jnp.maximum(first[1], second[1])
+
+
+@operations.rule("min")
+def _minimum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    """min(x, y) = -max(-x, -y)."""
+    turned = [
+        affine.negate(add, jnp.negative, [a]) if isinstance(a, Bounded) else -a
+        for a in arguments
+    ]
+    return affine.negate(add, jnp.negative, [maximum(add, bind, turned)])
+
+
+@operations.rule("clamp")
+def _clamp(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
+    low, x, high = arguments
+    return _minimum(add, bind, [maximum(add, bind, [x, low]), high])
+
+
+def _taken(add: Add, x: Bounded, indices: np.ndarray, axis: int) -> Bounded:
+    """Entries of an array by constant indices along an axis."""
+
+    def take(values: jax.Array) -> jax.Array:
+        return jnp.take(values, indices, axis=axis)
+
+    return add(Affine(take, take, is_linear=True, signs=(1,)), [x])
+
+
+def _largest_of(add: Add, candidates: list[Bounded]) -> Bounded:
+    """Round by round the larger of each pair."""
+    while len(candidates) > 1:
+        pairs = zip(candidates[::2], candidates[1::2], strict=False)
+        rest = candidates[len(candidates) // 2 * 2 :]
+        candidates = [maximum(add, jnp.maximum, pair) for pair in pairs] + rest
+    return candidates[0]
+
+
+@operations.rule("reduce_max")
+def _reduce_max(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """The largest along axes, the last one first."""
+    (x,) = arguments
+    axes = sorted(bind.params["axes"], reverse=True)
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    most = max((x.shape[axis] for axis in axes), default=0)
+    if most > _FEW or 0 in x.shape or not is_float:
+        found = _in_order(add, bind, arguments)
+        return shares.along("largest", found, of=x, axes=axes)
+    result = x
+    for axis in axes:
+        slices = [
+            _taken(add, result, np.asarray(i), axis) for i in range(x.shape[axis])
+        ]
+        result = _largest_of(add, slices)
+    return shares.along("largest", result, of=x, axes=axes)
+
+
+@operations.rule("reduce_window_max")
+def _window_max(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """The largest in windows, axis by axis.
+
+    An index that falls into the padding is moved to the next one that does not, which
+    is in the same window.
+    """
+    (x,), params = arguments, bind.params
+    dilations = (*params["base_dilation"], *params["window_dilation"])
+    if set(dilations) != {1} or max(params["window_dimensions"]) > _FEW:
+        return _in_order(add, bind, arguments)
+    for axis, size in enumerate(params["window_dimensions"]):
+        (low, high), stride = params["padding"][axis], params["window_strides"][axis]
+        length = x.shape[axis]
+        first = np.arange(0, length + low + high - size + 1, stride) - low
+        if not len(first) or np.any(first + size <= 0) or np.any(first >= length):
+            return _in_order(add, bind, arguments)
+        indices = [np.clip(first + k, 0, length - 1) for k in range(size)]
+        x = _largest_of(add, [_taken(add, x, i, axis) for i in indices])
+    return x
+
+
+@operations.rule("reduce_min", "reduce_window_min")
+def _smallest(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """min(x) = -max(-x)."""
+    largest = _reduce_max if bind.primitive.name == "reduce_min" else _window_max
+    turned = affine.negate(add, jnp.negative, arguments)
+
+    def of_turned(x: jax.Array) -> jax.Array:
+        return -bind(-x)
+
+    found = largest(add, _Turned(of_turned, bind), [turned])
+    return affine.negate(add, jnp.negative, [found])
+
+
+class _Turned:
+    """A smallest as the largest of negatives, with the parameters of its primitive."""
+
+    def __init__(self, point: Callable[..., Any], bind: Any) -> None:
+        self.point, self.primitive, self.params = point, bind.primitive, bind.params
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        return self.point(x)
+
+
+@operations.rule("cummax", "cummin", "sort")
+def _in_order(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """Rising in every entry: the bounds are the values at the bounds."""
+
+    def point(x: jax.Array) -> jax.Array:
+        result = bind(x)
+        return result[0] if bind.primitive.multiple_results else result
+
+    def bounds(ends: Interval) -> Interval:
+        low, high = point(ends[0]), point(ends[1])
+        is_lost = jnp.any(ibp.is_unknown(ends))  # NaN moves others aside
+        return jnp.where(is_lost, -jnp.inf, low), jnp.where(is_lost, jnp.inf, high)
+
+    if len(arguments) > 1:
+        raise operations.UnsupportedError("Bounds cannot follow a sort by keys.")
+    return add(IntervalOnly(bind.primitive.name, point, bounds), arguments)

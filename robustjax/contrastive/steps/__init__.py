@@ -1,0 +1,1 @@
+"""Similarities, negatives and positives: the parts that losses are composed of."""

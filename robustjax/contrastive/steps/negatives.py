@@ -1,0 +1,114 @@
+"""The mass of the negatives in a denominator: plain, hard, debiased.
+
+All is computed from logarithms, so that float32 serves at temperature .005.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from robustjax import _validate
+from robustjax.contrastive.batch import Pairs
+from robustjax.contrastive.negative_sums import RowSums, row_sums
+from robustjax.contrastive.steps.similarity import Transform
+
+
+class Mass(NamedTuple):
+    """What the negatives of each anchor weigh."""
+
+    log_mass: jax.Array  # [n], log(N G)
+    is_clamped: jax.Array  # [n], whether it is the floor
+    sums: RowSums
+
+
+def plain() -> Transform:
+    """Negatives as they are, the default: N G = sum_k exp(s_k). [device].
+
+    Returns:
+        A `Transform`.
+
+    Reference: Chen et al. (2020), ICML, arXiv 2002.05709.
+    """
+
+    def mass(pairs: Pairs) -> Mass:
+        return _unclamped(row_sums(pairs))
+
+    return Transform("negatives", mass)
+
+
+def hard(beta: ArrayLike) -> Transform:
+    """Negatives weighted by exp(beta s): the nearer, the heavier.
+
+    [device] N G = sum_k w_k exp(s_k) / mean_k w_k, w_k = exp(beta s_k). Weights carry
+    gradients.
+
+    Args:
+        beta: hardness >= 0; 0 leaves negatives as they are, and with a large one only
+            the nearest negative counts, N exp(max_k s_k). An array that JAX traces may
+            be annealed without a new compilation.
+
+    Returns:
+        A `Transform`.
+
+    Raises:
+        ValueError: if beta is negative or not finite.
+
+    Reference: Robinson et al. (2021), ICLR, arXiv 2010.04592, as its public code.
+    """
+    _validate.at_least(0, beta=beta)
+
+    def mass(pairs: Pairs) -> Mass:
+        return _unclamped(row_sums(pairs, beta=beta))
+
+    return Transform("negatives", mass)
+
+
+def debias(tau_plus: ArrayLike) -> Transform:
+    """Negatives less the share of them that are positives in truth.
+
+    [device] With R the mass so far, N of them, and p the mean of exp(s) over positives,
+    N G = max((R - N tau p) / (1 - tau), N exp(-1 / t)): at the floor, the least that
+    unit embeddings can have, no gradient goes through negatives. How often that is so
+    is `LossAux.clamped_fraction`.
+
+    Args:
+        tau_plus: prior in [0, 1) that a negative is a positive, about 1 / classes; 0
+            changes nothing.
+
+    Returns:
+        A `Transform`.
+
+    Raises:
+        ValueError: if tau_plus is outside of [0, 1).
+
+    Reference: Chuang et al. (2020), NeurIPS, arXiv 2007.00224, as its public code; more
+        than one positive and the log domain are ours.
+    """
+    _validate.half_open(0, 1, tau_plus=tau_plus)
+    known = _validate.concrete(tau_plus)
+
+    def debiased(pairs: Pairs, mass: Mass) -> Mass:
+        if known is not None and not known.any():
+            return mass
+        tau, log_number = jnp.asarray(tau_plus), jnp.log(mass.sums.num_negatives)
+        log_p = _log_mean_exp(pairs.positive_logits)
+        x = log_number + jnp.log(tau) + log_p - mass.log_mass  # log(N tau p / R)
+        safe = jnp.where(x >= 0, -1.0, x)  # log has no derivative where it is unused
+        less = mass.log_mass + jnp.log(-jnp.expm1(safe)) - jnp.log1p(-tau)
+        floor = log_number - 1 / pairs.temperature
+        is_clamped = (x >= 0) | (less <= floor)
+        return Mass(jnp.where(is_clamped, floor, less), is_clamped, mass.sums)
+
+    return Transform("debias", debiased)
+
+
+def _unclamped(sums: RowSums) -> Mass:
+    return Mass(sums.log_mass, jnp.zeros_like(sums.log_mass, bool), sums)
+
+
+def _log_mean_exp(logits: jax.Array) -> jax.Array:
+    """`[n]` of `[m, n]`."""
+    return jax.nn.logsumexp(logits, axis=0) - math.log(len(logits))

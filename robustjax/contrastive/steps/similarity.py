@@ -1,0 +1,119 @@
+"""What the steps of a contrastive loss are, and those that know no formula."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.typing import ArrayLike
+
+from robustjax import _validate
+from robustjax.contrastive.batch import Batch, Pairs, pair_up
+
+KINDS = ("similarity", "negatives", "debias", "positives", "weights", "reduction")
+Weights = str | Callable[[jax.Array], jax.Array] | ArrayLike
+_Mean = Callable[[jax.Array], jax.Array]
+
+
+class Transform(NamedTuple):
+    """One step of a loss; `compose` gives it what its kind needs.
+
+    Kinds in their order, with what a step maps to what: "similarity", a `Batch` to
+    `Pairs`; "negatives", `Pairs` to a `Mass`; "debias", `Pairs` and a `Mass` to a
+    `Mass`; "positives", `Pairs` and log masses `[n]` to losses `[n]`; "weights" and
+    "reduction", losses `[n]` and a function that takes the mean over anchors of all
+    devices to weighted losses, and to the value.
+    """
+
+    kind: str
+    apply: Callable[..., Any]
+
+
+def similarity(
+    temperature: ArrayLike, *, normalize: bool = True, block_size: int | None = None
+) -> Transform:
+    """Logits: cosines divided by a temperature. [device].
+
+    Args:
+        temperature: t > 0; logits are a.b / t, and the loss is NaN where 1 / t
+            overflows (t below 3e-39 in float32).
+        normalize: give all embeddings length 1 first; without it they are expected to
+            have it, as debiasing relies on cosines >= -1.
+        block_size: shared negatives at a time, so that memory is linear in the number
+            of anchors; None: one array of anchors by negatives.
+
+    Returns:
+        A `Transform`.
+
+    Raises:
+        ValueError: if the temperature is not positive.
+
+    Reference: Chen et al. (2020), ICML, arXiv 2002.05709; blocks are ours.
+    """
+    _validate.positive(temperature=temperature)
+    if block_size is not None:
+        _validate.integer(1, block_size=block_size)
+
+    def pairs(batch: Batch) -> Pairs:
+        return pair_up(
+            batch, temperature=temperature, normalize=normalize, block_size=block_size
+        )
+
+    return Transform("similarity", pairs)
+
+
+def weighted(weights: Weights) -> Transform:
+    """Losses of anchors times weights that carry no gradient. [device].
+
+    Args:
+        weights: "uniform", 1 each; "loss_ratio", a loss by the mean of all losses; a
+            function of losses `[n]`; or numbers `[n]`.
+
+    Returns:
+        A `Transform`.
+
+    Raises:
+        ValueError: for another name.
+
+    Reference: ours; that IntNaCl weighs by "loss_ratio" is not verified.
+    """
+    if isinstance(weights, str):
+        _validate.one_of(("uniform", "loss_ratio"), weights=weights)
+
+    def apply(losses: jax.Array, mean: _Mean) -> jax.Array:
+        if isinstance(weights, str):
+            found = jnp.ones_like(losses)
+            if weights == "loss_ratio":
+                middle = mean(losses)  # 0 where all pairs are solved
+                found = jnp.where(middle > 0, losses / middle, found)
+        else:
+            found = jnp.asarray(weights(losses) if callable(weights) else weights)
+        if found.shape != losses.shape:
+            raise ValueError(
+                f"Expected weights {losses.shape}, got shape {found.shape}."
+            )
+        return jax.lax.stop_gradient(found) * losses
+
+    return Transform("weights", apply)
+
+
+def mean() -> Transform:
+    """The default: mean over anchors, those of all devices under an axis name.
+
+    [device]
+
+    Returns:
+        A `Transform`.
+    """
+    return Transform("reduction", lambda losses, mean: mean(losses))
+
+
+def per_anchor() -> Transform:
+    """No reduction: losses `[n]`, those of the own device under an axis name.
+
+    [device]
+
+    Returns:
+        A `Transform`.
+    """
+    return Transform("reduction", lambda losses, _: losses)

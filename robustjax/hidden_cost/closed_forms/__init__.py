@@ -1,0 +1,1 @@
+"""Smoothing of balls, cones, boxes and noise-trained classifiers, in closed form."""

@@ -1,0 +1,1 @@
+"""What smoothing takes from each class, with tests of significance."""

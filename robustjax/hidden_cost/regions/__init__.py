@@ -1,0 +1,1 @@
+"""Decision regions measured: along rays, on slices, by class."""

@@ -1,0 +1,1 @@
+"""Vision transformers: the module, its sizes and its weight files."""

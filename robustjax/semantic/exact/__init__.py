@@ -1,0 +1,1 @@
+"""Exact radii of networks along curves that are piecewise linear."""

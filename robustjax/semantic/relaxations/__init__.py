@@ -1,0 +1,1 @@
+"""Pixels that an attribute can give, as intervals and planes."""

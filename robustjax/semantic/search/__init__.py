@@ -1,0 +1,1 @@
+"""Proofs cell by cell, and counterexamples."""

@@ -1,0 +1,1 @@
+"""What counts and sums say with confidence: probabilities, gradients, their budget."""

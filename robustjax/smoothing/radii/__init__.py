@@ -1,0 +1,1 @@
+"""Certified radii in every norm, from probabilities and gradients."""

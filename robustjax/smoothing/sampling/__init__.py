@@ -1,0 +1,1 @@
+"""Noise, votes under it, and sums of gradients: what the device does."""
