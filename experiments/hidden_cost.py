@@ -40,7 +40,7 @@ _OPERATIONAL = (  # change no row
 
 
 @dataclasses.dataclass(frozen=True)
-class ShrinkageConfig:
+class HiddenCostConfig:
     """Settings of a study of what smoothing costs; refuses bad values by name."""
 
     workdir: str = setting("", "folder of the run; a started run in it is continued")
@@ -136,7 +136,7 @@ class ShrinkageConfig:
         return _levels(target_radii=self.target_radii)
 
 
-def run(config: ShrinkageConfig) -> dict[str, Any]:
+def run(config: HiddenCostConfig) -> dict[str, Any]:
     """Measures what is missing and writes the report; returns the summary.
 
     Args:
@@ -152,7 +152,7 @@ def run(config: ShrinkageConfig) -> dict[str, Any]:
     return _run_on_logs(config) if config.from_logs else _run_on_model(config)
 
 
-def _run_on_model(config: ShrinkageConfig) -> dict[str, Any]:
+def _run_on_model(config: HiddenCostConfig) -> dict[str, Any]:
     for name in ("sigmas", "train_sigmas"):
         given = [float(text) for text in getattr(config, name)]
         if given != sorted(set(given)):
@@ -201,7 +201,7 @@ def _run_on_model(config: ShrinkageConfig) -> dict[str, Any]:
         )
 
 
-def _run_on_logs(config: ShrinkageConfig) -> dict[str, Any]:
+def _run_on_logs(config: HiddenCostConfig) -> dict[str, Any]:
     entries = [text.rpartition("=") for text in config.from_logs]
     logs = {name or path: results.read_log(path) for name, _, path in entries}
     if len(logs) < len(entries):
@@ -244,4 +244,4 @@ def _numbers(**named: tuple[str, ...]) -> list[float]:
 
 
 if __name__ == "__main__":
-    flags_from_config.launch(ShrinkageConfig, run)
+    flags_from_config.launch(HiddenCostConfig, run)

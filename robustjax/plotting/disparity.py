@@ -164,7 +164,7 @@ def region_slice(
 
     Example:
         >>> import jax
-        >>> from robustjax import smoothing
+        >>> from robustjax import hidden_cost
         >>> disc = lambda x: jax.numpy.stack(
         ...     [x[:, 0] ** 2 + x[:, 1] ** 2, 1 + 0 * x[:, 0]], -1)
         >>> points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])

@@ -126,7 +126,7 @@ def score_of_scales(
     Example:
         >>> task = Task((4,), scales=(1.0, 2.0), num_train=256, num_test=256)
         >>> key, feature_fn = jax.random.key(0), lambda x: x
-        >>> found = [measurement.measure_scale(key, feature_fn, task, index=i)
+        >>> found = [pipeline.measure_scale(key, feature_fn, task, index=i)
         ...          for i in range(2)]
         >>> score_of_scales(key, task, found, thresholds=(0.7,)).score.shape
         (1, 1)

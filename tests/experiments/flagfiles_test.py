@@ -22,7 +22,7 @@ _FILES = sorted(path.name for path in _FOLDER.glob("*.flags"))
 _SCRIPTS = {  # by the first word of the file
     "contrastive": ("contrastive", contrastive.ContrastiveConfig),
     "semantic": ("verify_semantic", verify_semantic.SemanticConfig),
-    "shrinkage": ("shrinkage", hidden_cost.ShrinkageConfig),
+    "hidden": ("hidden_cost", hidden_cost.HiddenCostConfig),
     "synbench": ("synbench", synbench.SynBenchConfig),
     "verify": ("verify_linf", verify_linf.VerifyConfig),
 }

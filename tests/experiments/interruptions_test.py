@@ -37,7 +37,8 @@ _HERE = pathlib.Path(__file__).parent
 _SCRIPT = pathlib.Path(certify.__file__)
 _SECONDS = peers.Seconds(beat=0.05, silence=0.6, meeting=20)
 _PEER = f"""
-import sys, time, peers, stopping
+import sys, time
+from robustjax_experiments.harness import peers, stopping
 stop = stopping.Stop()
 peer = peers.Peers(sys.argv[1], 1, 2, stop=stop, seconds=peers.{_SECONDS})
 try:

@@ -13,10 +13,11 @@ import children
 from absl.testing import absltest, parameterized
 from robustjax_experiments.harness import peers, stopping
 
-_EXPERIMENTS = pathlib.Path(peers.__file__).parent
+_EXPERIMENTS = pathlib.Path(peers.__file__).parents[2]
 _SECONDS = peers.Seconds(beat=0.05, silence=0.6, meeting=1.5)
 _CHILD = f"""
-import sys, time, peers, stopping
+import sys, time
+from robustjax_experiments.harness import peers, stopping
 peers.Peers(sys.argv[1], 1, 2, stop=stopping.Stop(), seconds=peers.{_SECONDS})
 print("ready", flush=True)
 time.sleep(60)

@@ -31,8 +31,8 @@ def classwise_rows(
         ValueError: if there are not K names.
 
     Example:
-        >>> from robustjax import smoothing
-        >>> report = smoothing.disparity.classwise_report(
+        >>> from robustjax import hidden_cost
+        >>> report = hidden_cost.classwise_report(
         ...     [0, 0, 1, 1], [0, 0, 0, -1], num_classes=3
         ... )
         >>> for row in classwise_rows(report, class_names=["cat", "dog", "frog"]):
@@ -95,9 +95,9 @@ def classwise_findings(
         ValueError: if there are not K names.
 
     Example:
-        >>> from robustjax import smoothing
+        >>> from robustjax import hidden_cost
         >>> labels, predictions = [0, 1] * 50, [0, 0] * 45 + [0, 1] * 5
-        >>> report = smoothing.disparity.classwise_report(
+        >>> report = hidden_cost.classwise_report(
         ...     labels, predictions, num_classes=2
         ... )
         >>> print(classwise_findings(report)[1])

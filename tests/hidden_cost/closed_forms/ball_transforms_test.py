@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 
-from robustjax import hidden_cost, smoothing
+from robustjax import hidden_cost
 
 
 def _radius(v, dim):
@@ -175,7 +175,7 @@ class ContractTest(parameterized.TestCase):
         arguments = good | bad
         positional = [arguments.pop(first)] if first in arguments else []
         with self.assertRaisesRegex(ValueError, f"Expected {text} "):
-            getattr(smoothing, name)(*positional, **arguments)
+            getattr(hidden_cost, name)(*positional, **arguments)
 
 
 if __name__ == "__main__":

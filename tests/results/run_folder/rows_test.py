@@ -29,7 +29,7 @@ _ROWS = st.lists(
 )
 _WRITE_FOR_EVER = """
 import pathlib, sys
-from robustjax.results import rows
+from robustjax.results.run_folder import rows
 with rows.RowsFile(pathlib.Path(sys.argv[1]), rows.STANDARD_COLUMNS) as file:
     index = len(file.finished)
     while True:
@@ -39,7 +39,7 @@ with rows.RowsFile(pathlib.Path(sys.argv[1]), rows.STANDARD_COLUMNS) as file:
 """
 _WRITE_UNTIL_FULL = """
 import errno, pathlib, resource, sys
-from robustjax.results import rows
+from robustjax.results.run_folder import rows
 with rows.RowsFile(pathlib.Path(sys.argv[1]), rows.STANDARD_COLUMNS) as file:
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
     row = dict(label=1, predict=1, radius=1 / 3, correct=1, time=0.5)

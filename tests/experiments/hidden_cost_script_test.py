@@ -32,8 +32,8 @@ _LOG = "idx\tlabel\tpredict\tradius\tcorrect\ttime\n"
 _rows = run_folders.rows
 
 
-def _config(folder: str | pathlib.Path) -> hidden_cost.ShrinkageConfig:
-    return hidden_cost.ShrinkageConfig(
+def _config(folder: str | pathlib.Path) -> hidden_cost.HiddenCostConfig:
+    return hidden_cost.HiddenCostConfig(
         workdir=str(folder),
         apply_fn="sample_classifiers:nearest_mean",
         sigmas=("0.5", "0", "0.25"),
@@ -244,7 +244,7 @@ class LogsTest(_InFolder):
             self.log("a", "0 0 0 0.5 1 1.0", "1 1 0 0.2 0 1.0", "2 2 -1 0.0 0 1.0"),
             self.log("b", "0 0 0 0.4 1 1.0", "1 1 1 0.3 1 1.0"),
         ]
-        config = hidden_cost.ShrinkageConfig(
+        config = hidden_cost.HiddenCostConfig(
             workdir=self.config.workdir, from_logs=(f"first={logs[0]}", logs[1]),
             class_names=("<cat>", "dog", "frog"),
         )  # fmt: skip
@@ -268,7 +268,7 @@ class LogsTest(_InFolder):
                 for i in range(40)
             ]
             entries.append(f"{name}={self.log(name, *lines)}")
-        config = hidden_cost.ShrinkageConfig(
+        config = hidden_cost.HiddenCostConfig(
             workdir=self.config.workdir, from_logs=tuple(entries)
         )
         summary = hidden_cost.run(config)
@@ -299,7 +299,7 @@ class LogsTest(_InFolder):
         self.assertIn("In 6 of 6 runs", findings[0])
         self.assertLen(findings, 7)
         entries = [f"{name}={self.folder / name}" for name in counts]
-        config = hidden_cost.ShrinkageConfig(
+        config = hidden_cost.HiddenCostConfig(
             workdir=str(self.folder / "more"), from_logs=(*entries, f"rare={rare}")
         )
         gaps = [
@@ -319,7 +319,7 @@ class LogsTest(_InFolder):
 
     def test_everything_abstained_leaves_nothing_to_compare(self):
         lines = [f"{i} {i % 3} -1 0.0 0 1.0" for i in range(300)]
-        config = hidden_cost.ShrinkageConfig(
+        config = hidden_cost.HiddenCostConfig(
             workdir=self.config.workdir, from_logs=(f"log={self.log('log', *lines)}",),
             num_classes=3,
         )  # fmt: skip
@@ -337,7 +337,7 @@ class LogsTest(_InFolder):
         place = "locuslab/certify/cifar10/resnet110/noise_0.12/test/sigma_0.50"
         names = ("plane", "auto", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
                  "truck")  # fmt: skip
-        config = hidden_cost.ShrinkageConfig(
+        config = hidden_cost.HiddenCostConfig(
             workdir=self.config.workdir, from_logs=(f"log={root / place}",),
             class_names=names,
         )  # fmt: skip
@@ -357,7 +357,7 @@ class LogsTest(_InFolder):
             ([f"a={good}", f"a={good}"], {}, "different names"),
         ):
             workdir = str(self.folder / f"run{text[:3]}")
-            config = hidden_cost.ShrinkageConfig(
+            config = hidden_cost.HiddenCostConfig(
                 workdir=workdir, from_logs=tuple(entries), **changes
             )
             with self.assertRaisesRegex(ValueError, text):
