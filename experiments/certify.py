@@ -29,7 +29,6 @@ from robustjax_experiments.reports import certification as certification_report
 from robustjax import _validate, data, norms, results, smoothing
 from robustjax.results.certification import rows, selection, settings
 from robustjax.results.certification.batch import certify_batch
-from robustjax.smoothing import certificate
 from robustjax.smoothing.sampling import base_classifier, vote_counts
 
 _OPERATIONAL = (  # change no row
@@ -238,7 +237,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
 def _check_norms(config: CertifyConfig, dataset: data.Dataset | None) -> None:
     """Refuses what `certify` would, as far as it is known without or with the data."""
     plain = [n for n in config.norms if norms.subspace_name(n) is None]
-    certificate.Request(
+    smoothing.settings.Settings(
         sigma=config.sigma,
         shape=dataset.images.shape[1:] if dataset else (1,),
         num_classes=dataset.num_classes if dataset else 2,

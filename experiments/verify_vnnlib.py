@@ -230,7 +230,7 @@ def _decide(
 ) -> np.ndarray | None:
     """Fills in the answer; returns the counterexample, if there is one."""
     began = time.perf_counter()
-    found = bounds.Exclusion("error", None, 0)
+    found = bounds.PropertyResult("error", None, 0)
     try:
         found = _answer(config, row, instance, began + row["timeout"])
     except _ERRORS as error:
@@ -245,7 +245,7 @@ def _decide(
 
 def _answer(
     config: VnnlibConfig, row: dict[str, Any], instance: data.Instance, deadline: float
-) -> bounds.Exclusion:
+) -> bounds.PropertyResult:
     model = vnnlib_decision.load(instance.onnx, row["onnx_sha256"])
     of = data.read_vnnlib(instance.vnnlib)
     if vnnlib_decision.digest(instance.vnnlib) != row["vnnlib_sha256"]:

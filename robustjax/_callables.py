@@ -1,7 +1,10 @@
 """Functions of the user as arguments of compiled programs."""
 
 import functools
+import importlib
 import inspect
+import os
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
@@ -29,6 +32,33 @@ def as_partial(fn: Callable[..., Any]) -> Partial:
     if isinstance(inspect.unwrap(fn), stable):  # unwrapped: also if jitted
         return Partial(fn)
     return Partial(functools.partial(fn))  # equal to no other: compiles anew
+
+
+def named(name: str) -> Any:
+    """What `package.module:attribute` names, the current folder first. [host].
+
+    A module there is found even if another one of that name is installed, or lies
+    beside the script that runs.
+
+    Args:
+        name: a module and an attribute of it.
+
+    Returns:
+        The attribute.
+
+    Raises:
+        ImportError: if there is no such module.
+        AttributeError: if it has no such attribute.
+    """
+    module, _, attribute = name.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.append(here)  # for what it imports later on
+    sys.path.insert(0, here)
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    finally:
+        sys.path.remove(here)
 
 
 @jax.jit

@@ -49,7 +49,7 @@ class AttackResult:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Target:
+class Objective:
     """A classifier and the classes that it shall lose."""
 
     apply_fn: Partial
@@ -87,7 +87,7 @@ class Target:
 
 def target(
     apply_fn: ApplyFn, labels: ArrayLike, *, around: Ball, settings: AttackSettings
-) -> Target:
+) -> Objective:
     """Checks what depends on the loss and the labels."""
     _validate.one_of(LOSSES, loss=settings.loss)
     num, partial = len(around.centre), _callables.as_partial(apply_fn)
@@ -98,7 +98,7 @@ def target(
     classes = jnp.asarray(labels)
     if classes.shape != (num,):
         raise ValueError(f"Expected labels [{num}], as many as x, got {classes.shape}.")
-    return Target(partial, classes, around.radius.reshape(-1), settings)
+    return Objective(partial, classes, around.radius.reshape(-1), settings)
 
 
 def stronger(old: AttackResult, new: AttackResult) -> AttackResult:

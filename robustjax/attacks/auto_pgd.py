@@ -14,7 +14,7 @@ from robustjax.attacks.attack_result import (
     ApplyFn,
     AttackResult,
     AttackSettings,
-    Target,
+    Objective,
     select,
     stronger,
     target,
@@ -100,24 +100,24 @@ def apgd(
         state = _loops.once(_random_start, aim, around, best, key)
         return _loops.repeat(_step, (aim, around), state, items=schedule)[1]
 
-    clean = _loops.once(Target.evaluated, aim, around.centre)
+    clean = _loops.once(Objective.evaluated, aim, around.centre)
     keys = jax.random.split(key, num_restarts)
     best = _loops.each(restart, clean, keys, seen=(aim, around))
-    return _loops.once(Target.evaluated, aim, best.x)
+    return _loops.once(Objective.evaluated, aim, best.x)
 
 
 _Iterate = tuple[_State, AttackResult]  # where the attack is, and the best so far
 
 
 def _random_start(
-    aim: Target, around: Ball, best: AttackResult, key: jax.Array
+    aim: Objective, around: Ball, best: AttackResult, key: jax.Array
 ) -> _Iterate:
     state, found = _start(aim, around.random_point(key))
     return state, stronger(best, found)
 
 
 def _step(
-    context: tuple[Target, Ball],
+    context: tuple[Objective, Ball],
     scheduled: tuple[jax.Array, jax.Array],
     iterate: _Iterate,
 ) -> _Iterate:
@@ -141,7 +141,7 @@ def _schedule(num_steps: int) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(windows), jnp.asarray(shares, jnp.float32)
 
 
-def _start(aim: Target, x: jax.Array) -> _Iterate:
+def _start(aim: Objective, x: jax.Array) -> _Iterate:
     loss, gradient, found = aim.gradient(x)
     state = _State(
         x=x, last_x=x, gradient=gradient, loss=loss,
@@ -153,7 +153,7 @@ def _start(aim: Target, x: jax.Array) -> _Iterate:
     return state, found
 
 
-def _move(aim: Target, around: Ball, state: _State, *, share: jax.Array) -> _Iterate:
+def _move(aim: Objective, around: Ball, state: _State, *, share: jax.Array) -> _Iterate:
     """One step of gradient, of which a share is taken, and momentum."""
     size = state.size.reshape(around.radius.shape)
     uphill = around.step(state.x, state.gradient, size)

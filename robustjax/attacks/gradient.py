@@ -13,7 +13,7 @@ from robustjax.attacks.attack_result import (
     ApplyFn,
     AttackResult,
     AttackSettings,
-    Target,
+    Objective,
     stronger,
     target,
 )
@@ -71,7 +71,7 @@ def fgsm(
     return _loops.once(_corner, aim, around)
 
 
-def _corner(aim: Target, around: Ball) -> AttackResult:
+def _corner(aim: Objective, around: Ball) -> AttackResult:
     _, gradient, _ = aim.gradient(around.centre)
     stepped = around.step(around.centre, gradient, 1.0)
     return stronger(aim.evaluated(around.centre), aim.evaluated(stepped))
@@ -142,24 +142,24 @@ def pgd(
         last, best = _loops.repeat(_descend, (aim, around), state, items=shares)
         return _loops.once(_better, aim, best, last)
 
-    clean = _loops.once(Target.evaluated, aim, around.centre)
+    clean = _loops.once(Objective.evaluated, aim, around.centre)
     keys = jax.random.split(key, num_restarts)
     best = _loops.each(restart, clean, keys, seen=(aim, around))
-    return _loops.once(Target.evaluated, aim, best.x)
+    return _loops.once(Objective.evaluated, aim, best.x)
 
 
 _Iterate = tuple[jax.Array, AttackResult]  # where the attack is, and the best before
 
 
 def _descend(
-    context: tuple[Target, Ball], share: jax.Array, state: _Iterate
+    context: tuple[Objective, Ball], share: jax.Array, state: _Iterate
 ) -> _Iterate:
     (aim, around), (now, best) = context, state
     _, gradient, found = aim.gradient(now)
     return around.step(now, gradient, share), stronger(best, found)
 
 
-def _better(aim: Target, best: AttackResult, x: jax.Array) -> AttackResult:
+def _better(aim: Objective, best: AttackResult, x: jax.Array) -> AttackResult:
     return stronger(best, aim.evaluated(x))
 
 

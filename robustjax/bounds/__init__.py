@@ -1,7 +1,11 @@
 """Bound propagation for any JAX function: intervals and linear relaxations."""
 
-from robustjax.bounds.branch_and_bound import Exclusion, exclude, exclude_cases
-from robustjax.bounds.input_sets import Pieces, Planes
+from robustjax.bounds.branch_and_bound import (
+    PropertyResult,
+    verify_cases,
+    verify_property,
+)
+from robustjax.bounds.input_sets import AffineInputs, UnionOfBoxes
 from robustjax.bounds.methods import (
     AffineBounds,
     Bounds,
@@ -22,17 +26,15 @@ from robustjax.bounds.verification import (
 
 __all__ = [
     "AffineBounds",
+    "AffineInputs",
     "Bounds",
-    "Exclusion",
     "LargestEpsilon",
     "Lines",
-    "Pieces",
-    "Planes",
+    "PropertyResult",
+    "UnionOfBoxes",
     "UnsupportedError",
     "Verification",
     "affine_bounds",
-    "exclude",
-    "exclude_cases",
     "interval_bounds",
     "largest_epsilon",
     "linear_bounds",
@@ -40,5 +42,7 @@ __all__ = [
     "register",
     "single",
     "verify",
+    "verify_cases",
+    "verify_property",
     "worst_case_logits",
 ]

@@ -35,7 +35,7 @@ _ULPS = 2 * np.finfo(np.float64).eps  # of a sum of two numbers
 _Confirm = Callable[[int, np.ndarray], np.ndarray | None]
 
 
-class Exclusion(NamedTuple):
+class PropertyResult(NamedTuple):
     """Whether outputs are unsafe anywhere in a box; decided in float64 on the host."""
 
     status: str  # "unsat": nowhere; "sat": at x; "unknown": neither was found
@@ -44,7 +44,7 @@ class Exclusion(NamedTuple):
     open_cases: tuple[int, ...] = ()  # not excluded; of "sat" the one that x meets
 
 
-def exclude(
+def verify_property(
     fn: Callable[[jax.Array], jax.Array],
     lower: ArrayLike,
     upper: ArrayLike,
@@ -55,7 +55,7 @@ def exclude(
     num_steps: int = 20,
     max_boxes: int = 1,
     time_limit: float = float("inf"),
-) -> Exclusion:
+) -> PropertyResult:
     """Whether no input of a box has an output y with rows @ y + offsets <= 0.
 
     [host] All inequalities have to hold for an output to be unsafe, so a box is done
@@ -79,7 +79,7 @@ def exclude(
         time_limit: in seconds, after which no batch is begun.
 
     Returns:
-        An `Exclusion`.
+        An `PropertyResult`.
 
     Raises:
         ValueError: if shapes do not match, or the box is empty or not finite.
@@ -89,19 +89,21 @@ def exclude(
         >>> fn = lambda x: jnp.stack([x[0] * x[1]])
         >>> box = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
         >>> for least in (0.9, 1.1):  # is x y >= least anywhere?
-        ...     exclude(fn, *box, rows=[[-1.0]], offsets=[least], max_boxes=500).status
+        ...     found = verify_property(
+        ...         fn, *box, rows=[[-1.0]], offsets=[least], max_boxes=500)
+        ...     found.status
         'sat'
         'unsat'
 
     Reference: ours.
     """
-    return exclude_cases(
+    return verify_cases(
         fn, [(lower, upper, rows, offsets)], method=method, num_steps=num_steps,
         max_boxes=max_boxes, time_limit=time_limit,
     )  # fmt: skip
 
 
-def exclude_cases(
+def verify_cases(
     fn: Callable[[jax.Array], jax.Array],
     cases: Sequence[tuple[ArrayLike, ArrayLike, ArrayLike, ArrayLike]],
     *,
@@ -110,21 +112,22 @@ def exclude_cases(
     max_boxes: int = 1,
     time_limit: float = float("inf"),
     confirm: _Confirm | None = None,
-) -> Exclusion:
+) -> PropertyResult:
     """Whether no input is in the box of a case and has an output unsafe for it.
 
-    [host] As `exclude` for a disjunction. Cases with equal boxes are decided together:
-    rows that several have are bounded once, and numbers of rows and boxes are filled up
-    to few sizes, so that the same function is compiled once.
+    [host] As `verify_property` for a disjunction. Cases with equal boxes are decided
+    together: rows that several have are bounded once, and numbers of rows and boxes are
+    filled up to few sizes, so that the same function is compiled once.
 
     Guarantee:
-        As `exclude`, for all cases. Rows may be off by half an ulp, as of decimals.
+        As `verify_property`, for all cases. Rows may be off by half an ulp, as of
+        decimals.
 
     Args:
         fn: maps one example to an output `[k]`.
         cases: one or more, each the lower and the upper corner, rows `[m, k]` and
-            offsets `[m]` as for `exclude`; corners are of one shape, m may differ and
-            be zero.
+            offsets `[m]` as for `verify_property`; corners are of one shape, m may
+            differ and be zero.
         method: as in `linear_bounds`.
         num_steps: as in `linear_bounds`.
         max_boxes: at most so many boxes are bounded for each box of the cases; 1 splits
@@ -135,7 +138,7 @@ def exclude_cases(
             input, or another one to report in its place, or None to search on.
 
     Returns:
-        An `Exclusion`.
+        An `PropertyResult`.
 
     Raises:
         ValueError: if shapes do not match, a box is empty, or anything is not finite.
@@ -145,7 +148,7 @@ def exclude_cases(
         >>> fn = lambda x: jnp.stack([x[0] + x[1]])
         >>> box = np.array([-1.0, -1.0]), np.array([1.0, 1.0])
         >>> cases = [(*box, [[-1.0]], [3.0]), (*box, [[1.0]], [2.0])]
-        >>> found = exclude_cases(fn, cases)  # x + y >= 3, or x + y <= -2
+        >>> found = verify_cases(fn, cases)  # x + y >= 3, or x + y <= -2
         >>> found.status, found.x, found.open_cases
         ('sat', array([-1., -1.]), (1,))
 
@@ -172,7 +175,7 @@ def exclude_cases(
             for case, x in found.candidates:
                 point = x if confirm is None else confirm(case, x)
                 if point is not None:
-                    return Exclusion("sat", point, num_bounded, (case,))
+                    return PropertyResult("sat", point, num_bounded, (case,))
             for entry, sides in zip(chosen, found.least, strict=True):
                 is_open = ~(sides > 0)
                 if not is_open.any():
@@ -188,9 +191,9 @@ def exclude_cases(
                     unresolved.append(rest)
     left = [entry.cases for entry in (*queue, *unresolved)]
     if not left:
-        return Exclusion("unsat", None, num_bounded)
+        return PropertyResult("unsat", None, num_bounded)
     open_cases = tuple(np.unique(np.concatenate(left)).tolist())
-    return Exclusion("unknown", None, num_bounded, open_cases)
+    return PropertyResult("unknown", None, num_bounded, open_cases)
 
 
 class _Unsafe(NamedTuple):

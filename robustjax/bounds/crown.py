@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from robustjax.bounds import backward, ibp, input_sets, receptive_fields
 from robustjax.bounds.graph import Graph, Node
-from robustjax.bounds.input_sets import Within
+from robustjax.bounds.input_sets import InputSet
 from robustjax.bounds.operations import (
     Affine,
     Elementwise,
@@ -35,7 +35,7 @@ def inside(
     box: Interval,
     *,
     effort: Effort,
-    within: Within = None,
+    input_set: InputSet = None,
     mixes: Mapping[int, jax.Array] | None = None,
 ) -> dict[int, Interval]:
     """Valid bounds of all values: linear ones of what nonlinear nodes take. [device].
@@ -44,7 +44,7 @@ def inside(
         graph: from `propagate.trace`.
         box: lower and upper bounds of the input.
         effort: how much is computed.
-        within: a set inside of the box in which the input lies.
+        input_set: a set inside of the box in which the input lies.
         mixes: where the free lines of nodes lie, `[1, *shape]`, one for all rows;
             default: as `linear.start_mix`.
 
@@ -53,7 +53,12 @@ def inside(
     """
     known = {0: box}
     refined = functools.partial(
-        _refined, graph, known, chunk_size=effort.chunk_size, within=within, mixes=mixes
+        _refined,
+        graph,
+        known,
+        chunk_size=effort.chunk_size,
+        input_set=input_set,
+        mixes=mixes,
     )
     ranges = receptive_fields.ranges(graph, box[0].dtype)
     is_exact = {0}  # intervals are, up to the first nonlinearity
@@ -66,7 +71,7 @@ def inside(
                 is_exact.add(value)  # as exact as it will be
             _settle(node, known)
         known[index] = ibp.through(node, known)
-        if isinstance(node.operation, Affine) and node.inputs == (0,) and not within:
+        if isinstance(node.operation, Affine) and node.inputs == (0,) and not input_set:
             is_exact.add(index)
     return known
 
@@ -100,7 +105,7 @@ def of_output(
     known: dict[int, Interval],
     *,
     effort: Effort,
-    within: Within = None,
+    input_set: InputSet = None,
 ) -> Interval:
     """Linear bounds of the output. [device].
 
@@ -108,7 +113,7 @@ def of_output(
         graph: from `propagate.trace`.
         known: valid bounds of all values.
         effort: how much is computed; all rows are.
-        within: as in `inside`.
+        input_set: as in `inside`.
 
     Returns:
         Its lower and upper bounds, none looser than those known.
@@ -117,7 +122,7 @@ def of_output(
     rows = jnp.arange(groups.num_rows)
     return _refined(
         graph, known, graph.output, groups, rows=rows, chunk_size=effort.chunk_size,
-        within=within,
+        input_set=input_set,
     )  # fmt: skip
 
 
@@ -142,7 +147,7 @@ def _refined(
     *,
     rows: jax.Array,
     chunk_size: int | None,
-    within: Within,
+    input_set: InputSet,
     mixes: Mapping[int, jax.Array] | None = None,
 ) -> Interval:
     """Bounds of a value by linear forms of some rows, intersected with those known."""
@@ -155,7 +160,7 @@ def _refined(
         form = backward.lower_form(
             graph, signed, value, known=known, mixes=mixes, total=total
         )
-        return input_sets.least(form, known[0], within, total=total)
+        return input_sets.least(form, known[0], input_set, total=total)
 
     if chunk_size is None:
         low = jax.vmap(lowest)(rows)
@@ -174,7 +179,7 @@ def optimised(
     num_steps: int,
     effort: Effort,
     is_inside_free: bool,
-    within: Within = None,
+    input_set: InputSet = None,
 ) -> Interval:
     """Bounds of the output with lines that Adam moves; the best of each is kept.
 
@@ -187,7 +192,7 @@ def optimised(
         num_steps: of Adam.
         effort: how much is computed.
         is_inside_free: also move the lines that bound the values inside.
-        within: as in `inside`.
+        input_set: as in `inside`.
 
     Returns:
         Lower and upper bounds, none looser than those of `of_output`.
@@ -207,14 +212,14 @@ def optimised(
         bounds = known
         if is_inside_free:
             found = inside(
-                graph, known[0], effort=effort, within=within, mixes=mixes.inside
+                graph, known[0], effort=effort, input_set=input_set, mixes=mixes.inside
             )
             bounds = {v: ibp.intersect(found[v], known[v]) for v in known}
             bounds[0] = known[0]
         form = backward.lower_form(
             graph, rows, graph.output, known=bounds, mixes=mixes.output
         )
-        return input_sets.least(form, known[0], within)[:, 0]
+        return input_sets.least(form, known[0], input_set)[:, 0]
 
     def loss(mixes: _Mixes) -> tuple[jax.Array, jax.Array]:
         low = bound(mixes)

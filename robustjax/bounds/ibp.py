@@ -61,7 +61,7 @@ def through(node: Node, known: Mapping[int, Interval]) -> Interval:
     else:
         assert isinstance(operation, Elementwise)
         found, sources = operation.bounds(*intervals[0]), intervals
-        if node.unit and operation.kink is None:
+        if node.unit and operation.breakpoint is None:
             sizes = magnitude(found) + least_size(found[0].dtype)
             found = _apart(found, _ULPS * node.unit * sizes)
     for source in sources:

@@ -10,7 +10,7 @@ from robustjax.bounds.backward import LinearForm, Total
 from robustjax.bounds.operations import Interval
 
 
-class Planes(NamedTuple):
+class AffineInputs(NamedTuple):
     """Inputs between affine functions of d parameters that lie in a cell.
 
     All x for which some p in the cell has lower_slope . p + lower_offset <= x <=
@@ -25,42 +25,46 @@ class Planes(NamedTuple):
     high: jax.Array  # [d], the upper corner of the cell
 
 
-class Pieces(NamedTuple):
+class UnionOfBoxes(NamedTuple):
     """Inputs that lie in one of s boxes."""
 
     lower: jax.Array  # [s, ...] as the input
     upper: jax.Array  # [s, ...] as the input
 
 
-Within = Planes | Pieces | None
+InputSet = AffineInputs | UnionOfBoxes | None
 
 
 def least(
-    form: LinearForm, box: Interval, within: Within, *, total: Total = backward.whole
+    form: LinearForm,
+    box: Interval,
+    input_set: InputSet,
+    *,
+    total: Total = backward.whole,
 ) -> jax.Array:
     """The least value of each row over a set inside of a box. [device].
 
     Args:
         form: the rows.
         box: lower and upper bounds of the input.
-        within: the set; None: the box itself.
+        input_set: the set; None: the box itself.
         total: how the numbers of a row are summed.
 
     Returns:
         `[rows, cells]`, lower bounds; exact of boxes and pieces.
     """
     found = backward.least(form, box, total=total)
-    if within is None:
+    if input_set is None:
         return found
-    if isinstance(within, Pieces):
+    if isinstance(input_set, UnionOfBoxes):
         of_pieces = jax.vmap(lambda *piece: backward.least(form, piece, total=total))
-        inside = jnp.min(of_pieces(*within), axis=0)
+        inside = jnp.min(of_pieces(*input_set), axis=0)
     else:
-        inside = _between(form, within, total)
+        inside = _between(form, input_set, total)
     return jnp.fmax(found, inside)
 
 
-def _between(form: LinearForm, planes: Planes, total: Total) -> jax.Array:
+def _between(form: LinearForm, planes: AffineInputs, total: Total) -> jax.Array:
     """Each weight takes the plane on its side; then the cell is a box."""
     above, below = jnp.maximum(form.weight, 0.0), jnp.minimum(form.weight, 0.0)
     offsets = above * planes.lower_offset[None] + below * planes.upper_offset[None]

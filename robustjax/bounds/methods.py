@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate
 from robustjax.bounds import backward, boxes, crown, ibp, jax_verify, tracing
-from robustjax.bounds.input_sets import Within
+from robustjax.bounds.input_sets import InputSet
 from robustjax.bounds.operations import Interval
 
 ENGINES = ("robustjax", "jax_verify")
@@ -86,7 +86,7 @@ def linear_bounds(
     upper: ArrayLike,
     *,
     spec: ArrayLike | None = None,
-    within: Within = None,
+    input_set: InputSet = None,
     method: str = "crown",
     num_steps: int = 20,
     capacity: int | None = None,
@@ -102,9 +102,9 @@ def linear_bounds(
     and that never looser than "ibp".
 
     Guarantee:
-        lower <= spec @ fn(x) <= upper for every x in the box, and in `within` if that
-        is given, up to rounding of the dtype; with rounding="cover", of fn in exact
-        arithmetic. Where fn may be NaN the bounds are -inf and inf.
+        lower <= spec @ fn(x) <= upper for every x in the box, and in `input_set` if
+        that is given, up to rounding of the dtype; with rounding="cover", of fn in
+        exact arithmetic. Where fn may be NaN the bounds are -inf and inf.
 
     Args:
         fn: as in `interval_bounds`.
@@ -112,16 +112,16 @@ def linear_bounds(
         upper: upper corner.
         spec: `[s, k]`, rows that multiply the last axis of an output `[k]`, such as
             differences of logits; default: the output itself.
-        within: `Planes` or `Pieces`, a set inside of the box in which the input lies;
-            intervals do not see it.
+        input_set: `AffineInputs` or `UnionOfBoxes`, a set inside of the box in which
+            the input lies; intervals do not see it.
         method: "crown": linear bounds of every value inside; "crown-ibp": intervals
             inside, linear bounds of the output; "ibp": intervals alone; "alpha": as
             "crown", then the free lines of the output's pass are optimised; "alpha-all"
             those of all passes, each step of which costs a "crown".
         num_steps: of Adam, for "alpha" and "alpha-all".
         capacity: so many rows of each value inside get linear bounds, those first whose
-            intervals are widest and cross a kink; the others keep their intervals,
-            which is sound and cheaper. Default: all.
+            intervals are widest and cross a breakpoint; the others keep their
+            intervals, which is sound and cheaper. Default: all.
         chunk_size: so many rows go back to the input at a time, which bounds memory.
             Default: all at once. Of dense nets under `vmap` on a CPU, 32 are some times
             faster.
@@ -133,8 +133,8 @@ def linear_bounds(
             multiple of the sums of absolute values, so in float64.
         engine: "robustjax", or "jax_verify", the package, with the extra `verify`. Its
             "crown" is another method, see `robustjax.bounds.jax_verify`; it has no
-            "alpha", and takes neither within nor capacity nor chunk_size, and does not
-            cover rounding.
+            "alpha", and takes neither input_set nor capacity nor chunk_size, and
+            does not cover rounding.
 
     Returns:
         `Bounds` of the shape of the output, or `[s]` with a spec.
@@ -168,9 +168,9 @@ def linear_bounds(
     box = boxes.checked(lower, upper)
     specified = _with_spec(fn, spec)
     if engine == "jax_verify":
-        if within is not None or rounding != "ignore":
+        if input_set is not None or rounding != "ignore":
             raise ValueError(
-                "Expected within=None and rounding='ignore' for the engine jax_verify."
+                "Expected input_set=None and rounding='ignore' for engine jax_verify."
             )
         return Bounds(*jax_verify.bounds(specified, *box, method=method))
     graph = tracing.trace(
@@ -181,18 +181,18 @@ def linear_bounds(
     if method == "ibp":
         return Bounds(*ibp.propagate(graph, box)[graph.output])
     known = crown.intervals(graph, box)
-    cheap = crown.of_output(graph, known, effort=effort, within=within)
+    cheap = crown.of_output(graph, known, effort=effort, input_set=input_set)
     if method == "crown-ibp":
         return Bounds(*cheap)
-    known = crown.inside(graph, box, effort=effort, within=within)
+    known = crown.inside(graph, box, effort=effort, input_set=input_set)
     known[graph.output] = ibp.intersect(known[graph.output], cheap)
     if method in ("alpha", "alpha-all"):
         found = crown.optimised(
             graph, known, num_steps=num_steps, effort=effort,
-            is_inside_free=method == "alpha-all", within=within,
+            is_inside_free=method == "alpha-all", input_set=input_set,
         )  # fmt: skip
         return Bounds(*found)
-    return Bounds(*crown.of_output(graph, known, effort=effort, within=within))
+    return Bounds(*crown.of_output(graph, known, effort=effort, input_set=input_set))
 
 
 def affine_bounds(

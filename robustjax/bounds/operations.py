@@ -92,7 +92,7 @@ class Elementwise(NamedTuple):
     """(lower, upper): where the lines are exact, no better bounds are needed."""
     is_finite: bool = False
     """Whether lines are finite on every finite interval, which saves a pass."""
-    kink: Any = None
+    breakpoint: Any = None
     """Where the function bends, if it is linear on both sides of that."""
 
 

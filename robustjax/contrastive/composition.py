@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 from robustjax.contrastive.batch import Batch, Pairs, from_views
-from robustjax.contrastive.steps.negatives import Mass, plain
+from robustjax.contrastive.steps.negatives import NegativeEstimate, plain
 from robustjax.contrastive.steps.positives import sum_inside
 from robustjax.contrastive.steps.similarity import KINDS, Transform, mean, weighted
 
@@ -73,7 +73,7 @@ def compose(*transforms: Transform, axis_name: str | None = None) -> Loss:
         if not isinstance(batch, Batch):
             batch = from_views(batch, axis_name=axis_name)
         pairs: Pairs = steps["similarity"](batch)
-        mass: Mass = steps["debias"](pairs, steps["negatives"](pairs))
+        mass: NegativeEstimate = steps["debias"](pairs, steps["negatives"](pairs))
         losses = steps["positives"](pairs, mass.log_mass)
         weighed = steps["weights"](losses, over_anchors)
         value = steps["reduction"](weighed, over_anchors)
@@ -89,7 +89,7 @@ def _defaults() -> tuple[Transform, ...]:
 
 def _watched(
     pairs: Pairs,
-    mass: Mass,
+    mass: NegativeEstimate,
     losses: jax.Array,
     over_anchors: Callable[[jax.Array], jax.Array],
 ) -> LossAux:

@@ -73,7 +73,7 @@ def read_vnnlib(path: str | os.PathLike[str]) -> Property:
         offsets are rounded the other way, and past the limit of a strict inequality. An
         inner box without a float64 has lower > upper. Rows are exact, scaled by a
         common denominator if need be. If even that gives no float64, the factors are
-        the nearest ones; `bounds.exclude_cases` covers their rounding.
+        the nearest ones; `bounds.verify_cases` covers their rounding.
 
     Args:
         path: the file; gzip is recognised by its content, not by its name. The text is

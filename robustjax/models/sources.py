@@ -5,11 +5,8 @@ Each comes with a fingerprint, so that a run can tell whether it is the same one
 
 import dataclasses
 import hashlib
-import importlib
 import json
 import math
-import os
-import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -131,12 +128,8 @@ def from_factory(name: str, dataset: "data.Dataset") -> Classifier:
     """
     from robustjax.smoothing.sampling import base_classifier
 
-    module_name, _, factory_name = name.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
-        apply_fn = factory()
+        apply_fn = _callables.named(name)()
     except Exception as error:  # whatever the code of the user raises
         raise _failed(name, error) from error
     if not callable(apply_fn):

@@ -1,7 +1,7 @@
 """Higher-order certification: radii of any classifier under Gaussian noise."""
 
 from robustjax.smoothing.adaptive import certify_adaptively
-from robustjax.smoothing.certificate import Certificate, GradientEvidence
+from robustjax.smoothing.certificate import Certificate, GradientEstimates
 from robustjax.smoothing.certification import certify
 from robustjax.smoothing.confidence.binomial import (
     class_probability_bounds,
@@ -40,7 +40,7 @@ __all__ = [
     "ABSTAIN",
     "Certificate",
     "GradientBounds",
-    "GradientEvidence",
+    "GradientEstimates",
     "Moments",
     "Subspace",
     "WorstCase",

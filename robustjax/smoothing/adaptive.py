@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from robustjax import _callables, _validate
 from robustjax.smoothing import assembly, certification
-from robustjax.smoothing.certificate import Certificate, Request, as_norms
+from robustjax.smoothing.certificate import Certificate
 from robustjax.smoothing.confidence import binomial, sequences
 from robustjax.smoothing.radii import zeroth_order
 from robustjax.smoothing.sampling import (
@@ -27,6 +27,7 @@ from robustjax.smoothing.sampling import (
     streams,
     vote_counts,
 )
+from robustjax.smoothing.settings import Settings, as_norms
 
 _LOOKS: dict[str, Any] = {"first": 512, "factor": 1.25}  # order 0: any looks are valid
 _STAGES: dict[str, Any] = {
@@ -110,7 +111,7 @@ def certify_adaptively(
         raise ValueError(f"Expected target_radius >= 0, got {target_radius}.")
     _validate.integer(_FEWEST, max_samples=max_samples)
     vote_counts.check_sigma(sigma)
-    request = Request(
+    request = Settings(
         sigma=certification.noise_level(sigma),
         shape=np.shape(x)[1:],
         num_classes=num_classes,
@@ -181,7 +182,7 @@ def _padded(index: NDArray[np.int64], total: int) -> NDArray[np.int64]:
 
 
 def _by_sequence(
-    request: Request,
+    request: Settings,
     count: Callable[..., jax.Array],
     examples: _Examples,
     *,
@@ -202,7 +203,7 @@ def _by_sequence(
 
 
 def _is_settled(
-    request: Request, votes: NDArray[np.int32], num_samples: int, target: float
+    request: Settings, votes: NDArray[np.int32], num_samples: int, target: float
 ) -> NDArray[np.bool_]:
     """Whether the target is reached, or will hardly ever be."""
     lower = sequences.binomial_sequence_lower(votes, num_samples, alpha=request.alpha)
@@ -221,7 +222,7 @@ def _is_settled(
 
 
 def _by_stages(
-    request: Request,
+    request: Settings,
     measure: Callable[..., moments.Moments],
     examples: _Examples,
     *,
@@ -265,7 +266,7 @@ def _by_stages(
 
 
 def _has_ended(
-    request: Request, certificate: Certificate, target: float
+    request: Settings, certificate: Certificate, target: float
 ) -> NDArray[np.bool_]:
     upper = binomial.clopper_pearson_upper(
         certificate.count, certificate.num_samples, alpha=_HOPELESS

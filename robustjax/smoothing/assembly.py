@@ -7,11 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from robustjax import norms
-from robustjax.smoothing.certificate import (
-    Certificate,
-    GradientEvidence,
-    Request,
-)
+from robustjax.smoothing.certificate import Certificate, GradientEstimates
 from robustjax.smoothing.confidence import (
     binomial,
     budget,
@@ -21,10 +17,11 @@ from robustjax.smoothing.confidence import (
 )
 from robustjax.smoothing.radii import norm_balls, zeroth_order
 from robustjax.smoothing.sampling import moments, vote_counts
+from robustjax.smoothing.settings import Settings
 
 
 def from_counts(
-    request: Request,
+    request: Settings,
     counts: NDArray[np.int32],
     *,
     selected: NDArray[np.int32],
@@ -75,7 +72,7 @@ def from_counts(
 
 
 def from_moments(
-    request: Request,
+    request: Settings,
     sums: moments.Moments,
     *,
     alpha: float | None = None,
@@ -113,12 +110,12 @@ def from_moments(
 
 
 def _gradient(
-    request: Request,
+    request: Settings,
     sums: moments.Moments,
     p_lower: NDArray[np.float64],
     *,
     alpha: float,
-) -> dict[str, GradientEvidence]:
+) -> dict[str, GradientEstimates]:
     """The evidence of every norm, under one budget or each under its own.
 
     Every budget has the same share for p_lower.
@@ -149,10 +146,10 @@ def _gradient(
 
 
 def _evidence_of(
-    norm: str, bounds: gradient_norms.GradientBounds, request: Request
-) -> GradientEvidence:
+    norm: str, bounds: gradient_norms.GradientBounds, request: Settings
+) -> GradientEstimates:
     name = norms.subspace_name(norm)
-    return GradientEvidence(
+    return GradientEstimates(
         bounds.dual_estimate(norm),
         bounds.dual_upper(norm, dim=request.dim),
         bounds.l2_lower if name is None else bounds.complement_lower[name],
@@ -160,10 +157,10 @@ def _evidence_of(
 
 
 def _certificate(
-    request: Request,
+    request: Settings,
     *,
     probability: tuple[NDArray[np.float64], NDArray[np.float64]],
-    gradient: Mapping[str, GradientEvidence],
+    gradient: Mapping[str, GradientEstimates],
     counts: NDArray[np.int32],
     selected: NDArray[np.int32],
     bound: str,
@@ -212,7 +209,7 @@ def _certificate(
 
 
 def _zeroth_radii(
-    request: Request, p_lower: NDArray[np.float64], p_upper: NDArray[np.float64]
+    request: Settings, p_lower: NDArray[np.float64], p_upper: NDArray[np.float64]
 ) -> dict[str, Any]:
     return {
         norm: zeroth_order.zeroth_order_radius(
@@ -227,10 +224,10 @@ def _zeroth_radii(
 
 
 def _first_radius(
-    request: Request,
+    request: Settings,
     norm: str,
     p_lower: NDArray[np.float64],
-    gradient: Mapping[str, GradientEvidence],
+    gradient: Mapping[str, GradientEstimates],
 ) -> Any:
     return norm_balls.norm_radius(
         p_lower,

@@ -1,23 +1,13 @@
-"""What a certification returns, and what was asked of it."""
+"""What a certification returns."""
 
 import dataclasses
-import functools
-import math
-from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-
-from robustjax import _validate, norms
-from robustjax.smoothing.confidence import binomial, budget
-from robustjax.smoothing.radii import norm_balls
-from robustjax.smoothing.sampling import moments, subspaces
-
-_MIN_TWO_HALVES = 129  # the odd blocks start at sample 128
+from numpy.typing import NDArray
 
 
-class GradientEvidence(NamedTuple):
+class GradientEstimates(NamedTuple):
     """What a first-order radius rests on; m = sigma * gradient of p, `[n]` each.
 
     For a subspace the dual norm is the l2 norm inside it, and the length that of the
@@ -58,113 +48,8 @@ class Certificate:
     num_selection: int
     order: int
     zeroth_radius: dict[str, NDArray[np.float64]]  # what p_lower, p_upper alone give
-    gradient: dict[str, GradientEvidence]  # norm -> evidence; empty at order 0
+    gradient: dict[str, GradientEstimates]  # norm -> evidence; empty at order 0
     form: str  # how first-order radii follow from it
     bound: str  # kind of p_lower: "clopper_pearson", "sequence" or "betting"
     stage: NDArray[np.int32]  # [n], stage of an adaptive run that it ended in, or 0
     failed: NDArray[np.bool_]  # [n], not certified since sums were not finite
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What is asked for each example; refuses what cannot be given, by name.
-
-    Raises:
-        ValueError: for the first setting that is out of range.
-        TypeError: for a count that is not an integer.
-    """
-
-    sigma: float
-    shape: tuple[int, ...]
-    num_classes: int
-    num_selection: int
-    num_estimation: int
-    alpha: float
-    order: int = 0
-    norms: tuple[str, ...] = ("l2",)
-    runner_up: str = "complement"
-    simultaneous: bool = True
-    votes: str = "hard"
-    form: str = "box"
-    method: str = "tight"
-    masks: Mapping[str, ArrayLike] = dataclasses.field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Checks every setting."""
-        _validate.open_interval(0, 1, alpha=self.alpha)
-        _validate.integer(
-            1, num_selection=self.num_selection, num_estimation=self.num_estimation
-        )
-        smallest = binomial.min_num_estimation(
-            alpha=self.alpha / 2 if self.order == 1 else self.alpha,
-            num_classes=self.num_classes,
-            runner_up=self.runner_up,
-        )
-        if max(self.num_selection, self.num_estimation) >= 2**31:
-            raise ValueError(
-                f"Expected num_selection and num_estimation < 2**31, got "
-                f"{self.num_selection} and {self.num_estimation}."
-            )
-        if self.order not in (0, 1):
-            raise ValueError(f"Expected order 0 or 1, got {self.order}.")
-        if self.gradient_samples:
-            smallest = max(smallest, _MIN_TWO_HALVES)
-        if self.num_estimation < smallest:
-            raise ValueError(
-                f"Expected num_estimation >= {smallest}, the smallest number that can "
-                f"ever certify at alpha={self.alpha} and order={self.order}, got "
-                f"{self.num_estimation}."
-            )
-        _validate.one_of(moments.VOTES, votes=self.votes)
-        _validate.one_of(norm_balls.FORMS, form=self.form)
-        _validate.one_of(budget.METHODS, method=self.method)
-        if self.gradient_samples and self.runner_up != "complement":
-            raise ValueError(
-                f"Expected runner_up='complement' at order 1 and for soft votes, got "
-                f"{self.runner_up!r}."
-            )
-        self._check_norms()
-
-    def _check_norms(self) -> None:
-        if not self.norms:
-            raise ValueError("Expected at least one norm, got none.")
-        if len(set(self.norms)) < len(self.norms):
-            raise ValueError(f"Expected distinct norms, got {', '.join(self.norms)}.")
-        for norm in self.norms:
-            if norm != norm.lower():
-                raise ValueError(f"Expected names of norms in lower case, got {norm}.")
-            norms.l2_circumradius(norm, self.dim)
-            if norm != (spelling := norms.canonical(norm)):
-                raise ValueError(f"Expected the norm {spelling!r}, got {norm!r}.")
-        if self.order == 1 and "" in map(norms.subspace_name, self.norms):
-            raise ValueError("Expected subspace:NAME at order 1, got subspace.")
-        unused = sorted(set(self.masks) - set(map(norms.subspace_name, self.norms)))
-        if unused:
-            raise ValueError(
-                f"Expected a norm subspace:NAME for each mask, got none for "
-                f"{', '.join(unused)}."
-            )
-        len(self.subspaces)  # builds them, and so refuses what is none
-
-    @property
-    def dim(self) -> int:
-        """Number of input coordinates."""
-        return math.prod(self.shape)
-
-    @property
-    def gradient_samples(self) -> bool:
-        """Whether the samples are weighted instead of only counted."""
-        return self.order == 1 or self.votes == "soft"
-
-    @functools.cached_property
-    def subspaces(self) -> dict[str, subspaces.Subspace]:
-        """The subspaces that the norms name, given or known by name."""
-        names = [norms.subspace_name(norm) for norm in self.norms]
-        return subspaces.by_name(
-            [name for name in names if name], masks=self.masks, shape=self.shape
-        )
-
-
-def as_norms(norms: str | Sequence[str]) -> tuple[str, ...]:
-    """The norms of a certification as a tuple, also of one alone. [host]."""
-    return (norms,) if isinstance(norms, str) else tuple(norms)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from robustjax import _callables
 from robustjax.smoothing import assembly
-from robustjax.smoothing.certificate import Certificate, Request, as_norms
+from robustjax.smoothing.certificate import Certificate
 from robustjax.smoothing.sampling import base_classifier, moments, streams, vote_counts
+from robustjax.smoothing.settings import Settings, as_norms
 
 _FEW_MISSES = 0.04  # in the selection samples: below it f - 1 varies less than f - 1/2
 
@@ -116,7 +117,7 @@ def certify(
         the "tight" bounds and the "cells" form are ours.
     """
     vote_counts.check_sigma(sigma)
-    request = Request(
+    request = Settings(
         sigma=noise_level(sigma),
         shape=np.shape(x)[1:],
         num_classes=num_classes,
@@ -172,7 +173,7 @@ def certify(
 
 
 def select(
-    counts: Any, request: Request
+    counts: Any, request: Settings
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Class A and the control variate of each example, from selection counts. [host].
 

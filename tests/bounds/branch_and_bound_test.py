@@ -61,7 +61,7 @@ class ExcludeTest(parameterized.TestCase):
         rows = np.repeat(-np.eye(3)[[output]], 3, axis=0)
         largest = self.values[output].max()
         for gap, status in ((-0.02, "sat"), (0.02, "unsat")):
-            found = bounds.exclude(
+            found = bounds.verify_property(
                 _network, *_BOX, rows=rows, offsets=3 * [largest + gap], max_boxes=3000
             )
             self.assertEqual(found.status, status)
@@ -80,7 +80,7 @@ class ExcludeTest(parameterized.TestCase):
             worst = sides.max(axis=0).min()
             if abs(worst) < 0.05:
                 continue
-            found = bounds.exclude(
+            found = bounds.verify_property(
                 _network, *_BOX, rows=rows, offsets=offsets, max_boxes=3000
             )
             self.assertEqual(found.status, "sat" if worst < 0 else "unsat")
@@ -110,10 +110,10 @@ class ExcludeTest(parameterized.TestCase):
             case for case, is_bad in zip(cases, are_unsafe, strict=True) if not is_bad
         ]
         self.assertBetween(len(safe), 15, 60)
-        found = bounds.exclude_cases(_network, safe, max_boxes=3000)
+        found = bounds.verify_cases(_network, safe, max_boxes=3000)
         self.assertEqual((found.status, found.open_cases), ("unsat", ()))
         for at in np.flatnonzero(are_unsafe)[::20]:
-            found = bounds.exclude_cases(_network, [*safe, cases[at]], max_boxes=3000)
+            found = bounds.verify_cases(_network, [*safe, cases[at]], max_boxes=3000)
             self.assertEqual((found.status, found.open_cases), ("sat", (len(safe),)))
             low, high, rows, offsets = cases[at]
             self.assertTrue(np.all((low <= found.x) & (found.x <= high)))
@@ -123,11 +123,11 @@ class ExcludeTest(parameterized.TestCase):
 
     def test_other_cases_compile_nothing(self):
         rows = np.repeat(-np.eye(3)[[0]], 3, axis=0)
-        bounds.exclude_cases(_network, 2 * [(*_BOX, rows, 3 * [50.0])])
-        bounds.exclude_cases(_network, 2 * [(*_BOX, rows, 3 * [0.0])], max_boxes=40)
+        bounds.verify_cases(_network, 2 * [(*_BOX, rows, 3 * [50.0])])
+        bounds.verify_cases(_network, 2 * [(*_BOX, rows, 3 * [0.0])], max_boxes=40)
         many = [(*_BOX, np.eye(3)[:1] + i, [50.0 + i]) for i in range(12)]
         with compilations.counted() as compiled:
-            found = bounds.exclude_cases(_network, many, max_boxes=40)
+            found = bounds.verify_cases(_network, many, max_boxes=40)
         self.assertEqual(found.status, "unsat")
         self.assertEmpty(compiled)
 
@@ -139,11 +139,11 @@ class ExcludeTest(parameterized.TestCase):
     )
     def test_equality_is_unsafe(self, low, high, rows, offsets, expected):
         rows, offsets = np.resize(rows, (2, 1)), np.resize(offsets, 2)
-        found = bounds.exclude(_affine, low, high, rows=rows, offsets=offsets)
+        found = bounds.verify_property(_affine, low, high, rows=rows, offsets=offsets)
         self.assertEqual((found.status, found.num_bounded), ("sat", 1))
         np.testing.assert_array_equal(found.x, expected)
         safe = offsets + 1e-9 * (rows[:, 0] == rows[0, 0])  # no equality any more
-        found = bounds.exclude(_affine, low, high, rows=rows, offsets=safe)
+        found = bounds.verify_property(_affine, low, high, rows=rows, offsets=safe)
         self.assertEqual(
             found.status, "unsat" if len({*rows[:, 0]}) == 1 else "unknown"
         )
@@ -151,7 +151,7 @@ class ExcludeTest(parameterized.TestCase):
     def test_boxes_without_a_float_inside_are_not_halved_for_ever(self):
         low = np.array([0.1, 0.1])
         high = np.nextafter(low, 1)  # x + 2 y > .3 is true, and within rounding of it
-        found = bounds.exclude(
+        found = bounds.verify_property(
             _affine, low, high, rows=2 * [[1.0]], offsets=2 * [-0.3 + 1e-16],
             max_boxes=1000,
         )  # fmt: skip
@@ -166,7 +166,7 @@ class ExcludeTest(parameterized.TestCase):
             return np.zeros(2) if len(asked) == 3 else None
 
         cases = [(*_BOX, 2 * [[1.0]], 2 * [offset]) for offset in (9.0, 1.0, -1.0)]
-        found = bounds.exclude_cases(_affine, cases, max_boxes=9, confirm=confirm)
+        found = bounds.verify_cases(_affine, cases, max_boxes=9, confirm=confirm)
         self.assertEqual((found.status, found.open_cases), ("sat", (asked[2][0],)))
         np.testing.assert_array_equal(found.x, [0, 0])
         self.assertEqual({case for case, _ in asked} - {1, 2}, set())
@@ -184,7 +184,7 @@ class ExcludeTest(parameterized.TestCase):
             )
             limit = float(-least)
             for offset in (np.nextafter(limit, -np.inf), limit, limit * (1 + 1e-12)):
-                found = bounds.exclude(
+                found = bounds.verify_property(
                     _affine, np.zeros(2), high, rows=np.repeat(rows, 2, axis=0),
                     offsets=2 * [offset],
                 )  # fmt: skip
@@ -198,14 +198,14 @@ class ExcludeTest(parameterized.TestCase):
         rows = np.repeat(-np.eye(3)[[0]], 3, axis=0)
         offsets = 3 * [self.values[0].max() + 1e-4]
         for options in ({"max_boxes": 3}, {"max_boxes": 3000, "time_limit": 0.0}):
-            found = bounds.exclude(
+            found = bounds.verify_property(
                 _network, *_BOX, rows=rows, offsets=offsets, **options
             )
             self.assertEqual((found.status, found.x), ("unknown", None))
             self.assertLessEqual(found.num_bounded, 3)
 
     def test_nan_is_never_excluded(self):
-        found = bounds.exclude(
+        found = bounds.verify_property(
             jnp.log, np.array([-1.0]), np.array([1.0]), rows=[[1.0]],
             offsets=[100.0], max_boxes=20,
         )  # fmt: skip
@@ -222,7 +222,7 @@ class ExcludeTest(parameterized.TestCase):
     )
     def test_options(self, options, text):
         with self.assertRaisesRegex(ValueError, text):
-            bounds.exclude(_network, *_BOX, **options)
+            bounds.verify_property(_network, *_BOX, **options)
 
     def test_cases_have_to_be_alike(self):
         one = (*_BOX, [[1.0, 0, 0]], [0.0])
@@ -231,7 +231,7 @@ class ExcludeTest(parameterized.TestCase):
             with self.assertRaisesRegex(
                 ValueError, "of one shape .* number of outputs"
             ):
-                bounds.exclude_cases(_network, cases)
+                bounds.verify_cases(_network, cases)
 
 
 if __name__ == "__main__":

@@ -28,13 +28,13 @@ def _image_network(x):
 
 
 def _planes(shape, seed=0):
-    """Planes over two parameters, and the box that they need."""
+    """AffineInputs over two parameters, and the box that they need."""
     rng = np.random.default_rng(seed)
     slope, offset = rng.normal(size=(2, *shape)), rng.normal(size=shape)
     gap = 0.05 * rng.uniform(size=(2, *shape))
     low, high = np.array([-0.2, 0.1]), np.array([0.3, 0.2])
     lower, upper = offset - gap[0], offset + gap[1]
-    planes = bounds.Planes(slope, lower, slope, upper, low, high)
+    planes = bounds.AffineInputs(slope, lower, slope, upper, low, high)
     reach = np.minimum, np.maximum
     sides = [
         end + sum(f(slope[k] * low[k], slope[k] * high[k]) for k in range(2))
@@ -70,8 +70,10 @@ class PlanesTest(absltest.TestCase):
 
         @jax.jit
         def every(planes, x):
-            def bound(within, how):
-                return bounds.linear_bounds(fn, lower, upper, within=within, **how)
+            def bound(input_set, how):
+                return bounds.linear_bounds(
+                    fn, lower, upper, input_set=input_set, **how
+                )
 
             found = [bound(planes, how) for how in options]
             return bound(None, options[0]), found, jax.vmap(fn)(x)
@@ -90,7 +92,7 @@ class PlanesTest(absltest.TestCase):
         (lower, upper), planes = _planes((5,))
         weight = np.random.default_rng(3).normal(size=5)
         bound = functools.partial(bounds.linear_bounds, lambda x: (x @ weight)[None])
-        found = jax.jit(lambda p: bound(lower, upper, within=p))(planes)
+        found = jax.jit(lambda p: bound(lower, upper, input_set=p))(planes)
         slope = planes.lower_slope @ weight
         least = np.sum(np.minimum(slope * planes.low, slope * planes.high))
         sides = np.where(weight > 0, planes.lower_offset, planes.upper_offset)
@@ -107,11 +109,11 @@ class PiecesTest(absltest.TestCase):
         @jax.jit
         def every(pieces, x):
             bound = functools.partial(bounds.linear_bounds, _network, *hull)
-            return bound(within=pieces), bound(), jax.vmap(_network)(x)
+            return bound(input_set=pieces), bound(), jax.vmap(_network)(x)
 
         with jax.enable_x64(True):
             own, alone, values = jax.device_get(
-                every(bounds.Pieces(centre - 0.1, centre + 0.1), x.reshape(-1, 5))
+                every(bounds.UnionOfBoxes(centre - 0.1, centre + 0.1), x.reshape(-1, 5))
             )
         self.assertTrue(np.all(own.lower <= values.min(axis=0)))
         self.assertTrue(np.all(own.upper >= values.max(axis=0)))
@@ -121,9 +123,9 @@ class PiecesTest(absltest.TestCase):
 class RefusalTest(absltest.TestCase):
     def test_jax_verify_has_no_such_sets(self):
         (lower, upper), planes = _planes((5,))
-        with self.assertRaisesRegex(ValueError, "within=None"):
+        with self.assertRaisesRegex(ValueError, "input_set=None"):
             bounds.linear_bounds(
-                _network, lower, upper, within=planes, engine="jax_verify"
+                _network, lower, upper, input_set=planes, engine="jax_verify"
             )
 
 

@@ -64,7 +64,9 @@ class RefusalTest(parameterized.TestCase):
             jax.enable_x64(False),
             self.assertRaisesRegex(bounds.UnsupportedError, f"'{name}'.*float64"),
         ):
-            bounds.exclude(fn, np.zeros(2), np.ones(2), rows=[[1.0, 1]], offsets=[0.0])
+            bounds.verify_property(
+                fn, np.zeros(2), np.ones(2), rows=[[1.0, 1]], offsets=[0.0]
+            )
 
     @pytest.mark.newest
     def test_arguments(self):

@@ -139,7 +139,7 @@ class NetworkTest(parameterized.TestCase):
             for steps in (-1, 1, 1e3, 1e6):
                 limit = near - steps * np.spacing(abs(near))
                 fn = jax.tree_util.Partial(_relu_net, first, last)
-                own = bounds.exclude(
+                own = bounds.verify_property(
                     fn, lower, upper, rows=[[1.0]], offsets=[-limit], max_boxes=100
                 )
                 if least <= fractions.Fraction(limit):
@@ -234,7 +234,7 @@ class AsRunTest(absltest.TestCase):
     """What is decided in float64 is about the function that its user calls."""
 
     def _excludes(self, fn, most):
-        own = bounds.exclude(fn, [1.0], [1.0], rows=[[1.0]], offsets=[-most])
+        own = bounds.verify_property(fn, [1.0], [1.0], rows=[[1.0]], offsets=[-most])
         return own.status == "unsat"
 
     @pytest.mark.newest

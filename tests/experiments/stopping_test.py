@@ -11,9 +11,10 @@ import children
 from absl.testing import absltest
 from robustjax_experiments.harness import stopping
 
-_EXPERIMENTS = pathlib.Path(stopping.__file__).parent
+_EXPERIMENTS = pathlib.Path(stopping.__file__).parents[2]
 _BUSY = """
-import hashlib, stopping
+import hashlib
+from robustjax_experiments.harness import stopping
 stopping._GRACE[stopping.STOPPED] = 0.3
 with stopping.this_script.on_sigterm():
     print("ready", flush=True)

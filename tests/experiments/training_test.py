@@ -21,7 +21,7 @@ from robustjax_experiments.training import recipe, training_step
 from robustjax import data, models
 from tests import real_data
 
-_TRAIN = pathlib.Path(recipe.__file__).with_name("train.py")
+_TRAIN = pathlib.Path(recipe.__file__).parents[2] / "train.py"
 
 
 class _StopError(Exception):

@@ -171,7 +171,7 @@ class RunTest(parameterized.TestCase):
             _property(2, 1),
             _property(0, 1, "(assert (> X_0 1))"),
         ]
-        with mock.patch.object(bounds, "exclude_cases"):
+        with mock.patch.object(bounds, "verify_cases"):
             self.assertEqual(self._statuses(*texts), ["unsat"] * 4)
         other = _property(2, 1).replace("(declare-const Y_1 Real)", "")
         self.assertEqual(self._statuses(other), ["error"])

@@ -13,8 +13,8 @@ from scipy import stats
 
 from robustjax import smoothing
 from robustjax.smoothing import certification
-from robustjax.smoothing.certificate import Request
 from robustjax.smoothing.sampling import vote_counts
+from robustjax.smoothing.settings import Settings
 
 _KEY = jax.random.key(2)
 
@@ -114,7 +114,7 @@ class LinearClassifierTest(parameterized.TestCase):
 
 class SelectionTest(parameterized.TestCase):
     def test_few_misses_take_one_off_the_votes(self):
-        request = Request(
+        request = Settings(
             sigma=0.25, shape=(4,), num_classes=2, num_selection=100, order=1,
             num_estimation=1000, alpha=0.001, norms=("l2",),
         )  # fmt: skip

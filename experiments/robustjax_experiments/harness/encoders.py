@@ -1,10 +1,8 @@
 """The representations of a run: trained here, from files, or the user's own."""
 
 import hashlib
-import importlib
 import os
 import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -138,14 +136,10 @@ def _of_checkpoint(name: str, checkpoint: models.Checkpoint) -> Encoder:
 
 def _imported(config: Any, text: str) -> Encoder:
     """What `factory()` of the user returns: NumPy in and out with --on_host."""
-    module_name, _, factory_name = text.partition(":")
-    sys.path.insert(0, os.getcwd())
     try:
-        factory = getattr(importlib.import_module(module_name), factory_name)
+        factory = _callables.named(text)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"Cannot import --feature_fn={text}: {error}.") from None
-    finally:
-        sys.path.remove(os.getcwd())
     shape = _input_shape(config)
     name = text.replace(":", ".")
     return _encoder(name, factory(), shape, is_on_host=config.on_host)

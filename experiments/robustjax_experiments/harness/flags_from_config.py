@@ -23,7 +23,7 @@ from robustjax.results.run_folder import locks
 Config = TypeVar("Config")
 Number = TypeVar("Number", int, float)
 
-_FOLDER = pathlib.Path(__file__).resolve().parent
+_EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2]
 _DEFINE: dict[Any, Callable[..., Any]] = {
     str: flags.DEFINE_string,
     int: flags.DEFINE_integer,
@@ -163,7 +163,7 @@ def _log_briefly() -> None:
         handler.addFilter(
             lambda record: (
                 record.levelno >= std_logging.WARNING
-                or pathlib.Path(record.pathname).parent == _FOLDER
+                or _EXPERIMENTS in pathlib.Path(record.pathname).parents
             )
         )
 

@@ -97,7 +97,7 @@ def problem(model: models.OnnxModel, of: data.Property, deadline: float) -> Prob
     return Problem(network, of, model.input_shape, deadline)
 
 
-def decide(given: Problem, effort: Effort) -> bounds.Exclusion:
+def decide(given: Problem, effort: Effort) -> bounds.PropertyResult:
     """Whether any case of a property has a counterexample.
 
     "unsat" holds for the property as it is written, with its numbers in exact
@@ -107,12 +107,14 @@ def decide(given: Problem, effort: Effort) -> bounds.Exclusion:
     """
     cases = given.cases()
     if not cases:  # no input satisfies the property
-        return bounds.Exclusion("unsat", None, 0)
+        return bounds.PropertyResult("unsat", None, 0)
     is_small = math.prod(given.shape) <= _FEW_INPUTS
     method = "crown" if is_small else effort.method
 
-    def exclude(of: Sequence[int], method: str, max_boxes: int) -> bounds.Exclusion:
-        found = bounds.exclude_cases(
+    def exclude(
+        of: Sequence[int], method: str, max_boxes: int
+    ) -> bounds.PropertyResult:
+        found = bounds.verify_cases(
             given.network, [cases[i] for i in of], method=method,
             num_steps=effort.num_steps, max_boxes=max_boxes,
             time_limit=given.seconds_left(),
@@ -129,7 +131,7 @@ def decide(given: Problem, effort: Effort) -> bounds.Exclusion:
         still_open, num_bounded = found.open_cases, found.num_bounded
     x = _attacked(given, effort, [(i, cases[i]) for i in still_open])
     if x is not None:
-        return bounds.Exclusion("sat", x, num_bounded)
+        return bounds.PropertyResult("sat", x, num_bounded)
     found = exclude(still_open, method, effort.max_boxes if is_small else 1)
     return found._replace(num_bounded=num_bounded + found.num_bounded)
 

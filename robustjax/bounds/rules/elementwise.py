@@ -164,7 +164,14 @@ def at_least(constant: Any) -> Elementwise:
 
     bounds = functools.partial(_rising, point)
     return Elementwise(
-        "max", point, bounds, lines, start, is_settled, is_finite=True, kink=constant
+        "max",
+        point,
+        bounds,
+        lines,
+        start,
+        is_settled,
+        is_finite=True,
+        breakpoint=constant,
     )
 
 
@@ -196,7 +203,8 @@ operations.elementwise(
     "abs",
     Elementwise(
         "abs", jnp.abs, _abs_bounds, _abs_lines, _larger_side,
-        lambda lower, upper: (lower >= 0) | (upper <= 0), is_finite=True, kink=0.0,
+        lambda lower, upper: (lower >= 0) | (upper <= 0),
+        is_finite=True, breakpoint=0.0,
     ),
 )  # fmt: skip
 

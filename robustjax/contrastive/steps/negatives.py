@@ -16,7 +16,7 @@ from robustjax.contrastive.negative_sums import RowSums, row_sums
 from robustjax.contrastive.steps.similarity import Transform
 
 
-class Mass(NamedTuple):
+class NegativeEstimate(NamedTuple):
     """What the negatives of each anchor weigh."""
 
     log_mass: jax.Array  # [n], log(N G)
@@ -33,7 +33,7 @@ def plain() -> Transform:
     Reference: Chen et al. (2020), ICML, arXiv 2002.05709.
     """
 
-    def mass(pairs: Pairs) -> Mass:
+    def mass(pairs: Pairs) -> NegativeEstimate:
         return _unclamped(row_sums(pairs))
 
     return Transform("negatives", mass)
@@ -60,7 +60,7 @@ def hard(beta: ArrayLike) -> Transform:
     """
     _validate.at_least(0, beta=beta)
 
-    def mass(pairs: Pairs) -> Mass:
+    def mass(pairs: Pairs) -> NegativeEstimate:
         return _unclamped(row_sums(pairs, beta=beta))
 
     return Transform("negatives", mass)
@@ -90,7 +90,7 @@ def debias(tau_plus: ArrayLike) -> Transform:
     _validate.half_open(0, 1, tau_plus=tau_plus)
     known = _validate.concrete(tau_plus)
 
-    def debiased(pairs: Pairs, mass: Mass) -> Mass:
+    def debiased(pairs: Pairs, mass: NegativeEstimate) -> NegativeEstimate:
         if known is not None and not known.any():
             return mass
         tau, log_number = jnp.asarray(tau_plus), jnp.log(mass.sums.num_negatives)
@@ -100,13 +100,15 @@ def debias(tau_plus: ArrayLike) -> Transform:
         less = mass.log_mass + jnp.log(-jnp.expm1(safe)) - jnp.log1p(-tau)
         floor = log_number - 1 / pairs.temperature
         is_clamped = (x >= 0) | (less <= floor)
-        return Mass(jnp.where(is_clamped, floor, less), is_clamped, mass.sums)
+        return NegativeEstimate(
+            jnp.where(is_clamped, floor, less), is_clamped, mass.sums
+        )
 
     return Transform("debias", debiased)
 
 
-def _unclamped(sums: RowSums) -> Mass:
-    return Mass(sums.log_mass, jnp.zeros_like(sums.log_mass, bool), sums)
+def _unclamped(sums: RowSums) -> NegativeEstimate:
+    return NegativeEstimate(sums.log_mass, jnp.zeros_like(sums.log_mass, bool), sums)
 
 
 def _log_mean_exp(logits: jax.Array) -> jax.Array:

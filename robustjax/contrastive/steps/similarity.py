@@ -19,10 +19,10 @@ class Transform(NamedTuple):
     """One step of a loss; `compose` gives it what its kind needs.
 
     Kinds in their order, with what a step maps to what: "similarity", a `Batch` to
-    `Pairs`; "negatives", `Pairs` to a `Mass`; "debias", `Pairs` and a `Mass` to a
-    `Mass`; "positives", `Pairs` and log masses `[n]` to losses `[n]`; "weights" and
-    "reduction", losses `[n]` and a function that takes the mean over anchors of all
-    devices to weighted losses, and to the value.
+    `Pairs`; "negatives", `Pairs` to a `NegativeEstimate`; "debias", `Pairs` and a
+    `NegativeEstimate` to a `NegativeEstimate`; "positives", `Pairs` and log masses
+    `[n]` to losses `[n]`; "weights" and "reduction", losses `[n]` and a function that
+    takes the mean over anchors of all devices to weighted losses, and to the value.
     """
 
     kind: str

@@ -58,7 +58,7 @@ def prepare(
     num_samples: int,
     num_classes: int,
     example_ids: ArrayLike | None,
-) -> noise_blocks.Work:
+) -> noise_blocks.SampleJob:
     """The work of counting votes around points that may lie outside [0, 1].
 
     [host] Each measurement has a stream of its own, so that points chosen by their
@@ -94,7 +94,7 @@ def prepare(
 
 
 def class_votes(
-    work: noise_blocks.Work,
+    work: noise_blocks.SampleJob,
     *,
     num_classes: int,
     chunk_size: int | None,

@@ -210,7 +210,7 @@ def ray_shrinkage(
 
 
 class _Rays(NamedTuple):
-    work: noise_blocks.Work
+    work: noise_blocks.SampleJob
     directions: jax.Array  # [n, ...], of length 1
 
     def points(self, t: jax.Array) -> jax.Array:

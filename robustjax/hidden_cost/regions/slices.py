@@ -241,7 +241,7 @@ class _Plane(NamedTuple):
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "chunk_size", "mesh"))
 def _decide(
-    work: noise_blocks.Work,
+    work: noise_blocks.SampleJob,
     plane: _Plane,
     *,
     num_classes: int,

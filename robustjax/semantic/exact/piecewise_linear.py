@@ -1,8 +1,8 @@
 """A network along a curve that is linear between knots: exact, in float64, on the host.
 
 Between two knots the pixels are linear in one number. So is every value up to the first
-kinks, those of ReLU, abs or max. Where a unit crosses its kink a knot is added, and the
-next values are linear between the knots that are there then.
+breakpoints, those of ReLU, abs or max. Where a unit crosses its breakpoint a knot is
+added, and the next values are linear between the knots that are there then.
 """
 
 import functools
@@ -27,7 +27,7 @@ class TooManyKnotsError(Exception):
 
 
 class _Layer(NamedTuple):
-    """Values before their kinks at knots; linear in between."""
+    """Values before their breakpoints at knots; linear in between."""
 
     times: np.ndarray  # [k]
     values: jax.Array  # [filled, *shape]
@@ -59,10 +59,10 @@ def along_curve(
     """
     with float64_on_cpu():
         layers: dict[int, _Layer] = {}
-        for bend, kink in sorted(_kinks(fn, curve).items()):
+        for bend, breakpoint in sorted(_breakpoints(fn, curve).items()):
             found = _reached(fn, curve, times, layers, bend=bend)
             layers[bend] = _Layer(times, found)
-            values = np.asarray(found)[: len(times)] - np.asarray(kink)
+            values = np.asarray(found)[: len(times)] - np.asarray(breakpoint)
             times = _with_crossings(times, values.reshape(len(times), -1))
             if len(times) > CAPACITY:
                 raise TooManyKnotsError
@@ -71,15 +71,17 @@ def along_curve(
 
 
 @jax.jit
-def _kinks(fn: Partial, curve: Partial) -> dict[int, jax.Array]:
+def _breakpoints(fn: Partial, curve: Partial) -> dict[int, jax.Array]:
     """Where the function bends, by the values that do."""
     graph = tracing.trace(fn, _example(curve), ignores_casts=True)
     kinds: dict[int, Any] = {value: graph.nodes[value - 1] for value in bends(graph)}
-    return {value: jnp.asarray(node.operation.kink) for value, node in kinds.items()}
+    return {
+        value: jnp.asarray(node.operation.breakpoint) for value, node in kinds.items()
+    }
 
 
 def bends(graph: Graph) -> list[int]:
-    """The values with kinks that the output depends on, in order. [host].
+    """The values with breakpoints that the output depends on, in order. [host].
 
     Args:
         graph: from `propagate.trace`.
@@ -102,7 +104,7 @@ def bends(graph: Graph) -> list[int]:
         needed |= set(node.inputs)
         if isinstance(operation, operations.Affine):
             continue
-        if getattr(operation, "kink", None) is None:
+        if getattr(operation, "breakpoint", None) is None:
             name = getattr(operation, "name", "a product of two values")
             raise bounds.UnsupportedError(
                 f"Only piecewise linear models have exact radii; {name!r} is not."

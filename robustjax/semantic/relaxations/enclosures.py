@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from robustjax import _validate
-from robustjax.bounds import Planes
+from robustjax.bounds import AffineInputs
 from robustjax.semantic import color
 from robustjax.semantic.attributes import CONTRAST, HSL, SPATIAL, Attribute
 from robustjax.semantic.relaxations import pixel_paths, pixel_planes
@@ -30,7 +30,7 @@ def enclosure(
     *,
     max_widths: tuple[float, ...] | None = None,
     num_samples: int = 9,
-) -> tuple[jax.Array, jax.Array, Planes]:
+) -> tuple[jax.Array, jax.Array, AffineInputs]:
     """Intervals and planes that enclose every pixel over a cell.
 
     [device] Pure, jittable, vmappable over image and cell.
@@ -55,8 +55,8 @@ def enclosure(
         num_samples: knots on a rotation or scaling beside those it needs.
 
     Returns:
-        lower and upper `[h, w, c]`, and `Planes` over the parameters; those of "scale"
-        are over 1 / (1 + delta), which is what the planes say their corners are in.
+        lower and upper `[h, w, c]`, and `AffineInputs` over the parameters; those of
+        "scale" are over 1 / (1 + delta), in which the planes say their corners are.
 
     Raises:
         ValueError: for an interpolation that is not bilinear; for a known cell that is
@@ -78,7 +78,7 @@ def enclosure(
     low, high = (jnp.stack([own[n][side] for n in attribute.names]) for side in (0, 1))
     is_valid &= jnp.all(high - low <= _with_rounding(max_widths, low, high))
     known = Sheet(*(jnp.where(is_valid, leaf, jnp.nan) for leaf in sheet))
-    return known.lower, known.upper, Planes(*known[2:], low, high)
+    return known.lower, known.upper, AffineInputs(*known[2:], low, high)
 
 
 def _check(attribute: Attribute, cell: ArrayLike) -> None:
@@ -129,8 +129,8 @@ def _with_rounding(
 def covered(
     attribute: Attribute,
     image: jax.Array,
-    found: tuple[jax.Array, jax.Array, Planes],
-) -> tuple[jax.Array, jax.Array, Planes]:
+    found: tuple[jax.Array, jax.Array, AffineInputs],
+) -> tuple[jax.Array, jax.Array, AffineInputs]:
     """An enclosure widened by what the roundings of its dtype can add up to. [device].
 
     Args:

@@ -101,7 +101,7 @@ def _least(
 ) -> jax.Array:
     bound = functools.partial(_bound, spec=spec, how=how, rounding=rounding)
 
-    def enclosed(cell: jax.Array) -> tuple[jax.Array, jax.Array, bounds.Planes]:
+    def enclosed(cell: jax.Array) -> tuple[jax.Array, jax.Array, bounds.AffineInputs]:
         found = enclosures.enclosure(
             how.attribute, image, cell, max_widths=how.max_widths
         )
@@ -132,18 +132,18 @@ def _through_pixels(
     bound: Callable[..., bounds.Bounds],
     enclosed: Callable[..., Any],
 ) -> bounds.Bounds:
-    within: Any = None
+    input_set: Any = None
     if how.subdivisions > 1:
         pieces = jax.vmap(enclosed)(_divided(cell, how.subdivisions))
-        within = bounds.Pieces(pieces[0], pieces[1])
+        input_set = bounds.UnionOfBoxes(pieces[0], pieces[1])
         lower, upper = jnp.min(pieces[0], axis=0), jnp.max(pieces[1], axis=0)
     else:
         lower, upper, planes = enclosed(cell)
-        within = planes if how.relaxation in ("planes", "both") else None
+        input_set = planes if how.relaxation in ("planes", "both") else None
     if how.relaxation == "scalar_box":
         radius = jnp.max(jnp.maximum(upper - image, image - lower))
         lower, upper = image - radius, image + radius
-    found = bound((lower, upper), within)
+    found = bound((lower, upper), input_set)
     is_known = jnp.all(jnp.isfinite(lower) & jnp.isfinite(upper))
     return bounds.Bounds(*(jnp.where(is_known, side, jnp.nan) for side in found))
 
@@ -151,14 +151,14 @@ def _through_pixels(
 def _bound(
     fn: Any,
     box: tuple[Any, Any],
-    within: Any = None,
+    input_set: Any = None,
     *,
     spec: jax.Array,
     how: How,
     rounding: str,
 ) -> bounds.Bounds:
     return bounds.linear_bounds(
-        fn, *box, spec=spec, within=within, method=how.method, casts="ignore",
+        fn, *box, spec=spec, input_set=input_set, method=how.method, casts="ignore",
         rounding=rounding, chunk_size=how.chunk_size,
     )  # fmt: skip
 

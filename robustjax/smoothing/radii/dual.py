@@ -13,8 +13,8 @@ may be lower bounds. So multipliers can only be too weak, never wrong. The expec
 over z1 is a Gauss-Legendre rule. A is convex, so f switches at two points at most; the
 rule is stretched around each by z1 = root + width * sinh(s).
 
-The functions take the world they work in: `HOST` (NumPy and SciPy, float64) or `DEVICE`
-(JAX, any dtype, jittable). All arguments are arrays of one shape.
+The functions take the namespace of their arrays: `HOST` (NumPy and SciPy, float64) or
+`DEVICE` (JAX, any dtype, jittable). All arguments are arrays of one shape.
 
 Reference:
     Mohapatra, Ko, Weng, Chen, Liu and Daniel (2020), Higher-Order Certification for
@@ -36,7 +36,7 @@ from robustjax.special.normal import normal_pdf
 _ROOT_STEPS = 16  # 26 / 2^16: the roots only place the nodes
 
 
-class World(NamedTuple):
+class ArrayNamespace(NamedTuple):
     """Where a formula is evaluated."""
 
     xp: Any
@@ -45,8 +45,8 @@ class World(NamedTuple):
     reach: float  # standard deviations that the integral over z1 reaches out
 
 
-HOST = World(np, scipy.special.ndtr, scipy.special.ndtri, reach=13.0)
-DEVICE = World(jnp, jax.scipy.special.ndtr, jax.scipy.special.ndtri, reach=9.0)
+HOST = ArrayNamespace(np, scipy.special.ndtr, scipy.special.ndtri, reach=13.0)
+DEVICE = ArrayNamespace(jnp, jax.scipy.special.ndtr, jax.scipy.special.ndtri, reach=9.0)
 
 
 class Multipliers(NamedTuple):
@@ -81,7 +81,7 @@ def max_length(dtype: Any) -> float:
 
 
 def bisect(is_left: Callable[[Any], Any], low: Any, high: Any, *, steps: int,
-           world: World) -> tuple[Any, Any]:  # fmt: skip
+           arrays: ArrayNamespace) -> tuple[Any, Any]:  # fmt: skip
     """Brackets of the points where `is_left` turns from true to false, elementwise."""
 
     def halve(_: Any, bracket: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -89,11 +89,11 @@ def bisect(is_left: Callable[[Any], Any], low: Any, high: Any, *, steps: int,
         middle = 0.5 * (low + high)
         left = is_left(middle)
         return (
-            world.xp.where(left, middle, low),
-            world.xp.where(left, high, middle),
+            arrays.xp.where(left, middle, low),
+            arrays.xp.where(left, high, middle),
         )
 
-    if world is DEVICE:
+    if arrays is DEVICE:
         return jax.lax.fori_loop(0, steps, halve, (low, high))
     bracket = (low, high)
     for step in range(steps):
@@ -103,27 +103,27 @@ def bisect(is_left: Callable[[Any], Any], low: Any, high: Any, *, steps: int,
 
 def dual_value(
     multipliers: Multipliers, r: Any, known: Constraints, *, num_nodes: int,
-    world: World,
+    arrays: ArrayNamespace,
 ) -> Any:  # fmt: skip
     """D alone, with 2 num_nodes evaluations of its integrand."""
-    terms = _terms(multipliers, r, num_nodes=num_nodes, world=world)
-    return _value(multipliers, known, terms, world)
+    terms = _terms(multipliers, r, num_nodes=num_nodes, arrays=arrays)
+    return _value(multipliers, known, terms, arrays)
 
 
 def dual_and_slope(
     multipliers: Multipliers, r: Any, known: Constraints, *, num_nodes: int,
-    world: World,
+    arrays: ArrayNamespace,
 ) -> tuple[Any, Any]:  # fmt: skip
     """D and dD/dr at fixed multipliers."""
-    terms = _terms(multipliers, r, num_nodes=num_nodes, world=world)
-    return _value(multipliers, known, terms, world), _slope(r, terms, world)
+    terms = _terms(multipliers, r, num_nodes=num_nodes, arrays=arrays)
+    return _value(multipliers, known, terms, arrays), _slope(r, terms, arrays)
 
 
 def dual_derivatives(
     multipliers: Multipliers, r: Any, known: Constraints, *, num_nodes: int
 ) -> DualValue:
     """D with first and second derivatives, on the device."""
-    terms = _terms(multipliers, r, num_nodes=num_nodes, world=DEVICE)
+    terms = _terms(multipliers, r, num_nodes=num_nodes, arrays=DEVICE)
     z, weight, likelihood, t, complement, bell = terms
     moments = jnp.stack([z, t, jnp.ones_like(z)], axis=-1)  # [..., nodes, 3]
     sharpness = (weight * bell / multipliers.b[..., None])[..., None] * moments
@@ -157,33 +157,35 @@ class _Terms(NamedTuple):
     bell: Any  # phi(A / b)
 
 
-def _terms(multipliers: Multipliers, r: Any, *, num_nodes: int, world: World) -> _Terms:
-    xp = world.xp
-    z, weight = _rule(multipliers, r, num_nodes=num_nodes, world=world)
+def _terms(
+    multipliers: Multipliers, r: Any, *, num_nodes: int, arrays: ArrayNamespace
+) -> _Terms:
+    xp = arrays.xp
+    z, weight = _rule(multipliers, r, num_nodes=num_nodes, arrays=arrays)
     a, b, c = (value[..., None] for value in multipliers)
     likelihood = _likelihood(z, r[..., None], xp)
     t = (likelihood - a * z - c) / b
-    bell = normal_pdf(xp.clip(t, -37.0, 37.0), xp=world.xp)
+    bell = normal_pdf(xp.clip(t, -37.0, 37.0), xp=arrays.xp)
     return _Terms(
-        z, weight * normal_pdf(z, xp=world.xp), likelihood, t, world.ndtr(t), bell
+        z, weight * normal_pdf(z, xp=arrays.xp), likelihood, t, arrays.ndtr(t), bell
     )
 
 
 def _value(
-    multipliers: Multipliers, known: Constraints, terms: _Terms, world: World
+    multipliers: Multipliers, known: Constraints, terms: _Terms, arrays: ArrayNamespace
 ) -> Any:
     a, b, c = multipliers
     loss = terms.t * terms.complement + terms.bell
     return (
         1.0
         - (c * known.q - a * known.parallel - b * known.perpendicular)
-        - b * world.xp.sum(terms.weight * loss, axis=-1)
+        - b * arrays.xp.sum(terms.weight * loss, axis=-1)
     )
 
 
-def _slope(r: Any, terms: _Terms, world: World) -> Any:
+def _slope(r: Any, terms: _Terms, arrays: ArrayNamespace) -> Any:
     growth = (terms.z - r[..., None]) * terms.likelihood
-    return -world.xp.sum(terms.weight * growth * terms.complement, axis=-1)
+    return -arrays.xp.sum(terms.weight * growth * terms.complement, axis=-1)
 
 
 def _likelihood(z: Any, r: Any, xp: Any) -> Any:
@@ -191,12 +193,12 @@ def _likelihood(z: Any, r: Any, xp: Any) -> Any:
 
 
 def _rule(
-    multipliers: Multipliers, r: Any, *, num_nodes: int, world: World
+    multipliers: Multipliers, r: Any, *, num_nodes: int, arrays: ArrayNamespace
 ) -> tuple[Any, Any]:
     """Nodes and weights `[..., 2 num_nodes]` for the integral over z1."""
     a, _, c = multipliers
-    xp = world.xp
-    low, high = xp.full_like(r, -world.reach), r + world.reach
+    xp = arrays.xp
+    low, high = xp.full_like(r, -arrays.reach), r + arrays.reach
     tiny = xp.finfo(r.dtype).tiny
     lowest = xp.log(xp.maximum(a, tiny) / r) / r + 0.5 * r  # where A is least
     lowest = xp.clip(lowest, low, high)
@@ -205,10 +207,10 @@ def _rule(
         return _likelihood(z, r, xp) > a * z + c
 
     roots = (
-        bisect(is_positive, low, lowest, steps=_ROOT_STEPS, world=world)[0],
-        bisect(lambda z: ~is_positive(z), lowest, high, steps=_ROOT_STEPS, world=world)[
-            0
-        ],
+        bisect(is_positive, low, lowest, steps=_ROOT_STEPS, arrays=arrays)[0],
+        bisect(
+            lambda z: ~is_positive(z), lowest, high, steps=_ROOT_STEPS, arrays=arrays
+        )[0],
     )
     parts = [
         _stretched((start, stop), root, _width(root, multipliers, r, xp), num_nodes, xp)

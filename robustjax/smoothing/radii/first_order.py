@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from robustjax import _validate
 from robustjax._precision import float64_on_cpu
 from robustjax.smoothing.radii import dual, newton, proof, zeroth_order
-from robustjax.smoothing.radii.dual import DEVICE, HOST, Constraints, Multipliers, World
+from robustjax.smoothing.radii.dual import (
+    DEVICE,
+    HOST,
+    ArrayNamespace,
+    Constraints,
+    Multipliers,
+)
 from robustjax.smoothing.radii.l2 import worst_interval
 from robustjax.special.normal import normal_pdf
 
@@ -142,7 +148,7 @@ def _host_batch(
     free_parallel: bool,
 ) -> NDArray[np.float64]:
     known, is_valid = _constraints(
-        p_lower, parallel, perpendicular, free_parallel=free_parallel, world=HOST
+        p_lower, parallel, perpendicular, free_parallel=free_parallel, arrays=HOST
     )
     interval = worst_interval(known.q, np.minimum(known.parallel, 0.0), HOST)
     padded = [np.pad(v, (0, size - v.size), mode="edge") for v in known]
@@ -193,7 +199,7 @@ def _device_radius(
         parallel.ravel(),
         perpendicular.ravel(),
         free_parallel=free_parallel,
-        world=DEVICE,
+        arrays=DEVICE,
     )
     interval = worst_interval(known.q, jnp.minimum(known.parallel, 0.0), DEVICE)
     proposal = _propose(known, free_parallel=free_parallel)
@@ -211,17 +217,17 @@ def _device_radius(
 
 def _constraints(
     p_lower: Any, parallel: Any, perpendicular: Any, *, free_parallel: bool,
-    world: World,
+    arrays: ArrayNamespace,
 ) -> tuple[Constraints, Any]:  # fmt: skip
     """The constraints cut to what is possible, and where there is something to prove.
 
     Where there is not, harmless constraints stand in.
     """
-    xp = world.xp
+    xp = arrays.xp
     limits = xp.finfo(p_lower.dtype)
     is_valid = (p_lower > 0.5) & ~xp.isnan(parallel) & ~xp.isnan(perpendicular)
     q = xp.where(is_valid, xp.maximum(1.0 - p_lower, limits.epsneg), 0.25)
-    longest = normal_pdf(world.ndtri(q), xp=world.xp)  # phi(ndtri(p)) = phi(ndtri(q))
+    longest = normal_pdf(arrays.ndtri(q), xp=arrays.xp)  # phi(ndtri(p)) = phi(ndtri(q))
     most = longest if free_parallel else 0.0
     known = Constraints(
         q,
@@ -231,11 +237,11 @@ def _constraints(
     return known, is_valid
 
 
-def _half_space_radius(known: Constraints, world: World) -> Any:
+def _half_space_radius(known: Constraints, arrays: ArrayNamespace) -> Any:
     """ndtri(p) / cos(theta) where the gradient is as long as only a half-space's is."""
-    xp = world.xp
-    quantile = -world.ndtri(known.q)
-    longest = normal_pdf(quantile, xp=world.xp)
+    xp = arrays.xp
+    quantile = -arrays.ndtri(known.q)
+    longest = normal_pdf(quantile, xp=arrays.xp)
     length = xp.hypot(known.parallel, known.perpendicular)
     eps = xp.finfo(longest.dtype).eps
     cosine = -known.parallel / xp.maximum(length, xp.finfo(longest.dtype).tiny)

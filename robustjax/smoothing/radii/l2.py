@@ -12,7 +12,7 @@ Reference:
 
 from typing import Any, NamedTuple
 
-from robustjax.smoothing.radii.dual import World, bisect
+from robustjax.smoothing.radii.dual import ArrayNamespace, bisect
 from robustjax.special.normal import normal_pdf
 
 _STEPS = 64  # halves 40 down to 2e-18
@@ -26,32 +26,32 @@ class Interval(NamedTuple):
     radius: Any
 
 
-def worst_interval(q: Any, parallel: Any, world: World) -> Interval:
+def worst_interval(q: Any, parallel: Any, arrays: ArrayNamespace) -> Interval:
     """Interval and radius for q = 1 - p < 1/2 and parallel <= 0, elementwise.
 
     Each bisection returns its safe end: the gradient it stands for is at least as
     harmful as `parallel`, and the radius no larger than the exact one.
     """
-    xp = world.xp
+    xp = arrays.xp
     tiny = xp.finfo(q.dtype).tiny
 
     def upper(low: Any) -> Any:
-        return -world.ndtri(xp.maximum(q - world.ndtr(low), tiny))
+        return -arrays.ndtri(xp.maximum(q - arrays.ndtr(low), tiny))
 
     def is_left(low: Any) -> Any:
         return (
-            normal_pdf(low, xp=world.xp) - normal_pdf(upper(low), xp=world.xp)
+            normal_pdf(low, xp=arrays.xp) - normal_pdf(upper(low), xp=arrays.xp)
             < parallel
         )
 
     farthest = xp.full_like(q, -37.0)
-    middle = world.ndtri(0.5 * q)  # where parallel = 0
-    low, _ = bisect(is_left, farthest, middle, steps=_STEPS, world=world)
+    middle = arrays.ndtri(0.5 * q)  # where parallel = 0
+    low, _ = bisect(is_left, farthest, middle, steps=_STEPS, arrays=arrays)
     high = upper(low)
 
     def keeps_majority(r: Any) -> Any:
-        return world.ndtr(high - r) - world.ndtr(low - r) >= 0.5
+        return arrays.ndtr(high - r) - arrays.ndtr(low - r) >= 0.5
 
     center = xp.maximum(0.5 * (low + high), 0.0)
-    radius, _ = bisect(keeps_majority, center, high, steps=_STEPS, world=world)
+    radius, _ = bisect(keeps_majority, center, high, steps=_STEPS, arrays=arrays)
     return Interval(low, high, radius)

@@ -48,7 +48,7 @@ def check(
         Truth values `[m]`, and Newton steps `[m]` that aim at D = 1/2 + 2 margins.
     """
     (coarse, _), (value, slope) = (
-        dual.dual_and_slope(multipliers, r, known, num_nodes=n, world=HOST)
+        dual.dual_and_slope(multipliers, r, known, num_nodes=n, arrays=HOST)
         for n in _NODES
     )
     terms = np.abs(_terms(multipliers, known))
@@ -68,7 +68,7 @@ def largest_on_device(
     def attempt(_: Any, state: Any) -> Any:
         r, proved = state
         value, slope = dual.dual_and_slope(
-            multipliers, r, known, num_nodes=_NODES[0], world=DEVICE
+            multipliers, r, known, num_nodes=_NODES[0], arrays=DEVICE
         )
         proved = jnp.where(value >= 0.5 + margin, jnp.maximum(proved, r), proved)
         step = (value - 0.5 - 2 * margin) / jnp.maximum(-slope, 1e-3)

@@ -90,7 +90,7 @@ def _is_for_device(sigma: ArrayLike, *probabilities: ArrayLike | None) -> bool:
 def _l2_radius(
     p_lower: Any, sigma: Any, p_upper: Any = None, *, xp: Any, ndtri: Any
 ) -> Any:
-    """The radius in either world: xp is numpy or jax.numpy, ndtri that of the world."""
+    """The radius: xp is numpy or jax.numpy, ndtri that of the same arrays."""
 
     def quantile(p: Any) -> Any:
         limits = xp.finfo(p.dtype)

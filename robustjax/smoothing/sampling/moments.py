@@ -179,7 +179,7 @@ class _Settings(NamedTuple):
 
 
 class _Inputs(NamedTuple):
-    work: noise_blocks.Work
+    work: noise_blocks.SampleJob
     selected: jax.Array  # [n]
     baseline: jax.Array  # [n]
     subspaces: tuple[Subspace, ...]
@@ -265,7 +265,7 @@ def _class_moments(
 
 
 def _odd_then_even(
-    inputs: _Inputs, share: noise_blocks.Share, *, settings: _Settings
+    inputs: _Inputs, share: noise_blocks.DeviceShare, *, settings: _Settings
 ) -> tuple[Any, ...]:
     """Votes, their number, sums, bets and lengths of both halves, `[2, n, ...]`.
 
@@ -284,7 +284,7 @@ def _odd_then_even(
 
 def _half(
     inputs: _Inputs,
-    share: noise_blocks.Share,
+    share: noise_blocks.DeviceShare,
     *,
     plan: _Plan,
     skip: jax.Array,
@@ -298,7 +298,7 @@ def _half(
         noise_blocks.Compensated.zeros(n, num_columns),
     )
 
-    def visit(step: noise_blocks.Step, carry: tuple[Any, Any]) -> tuple[Any, Any]:
+    def visit(step: noise_blocks.NoisyBatch, carry: tuple[Any, Any]) -> tuple[Any, Any]:
         counts, sums = carry
         own = _block_sums(step, inputs, plan=plan, is_soft=settings.is_soft)
         return (
@@ -306,7 +306,7 @@ def _half(
             sums.add_rows(step.example, own.columns()),
         )
 
-    found = noise_blocks.fold(
+    found = noise_blocks.reduce_blocks(
         visit,
         start,
         inputs.work,
@@ -321,7 +321,7 @@ def _half(
 
 
 def _block_sums(
-    step: noise_blocks.Step, inputs: _Inputs, *, plan: _Plan, is_soft: bool
+    step: noise_blocks.NoisyBatch, inputs: _Inputs, *, plan: _Plan, is_soft: bool
 ) -> _Sums:
     """The sums of each item of a step, over its 128 samples."""
     example = step.example

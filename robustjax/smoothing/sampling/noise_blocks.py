@@ -106,7 +106,7 @@ def check_sigma(sigma: ArrayLike) -> None:
         raise ValueError(f"Expected sigma within the range of float32, got {value}.")
 
 
-class Work(NamedTuple):
+class SampleJob(NamedTuple):
     """What the device needs; all of it is traced, so none of it causes a retrace."""
 
     key: jax.Array
@@ -118,7 +118,7 @@ class Work(NamedTuple):
     first_sample: jax.Array  # [], a multiple of 128
 
 
-class Step(NamedTuple):
+class NoisyBatch(NamedTuple):
     """What one step of the loop has drawn and seen: i items of 128 samples each."""
 
     example: jax.Array  # [i], row of x, ascending
@@ -151,7 +151,7 @@ class Step(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class DeviceShare:
     """The steps that one device takes: first, first + stride, and so on."""
 
     first: ArrayLike = 0
@@ -164,15 +164,15 @@ class Share:
 
 
 def share_out(
-    function: Callable[[Any, Share], _Tree], tree: Any, *, mesh: Mesh | None
+    function: Callable[[Any, DeviceShare], _Tree], tree: Any, *, mesh: Mesh | None
 ) -> _Tree:
     """Calls a function on every device of a mesh, each with a share of the steps.
 
     [device]
 
     Args:
-        function: maps (tree, share) to a result that `Share.total` has made equal on
-            all devices.
+        function: maps (tree, share) to a result that `DeviceShare.total` has made
+            equal on all devices.
         tree: its first argument, replicated.
         mesh: the devices; without one a single call gets all steps.
 
@@ -180,11 +180,11 @@ def share_out(
         What the function returns.
     """
     if mesh is None:
-        return function(tree, Share())
+        return function(tree, DeviceShare())
 
     def on_device(tree: Any) -> _Tree:
         first = jax.lax.axis_index(mesh.axis_names)
-        return function(tree, Share(first, mesh.size, mesh.axis_names))
+        return function(tree, DeviceShare(first, mesh.size, mesh.axis_names))
 
     replicated = PartitionSpec()
     return jax.shard_map(
@@ -196,12 +196,12 @@ def share_out(
     )(tree)
 
 
-def fold(
-    visit: Callable[[Step, _Tree], _Tree],
+def reduce_blocks(
+    visit: Callable[[NoisyBatch, _Tree], _Tree],
     carry: _Tree,
-    work: Work,
+    work: SampleJob,
     *,
-    share: Share,
+    share: DeviceShare,
     num_classes: int,
     items_per_step: int,
     skip: ArrayLike = 0,
@@ -252,13 +252,13 @@ def fold(
         sample = block[:, None] * BLOCK_SIZE + _arange(BLOCK_SIZE)[None]
         is_used = (sample < work.num_samples) & (item < num_items)[:, None]
         winner = jnp.where(is_used, winning_class(logits), -1)
-        return visit(Step(example, noise, logits, winner, is_used), carry)
+        return visit(NoisyBatch(example, noise, logits, winner, is_used), carry)
 
     num_steps = -(-num_items // (items_per_step * share.stride))
     return jax.lax.fori_loop(jnp.int32(0), num_steps, take, carry)
 
 
-def add_votes(step: Step, counts: jax.Array) -> jax.Array:
+def add_votes(step: NoisyBatch, counts: jax.Array) -> jax.Array:
     """Counts `[n, k + 1]` with the winners of a step added. [device].
 
     Args:

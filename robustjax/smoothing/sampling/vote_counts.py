@@ -121,22 +121,28 @@ def class_counts(
 
 @functools.partial(jax.jit, static_argnames=("num_classes", "items_per_step", "mesh"))
 def count_classes(
-    work: noise_blocks.Work, *, num_classes: int, items_per_step: int, mesh: Mesh | None
+    work: noise_blocks.SampleJob,
+    *,
+    num_classes: int,
+    items_per_step: int,
+    mesh: Mesh | None,
 ) -> jax.Array:
     """Votes of each class under the noise of a work. [device].
 
     Args:
         work: from `prepare`.
         num_classes: number of classes.
-        items_per_step: as in `blocks.fold`.
+        items_per_step: as in `noise_blocks.reduce_blocks`.
         mesh: devices that share the samples.
 
     Returns:
         int32 `[n, num_classes + 1]`; the last column counts invalid samples.
     """
 
-    def count(work: noise_blocks.Work, share: noise_blocks.Share) -> jax.Array:
-        counts = noise_blocks.fold(
+    def count(
+        work: noise_blocks.SampleJob, share: noise_blocks.DeviceShare
+    ) -> jax.Array:
+        counts = noise_blocks.reduce_blocks(
             noise_blocks.add_votes,
             jnp.zeros((len(work.x), num_classes + 1), jnp.int32),
             work,
@@ -170,7 +176,7 @@ def prepare(
     num_classes: int,
     example_ids: ArrayLike | None,
     check_range: bool = True,
-) -> noise_blocks.Work:
+) -> noise_blocks.SampleJob:
     """Checks what is to be sampled and puts it into one tree.
 
     [host] The arguments are those of `class_counts`.
@@ -212,7 +218,7 @@ def prepare(
             f"Expected at most 2**31 samples an example and 2**31 blocks in all, got "
             f"{num_samples=} for {x.shape[0]} examples."
         )
-    return noise_blocks.Work(
+    return noise_blocks.SampleJob(
         key=_threefry(key),
         apply_fn=_callables.as_partial(apply_fn),
         x=x,

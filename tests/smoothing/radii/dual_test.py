@@ -28,7 +28,7 @@ def _host(multipliers, r, known, num_nodes=192):
     shaped = _rows(*multipliers, r, *known)
     return dual.dual_value(
         Multipliers(*shaped[:3]), shaped[3], Constraints(*shaped[4:]),
-        num_nodes=num_nodes, world=HOST,
+        num_nodes=num_nodes, arrays=HOST,
     )  # fmt: skip
 
 
@@ -76,7 +76,7 @@ class ValueTest(parameterized.TestCase):
         with jax.enable_x64(True):
             as_jax = functools.partial(jax.tree.map, jnp.asarray)
             arguments = [as_jax(v) for v in (multipliers, r, known)]
-            value = functools.partial(dual.dual_value, num_nodes=192, world=DEVICE)
+            value = functools.partial(dual.dual_value, num_nodes=192, arrays=DEVICE)
             device = np.asarray(jax.jit(value)(*arguments))
         np.testing.assert_array_less(np.abs(device - host) / scale, 1e-8)
 
@@ -93,7 +93,7 @@ class ValueTest(parameterized.TestCase):
         shaped = _rows(*multipliers, 0.9, *known)
         _, slope = dual.dual_and_slope(
             Multipliers(*shaped[:3]), shaped[3], Constraints(*shaped[4:]),
-            num_nodes=192, world=HOST,
+            num_nodes=192, arrays=HOST,
         )  # fmt: skip
         np.testing.assert_allclose(slope, -0.36234526, atol=1e-8)
 

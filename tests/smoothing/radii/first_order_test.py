@@ -324,7 +324,7 @@ class ProofTest(absltest.TestCase):
             proved = first_order._prove(
                 multipliers, r + error, known, free_parallel=False
             )
-            value = dual_value(multipliers, proved, known, num_nodes=256, world=HOST)
+            value = dual_value(multipliers, proved, known, num_nodes=256, arrays=HOST)
             self.assertGreater(value.min(), 0.5 + 0.9e-9)
             np.testing.assert_array_less(proved, best + 1e-8)
 
@@ -348,7 +348,7 @@ class ProofTest(absltest.TestCase):
         proved = jax.jit(proof.largest_on_device)(*single[0], single[1])
         proved = np.asarray(proved, float)
         (multipliers, _), known = jax.tree.map(np.float64, single)
-        value = dual_value(multipliers, proved, known, num_nodes=192, world=HOST)
+        value = dual_value(multipliers, proved, known, num_nodes=192, arrays=HOST)
         self.assertTrue(np.all(proved > 0.01))
         self.assertBetween(value.min() - 0.5, 5e-5, 2e-4)
 
@@ -387,7 +387,7 @@ class SolverTest(parameterized.TestCase):
 
         def value(*changed):
             return dual_value(
-                Multipliers(*changed), r, known, num_nodes=192, world=HOST
+                Multipliers(*changed), r, known, num_nodes=192, arrays=HOST
             )
 
         np.testing.assert_allclose(value(a, b, c), 0.5, atol=1e-8)
@@ -429,7 +429,7 @@ class SolverTest(parameterized.TestCase):
         r, largest = limit.copy(), np.zeros(limit.shape)
         for _ in range(7):  # Newton steps in r to where D = 1/2
             value, slope = dual.dual_and_slope(
-                Multipliers(*tried), r, shaped, num_nodes=48, world=HOST
+                Multipliers(*tried), r, shaped, num_nodes=48, arrays=HOST
             )
             error = np.abs(value - 0.5)
             largest = np.where(error < 1e-9, np.maximum(largest, r), largest)
@@ -440,7 +440,7 @@ class SolverTest(parameterized.TestCase):
         self.assertGreater(np.max(largest / limit), 1 - 1e-6)
         for further in (1e-6, 1e-3, 0.1, 1.0):
             value = dual_value(
-                Multipliers(*tried), limit + further, shaped, num_nodes=48, world=HOST
+                Multipliers(*tried), limit + further, shaped, num_nodes=48, arrays=HOST
             )
             self.assertLess(value.max(), 0.5)
 

@@ -9,7 +9,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import norms
-from robustjax.smoothing import certificate
+from robustjax.smoothing import settings
 from robustjax.smoothing.sampling import subspaces
 
 _SHAPE, _DIM = (3, 4, 3), 36
@@ -206,7 +206,7 @@ class SpellingTest(parameterized.TestCase):
             self._request("subspace:green", "subspace:mine", masks={"mine": mask})
 
     def _request(self, *names, **options):
-        return certificate.Request(
+        return settings.Settings(
             sigma=0.5, shape=_SHAPE, num_classes=3, num_selection=10,
             num_estimation=1_000, alpha=0.01, norms=names, **options,
         )  # fmt: skip
