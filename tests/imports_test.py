@@ -1,7 +1,9 @@
 """Who may import whom, and that `import robustjax` is light."""
 
 import ast
+import collections
 import functools
+import graphlib
 import pathlib
 import subprocess
 import sys
@@ -20,6 +22,15 @@ _FLOORS = (
     {"contrastive", "probes", "semantic", "smoothing"},
     {"hidden_cost"},
 )
+_SMOOTHING = (  # its parts, likewise
+    {"sampling", "radii"},
+    {"confidence", "derivatives"},
+    {"certificate", "settings", "prediction"},
+    {"assembly"},
+    {"certification"},
+    {"adaptive"},
+)
+_MOST_MODULES = 14  # in a folder
 _BESIDE = {"data", "models", "plotting", "results"}  # methods never import these
 _HEAVY = ("flax", "matplotlib", "onnx", "jax_verify", "sklearn", "PIL", "datasets",
           "orbax", "optax", "chex", "tqdm", "safetensors")  # fmt: skip
@@ -35,11 +46,22 @@ def _files() -> list[pathlib.Path]:
     return sorted(_ROOT.rglob("*.py"))
 
 
+def _name(path: pathlib.Path) -> str:
+    """Dotted name of a module."""
+    parts = path.relative_to(_ROOT.parent).with_suffix("").parts
+    return ".".join(parts).removesuffix(".__init__")
+
+
+@functools.cache
+def _tree(path: pathlib.Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 @functools.cache
 def _imports(path: pathlib.Path) -> set[str]:
     """Dotted names of everything a file imports, `from a import b` as `a.b`."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(_tree(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -81,6 +103,78 @@ class ImportsTest(absltest.TestCase):
                 if name.startswith("robustjax.") and name != "robustjax.__version__"
             }
             offenders += [f"{path}: {name}" for name in used - allowed]
+        self.assertEmpty(offenders)
+
+    def test_parts_of_smoothing_import_only_lower_ones(self):
+        floor_of = {part: i for i, parts in enumerate(_SMOOTHING) for part in parts}
+        offenders = []
+        for path in _files():
+            if _topic(path) != "smoothing" or path.parent.name == path.name:
+                continue
+            own = path.relative_to(_ROOT / "smoothing").parts[0].removesuffix(".py")
+            if own == "__init__":
+                continue
+            used = {
+                name.split(".")[2]
+                for name in _imports(path)
+                if name.startswith("robustjax.smoothing.")
+            }
+            offenders += [
+                f"{path}: {part}"
+                for part in used - {own}
+                if floor_of[part] >= floor_of[own]
+            ]
+        self.assertEmpty(offenders)
+
+    def test_hidden_cost_uses_noise_and_confidence_bounds_alone(self):
+        used = {
+            name.split(".")[2]
+            for path in _files()
+            for name in _imports(path)
+            if _topic(path) == "hidden_cost" and name.startswith("robustjax.smoothing.")
+        }
+        self.assertLessEqual(used, {"sampling", "confidence"})
+
+    def test_no_folder_is_crowded(self):
+        count = collections.Counter(
+            path.parent for path in _files() if path.name != "__init__.py"
+        )
+        crowded = [folder for folder, n in count.items() if n > _MOST_MODULES]
+        self.assertEmpty(crowded)
+
+    def test_no_imports_go_in_a_circle(self):
+        """Also those inside of functions, and those for types alone."""
+        known = {_name(path) for path in _files()}
+        graph = {
+            _name(path): {
+                name if name in known else name.rpartition(".")[0]
+                for name in _imports(path)
+            }
+            & known - {_name(path)}
+            for path in _files()
+            if path.name != "__init__.py"
+        }
+        packages: dict[str, set[str]] = collections.defaultdict(set)
+        for path in _files():
+            used = {n.split(".")[1] for n in _imports(path) if n[:10] == "robustjax."}
+            packages[_topic(path)] |= used - {_topic(path)}
+        for each in (graph, packages):
+            try:
+                graphlib.TopologicalSorter(each).prepare()
+            except graphlib.CycleError as error:
+                self.fail(f"circle: {error.args[1]}")
+
+    def test_types_of_a_package_are_imported_as_they_are(self):
+        """`if TYPE_CHECKING` would hide a circle."""
+        offenders = [
+            f"{path}: {node.module}"
+            for path in _files()
+            for branch in ast.walk(_tree(path))
+            if isinstance(branch, ast.If) and "TYPE_CHECKING" in ast.dump(branch.test)
+            for node in branch.body
+            if isinstance(node, ast.ImportFrom)
+            and str(node.module).startswith(f"robustjax.{_topic(path)}")
+        ]
         self.assertEmpty(offenders)
 
     def test_no_private_jax_no_absl_and_no_pickle(self):
