@@ -13,52 +13,32 @@ Reference:
 import dataclasses
 import math
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 from absl import logging
 from robustjax_experiments.harness import (
     classifiers,
     flags_from_config,
-    image_selection,
+    image_run,
     processes,
 )
 from robustjax_experiments.harness.flags_from_config import setting
 from robustjax_experiments.reports import certification as certification_report
 
-from robustjax import _validate, data, norms, results, smoothing
+from robustjax import _validate, data, norms, smoothing
 from robustjax.results.certification import rows, selection, settings
 from robustjax.results.certification.batch import certify_batch
-from robustjax.smoothing.sampling import base_classifier, vote_counts
+from robustjax.smoothing.sampling import vote_counts
 
 _OPERATIONAL = (  # change no row
-    "workdir", "data_dir", "checkpoint", "devices", "distributed", "coordinator",
-    "num_processes", "process_id", "compile_cache", "profile_dir", "radii",
-    "allow_version_change",
+    "devices", "distributed", "coordinator", "num_processes", "process_id",
+    "profile_dir", "radii",
 )  # fmt: skip
-_RANGE = ("start", "skip", "max_examples")
 
 
 @dataclasses.dataclass(frozen=True)
-class CertifyConfig:
+class CertifyConfig(image_run.ImageRunConfig):
     """Settings of a certification run; refuses bad values by name."""
-
-    workdir: str = setting("", "folder of the run; a started run in it is continued")
-    dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
-    data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
-    split: str = setting("test", "split to certify: train or test")
-    start: int = setting(0, "index of the first image")
-    skip: int = setting(1, "certify every skip-th image")
-    max_examples: int = setting(0, "certify at most so many images; 0: all")
-
-    model: str = setting("", "architecture: of the model to train, or a check")
-    checkpoint: str = setting("", "trained model: folder of train.py, or safetensors")
-    apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
-    onnx: str = setting("", "an ONNX network, by its file")
-    dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
-    train: tuple[str, ...] = setting(
-        (), "settings of train.py for a model made in the run folder: epochs=60,..."
-    )
 
     sigma: float = setting(0.25, "noise level, in units of the pixels in [0, 1]")
     alpha: float = setting(0.001, "failure probability of each certificate")
@@ -90,23 +70,15 @@ class CertifyConfig:
     coordinator: str = setting("", "host:port of process 0; default: of the cluster")
     num_processes: int = setting(0, "processes in all; default: of the cluster")
     process_id: int = setting(-1, "index of this process; default: of the cluster")
-    compile_cache: str = setting("", "folder that keeps compiled programs")
-    allow_version_change: bool = setting(
-        False, "continue a run of other software or hardware; numbers may differ"
-    )
     profile_dir: str = setting("", "folder for a profile of the second batch")
     radii: tuple[str, ...] = setting((), "radii of the table; default: a round grid")
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""
-        if not self.workdir:
-            raise ValueError("Expected --workdir to name a folder, got ''.")
+        super().__post_init__()
         vote_counts.check_sigma(self.sigma)
-        _validate.integer(0, start=self.start, max_examples=self.max_examples)
         _validate.integer(0, chunk_size=self.chunk_size, devices=self.devices)
         _validate.seed(seed=self.seed)
-        _validate.integer(1, skip=self.skip)
-        _validate.one_of(("", "float32", "bfloat16"), dtype=self.dtype)
         if self.chunk_size % vote_counts.BLOCK_SIZE:
             raise ValueError(
                 f"Expected chunk_size as a multiple of {vote_counts.BLOCK_SIZE}, got "
@@ -154,17 +126,6 @@ class CertifyConfig:
         return radii
 
 
-class _Task(NamedTuple):
-    """What a process works on, fixed from its start to its end."""
-
-    config: CertifyConfig
-    dataset: data.Dataset
-    indices: list[int]  # of all images of the run
-    apply_fn: base_classifier.ApplyFn
-    here: processes.Process
-    mesh: jax.sharding.Mesh | None
-
-
 def run(config: CertifyConfig) -> dict[str, Any]:
     """Certifies the images that have no row yet; returns the summary.
 
@@ -179,59 +140,36 @@ def run(config: CertifyConfig) -> dict[str, Any]:
         OSError: if data is missing or the folder cannot be written.
         stopping.Stopped: after SIGTERM, or if another process failed or was killed.
     """
-    with processes.joined(config) as here:
-        if config.compile_cache:
-            jax.config.update("jax_compilation_cache_dir", config.compile_cache)
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-        dataset = data.load(
-            config.dataset, split=config.split, data_dir=config.data_dir or None
-        )
-        indices = image_selection.indices(config, len(dataset.labels))
-        mesh = here.mesh(config.devices)
+
+    def check(dataset: data.Dataset) -> None:
         _check_norms(config, dataset)
         _warn_of_few_samples(config, dataset.num_classes)
-        identity: dict[str, Any] = {
-            "flags": flags_from_config.flags_of(config),
-            "operational": _OPERATIONAL,
-            "allow_version_change": config.allow_version_change,
-            "expected_entries": (classifiers.MODEL_FOLDER,),
-        }
-        facts = {
-            "data": data.fingerprint(dataset),
-            "noise": settings.noise_fingerprint(config.seed),
-        }
-        results.check_run(config.workdir, facts=facts, **identity)
-        classifier = classifiers.obtain(config, dataset, here)
-        task = _Task(config, dataset, indices, classifier.apply_fn, here, mesh)
-        if not here.is_first:
-            here.wait_for_all("folder")
-        with results.open_run(
-            config.workdir,
-            flags_text=flags_from_config.flags_text(config),
+        here.mesh(config.devices)  # refuses devices that are not there
+
+    with (
+        processes.joined(config) as here,
+        image_run.open_run(
+            config,
             columns=rows.columns(config.norms, order=config.order),
-            facts=facts | {"model": classifier.fingerprint},
-            range_flags=_RANGE,
-            process_index=here.index,
-            num_processes=here.count,
-            **identity,
-        ) as folder:
-            if here.is_first:  # it has made the folder a run
-                here.wait_for_all("folder")
-            for message in folder.messages:
-                logging.warning(message)
-            _certify_missing(task, folder)
-            here.wait_for_all("rows")
-            if not here.is_first:
-                return {}
-            folder.merge(expected=indices)
-            summary = certification_report.write_report(config, folder)
-            if summary["failed"]:
-                listed = ", ".join(map(str, summary["failed"]))
-                raise ValueError(
-                    f"Not certified, since sums over the noise samples are not finite: "
-                    f"idx {listed}. All other rows are complete."
-                )
-            return summary
+            operational=_OPERATIONAL,
+            check=check,
+            facts={"noise": settings.noise_fingerprint(config.seed)},
+            here=here,
+        ) as opened,
+    ):
+        _certify_missing(config, opened, here)
+        here.wait_for_all("rows")
+        if not here.is_first:
+            return {}
+        opened.folder.merge(expected=opened.indices)
+        summary = certification_report.write_report(config, opened.folder)
+        if summary["failed"]:
+            listed = ", ".join(map(str, summary["failed"]))
+            raise ValueError(
+                f"Not certified, since sums over the noise samples are not finite: "
+                f"idx {listed}. All other rows are complete."
+            )
+        return summary
 
 
 def _check_norms(config: CertifyConfig, dataset: data.Dataset | None) -> None:
@@ -269,40 +207,29 @@ def _warn_of_few_samples(config: CertifyConfig, num_classes: int) -> None:
         )
 
 
-def _certify_missing(task: _Task, folder: results.RunFolder) -> None:
-    """Appends the rows that are missing, a whole batch at a time.
+def _certify_missing(
+    config: CertifyConfig, opened: image_run.ImageRun, here: processes.Process
+) -> None:
+    """Appends the rows that are missing of the batches of this process."""
+    mesh = here.mesh(config.devices)
 
-    Batches are cut from all the indices and recomputed whole, so that a resumed or
-    distributed run does the very same forward passes as an uninterrupted one.
-    """
-    config, dataset, here = task.config, task.dataset, task.here
-    batches = list(
-        selection.batches(task.indices, num_samples=config.settings.most_samples)
-    )[here.index :: here.count]
-    pending = [batch for batch in batches if not folder.finished.issuperset(batch)]
-    total = sum(len(set(batch)) for batch in batches)
-    done = total - sum(len(set(batch)) for batch in pending)
-    if pending:
-        logging.info("compiling the certification of %s images ...", config.dataset)
-    with processes.progress_bar(total, initial=done, unit="image") as advance:
-        for number, batch in enumerate(pending):
-            began = time.perf_counter()
-            with processes.profile(config.profile_dir if number == 1 else ""):
-                certified = _certify(task, batch)
-            seconds = (time.perf_counter() - began) / len(set(batch))
-            new_rows = rows.rows(
-                certified, dataset, batch, norms=config.norms, seconds=seconds
+    def rows_of(number: int, batch: list[int]) -> list[dict[str, Any]]:
+        began = time.perf_counter()
+        with processes.profile(config.profile_dir if number == 1 else ""):
+            certified = certify_batch(
+                config.settings, opened.apply_fn, opened.dataset, batch=batch, mesh=mesh
             )
-            folder.append(
-                [row for row in new_rows if row["idx"] not in folder.finished]
-            )
-            advance(len(set(batch)))
+        seconds = (time.perf_counter() - began) / len(set(batch))
+        new = rows.rows(
+            certified, opened.dataset, batch, norms=config.norms, seconds=seconds
+        )
+        return list(new)
 
-
-def _certify(task: _Task, batch: list[int]) -> smoothing.Certificate:
-    return certify_batch(
-        task.config.settings, task.apply_fn, task.dataset, batch=batch, mesh=task.mesh
-    )
+    of_all = selection.batches(opened.indices, num_samples=config.settings.most_samples)
+    image_run.append_missing(
+        opened.folder, list(of_all)[here.index :: here.count], rows_of,
+        title=f"the certification of {config.dataset} images",
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -19,50 +19,27 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from robustjax_experiments.harness import (
     classifiers,
     flags_from_config,
-    image_selection,
-    processes,
+    image_run,
 )
 from robustjax_experiments.harness.flags_from_config import setting
 from robustjax_experiments.reports import linf as linf_report
 
-from robustjax import _callables, _validate, attacks, bounds, data, results
+from robustjax import _callables, _validate, attacks, bounds, data
 from robustjax.bounds import methods
 
 _COLUMNS = (
     "idx", "label", "predict", "radius", "correct", "time", "margin", "attack_radius",
     "method", "arithmetic",
 )  # fmt: skip
-_OPERATIONAL = (
-    "workdir", "data_dir", "checkpoint", "compile_cache", "chunk_size", "epsilons",
-    "allow_version_change",
-)  # fmt: skip
-_RANGE = ("start", "skip", "max_examples")
+_OPERATIONAL = ("chunk_size", "epsilons")  # change no row
 
 
 @dataclasses.dataclass(frozen=True)
-class VerifyConfig:
+class VerifyConfig(image_run.ImageRunConfig):
     """Settings of a verification run; refuses bad values by name."""
-
-    workdir: str = setting("", "folder of the run; a started run in it is continued")
-    dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
-    data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
-    split: str = setting("test", "split to verify: train or test")
-    start: int = setting(0, "index of the first image")
-    skip: int = setting(1, "verify every skip-th image")
-    max_examples: int = setting(0, "verify at most so many images; 0: all")
-
-    model: str = setting("", "architecture: of the model to train, or a check")
-    checkpoint: str = setting("", "trained model: folder of train.py, or safetensors")
-    apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
-    onnx: str = setting("", "an ONNX network, by its file")
-    dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
-    train: tuple[str, ...] = setting(
-        (), "settings of train.py for a model made in the run folder: epochs=60,..."
-    )
 
     limit: float = setting(0.5, "largest radius that is tried, in pixel units")
     num_halvings: int = setting(10, "steps of the bisections between 0 and limit")
@@ -75,26 +52,19 @@ class VerifyConfig:
     batch_size: int = setting(50, "images at a time")
     seed: int = setting(0, "seed of the attack, and of a model trained here")
     epsilons: tuple[str, ...] = setting((), "radii of the table; default: a round grid")
-    compile_cache: str = setting("", "folder that keeps compiled programs")
-    allow_version_change: bool = setting(
-        False, "continue a run of other software or hardware; numbers may differ"
-    )
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""
-        if not self.workdir:
-            raise ValueError("Expected --workdir to name a folder, got ''.")
-        _validate.integer(0, start=self.start, max_examples=self.max_examples)
+        super().__post_init__()
         _validate.integer(0, capacity=self.capacity, chunk_size=self.chunk_size)
         _validate.seed(seed=self.seed)
         _validate.integer(
-            1, skip=self.skip, num_halvings=self.num_halvings,
-            num_steps=self.num_steps, attack_steps=self.attack_steps,
-            attack_restarts=self.attack_restarts, batch_size=self.batch_size,
+            1, num_halvings=self.num_halvings, num_steps=self.num_steps,
+            attack_steps=self.attack_steps, attack_restarts=self.attack_restarts,
+            batch_size=self.batch_size,
         )  # fmt: skip
         _validate.positive(limit=self.limit)
         _validate.one_of(methods.METHODS, method=self.method)
-        _validate.one_of(("", "float32", "bfloat16"), dtype=self.dtype)
         self.table_epsilons()
         classifiers.check_source(self)
 
@@ -129,70 +99,33 @@ def run(config: VerifyConfig) -> dict[str, Any]:
             model has an operation without a rule.
         OSError: if data is missing or the folder cannot be written.
     """
-    if config.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", config.compile_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    dataset = data.load(
-        config.dataset, split=config.split, data_dir=config.data_dir or None
-    )
-    indices = image_selection.indices(config, len(dataset.labels))
-    identity: dict[str, Any] = {
-        "flags": flags_from_config.flags_of(config),
-        "operational": _OPERATIONAL,
-        "allow_version_change": config.allow_version_change,
-        "expected_entries": (classifiers.MODEL_FOLDER,),
-    }
-    facts = {"data": data.fingerprint(dataset)}
-    results.check_run(config.workdir, facts=facts, **identity)
-    classifier = classifiers.obtain(config, dataset, processes.Process(0, 1))
-    with results.open_run(
-        config.workdir,
-        flags_text=flags_from_config.flags_text(config),
-        columns=_COLUMNS,
-        facts=facts | {"model": classifier.fingerprint},
-        range_flags=_RANGE,
-        process_index=0,
-        num_processes=1,
-        **identity,
-    ) as folder:
-        for message in folder.messages:
-            logging.warning(message)
+    with image_run.open_run(
+        config, columns=_COLUMNS, operational=_OPERATIONAL
+    ) as opened:
         try:
-            _verify_missing(config, dataset, indices, classifier.apply_fn, folder)
+            _verify_missing(config, opened)
         except bounds.UnsupportedError as error:
             raise ValueError(str(error)) from error
-        folder.merge(expected=indices)
-        return linf_report.write_report(config, folder)
+        opened.folder.merge(expected=opened.indices)
+        return linf_report.write_report(config, opened.folder)
 
 
-def _verify_missing(
-    config: VerifyConfig,
-    dataset: data.Dataset,
-    indices: list[int],
-    apply_fn: Any,
-    folder: results.RunFolder,
-) -> None:
+def _verify_missing(config: VerifyConfig, opened: image_run.ImageRun) -> None:
     """Appends the rows that are missing, a whole batch at a time."""
+    indices = opened.indices
     size = min(config.batch_size, len(indices))
     batches = [indices[first : first + size] for first in range(0, len(indices), size)]
-    pending = [batch for batch in batches if not folder.finished.issuperset(batch)]
-    done = len(indices) - sum(map(len, pending))
-    if pending:
-        logging.info("compiling the bounds of %s ...", config.dataset)
-    with processes.progress_bar(len(indices), initial=done, unit="image") as advance:
-        for batch in pending:
-            began = time.perf_counter()
-            filled = batch + batch[-1:] * (size - len(batch))  # one shape, one program
-            rows = _rows(config, dataset, filled, apply_fn)[: len(batch)]
-            seconds = round((time.perf_counter() - began) / len(batch), 6)
-            folder.append(
-                [
-                    row | {"time": seconds}
-                    for row in rows
-                    if row["idx"] not in folder.finished
-                ]
-            )
-            advance(len(batch))
+
+    def rows_of(number: int, batch: list[int]) -> list[dict[str, Any]]:
+        began = time.perf_counter()
+        filled = batch + batch[-1:] * (size - len(batch))  # one shape, one program
+        rows = _rows(config, opened.dataset, filled, opened.apply_fn)[: len(batch)]
+        seconds = round((time.perf_counter() - began) / len(batch), 6)
+        return [row | {"time": seconds} for row in rows]
+
+    image_run.append_missing(
+        opened.folder, batches, rows_of, title=f"the bounds of {config.dataset}"
+    )
 
 
 def _rows(

@@ -22,49 +22,26 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from jax.tree_util import Partial
 from robustjax_experiments.harness import (
     classifiers,
     flags_from_config,
-    image_selection,
-    processes,
+    image_run,
 )
 from robustjax_experiments.harness.flags_from_config import setting
 from robustjax_experiments.reports import semantic as semantic_report
 
-from robustjax import _validate, bounds, data, results, semantic
+from robustjax import _validate, bounds, data, semantic
 from robustjax.semantic import attributes, parameter_ranges
 
 _COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
-_OPERATIONAL = (  # change no row
-    "workdir", "data_dir", "checkpoint", "compile_cache", "show",
-    "allow_version_change",
-)  # fmt: skip
-_RANGE = ("start", "skip", "max_examples")
+_OPERATIONAL = ("show",)  # changes no row
 _MODES = ("auto", "exact", "search")
 
 
 @dataclasses.dataclass(frozen=True)
-class SemanticConfig:
+class SemanticConfig(image_run.ImageRunConfig):
     """Settings of a run; refuses bad values by name."""
-
-    workdir: str = setting("", "folder of the run; a started run in it is continued")
-    dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
-    data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
-    split: str = setting("test", "split to verify: train or test")
-    start: int = setting(0, "index of the first image")
-    skip: int = setting(1, "verify every skip-th image")
-    max_examples: int = setting(0, "verify at most so many images; 0: all")
-
-    model: str = setting("", "architecture: of the model to train, or a check")
-    checkpoint: str = setting("", "trained model: folder of train.py, or safetensors")
-    apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
-    onnx: str = setting("", "an ONNX network, by its file")
-    dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
-    train: tuple[str, ...] = setting(
-        (), "settings of train.py for a model made in the run folder: epochs=60,..."
-    )
 
     attributes: tuple[str, ...] = setting(
         ("brightness", "contrast", "rotation"),
@@ -82,20 +59,12 @@ class SemanticConfig:
     batch_size: int = setting(0, "cells at a time; 0: 4 on a CPU, 64 elsewhere")
     show: int = setting(2, "images in ends.png")
     seed: int = setting(0, "of a model trained here")
-    compile_cache: str = setting("", "folder that keeps compiled programs")
-    allow_version_change: bool = setting(
-        False, "continue a run of other software or hardware; numbers may differ"
-    )
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""
-        if not self.workdir:
-            raise ValueError("Expected --workdir to name a folder, got ''.")
-        _validate.integer(
-            0, start=self.start, max_examples=self.max_examples, show=self.show,
-            batch_size=self.batch_size,
-        )  # fmt: skip
-        _validate.integer(1, skip=self.skip, max_cells=self.max_cells)
+        super().__post_init__()
+        _validate.integer(0, show=self.show, batch_size=self.batch_size)
+        _validate.integer(1, max_cells=self.max_cells)
         _validate.at_least(0, time_limit=self.time_limit)
         _validate.seed(seed=self.seed)
         _validate.one_of(_MODES, mode=self.mode)
@@ -158,64 +127,31 @@ def run(config: SemanticConfig) -> dict[str, Any]:
             suit each other, or the model has an operation without a rule.
         OSError: if data is missing or the folder cannot be written.
     """
-    if config.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", config.compile_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    dataset = data.load(
-        config.dataset, split=config.split, data_dir=config.data_dir or None
-    )
-    colors = [a.name for a in config.moving() if a.is_color]
-    if colors and dataset.images.shape[-1] != 3:
-        raise ValueError(
-            f"{', '.join(colors)} need images with three channels; those of "
-            f"{dataset.name} are {dataset.images.shape[1:]}."
-        )
-    indices = image_selection.indices(config, len(dataset.labels))
-    identity: dict[str, Any] = {
-        "flags": flags_from_config.flags_of(config),
-        "operational": _OPERATIONAL,
-        "allow_version_change": config.allow_version_change,
-        "expected_entries": (classifiers.MODEL_FOLDER,),
-    }
-    facts = {"data": data.fingerprint(dataset)}
-    results.check_run(config.workdir, facts=facts, **identity)
-    classifier = classifiers.obtain(config, dataset, processes.Process(0, 1))
-    with results.open_run(
-        config.workdir,
-        flags_text=flags_from_config.flags_text(config),
-        columns=config.columns(),
-        facts=facts | {"model": classifier.fingerprint},
-        range_flags=_RANGE,
-        process_index=0,
-        num_processes=1,
-        **identity,
-    ) as folder:
-        for message in folder.messages:
-            logging.warning(message)
+
+    def check(dataset: data.Dataset) -> None:
+        colors = [a.name for a in config.moving() if a.is_color]
+        if colors and dataset.images.shape[-1] != 3:
+            raise ValueError(
+                f"{', '.join(colors)} need images with three channels; those of "
+                f"{dataset.name} are {dataset.images.shape[1:]}."
+            )
+
+    with image_run.open_run(
+        config, columns=config.columns(), operational=_OPERATIONAL, check=check
+    ) as opened:
+
+        def rows_of(number: int, batch: list[int]) -> list[dict[str, Any]]:
+            return [_row(config, opened.dataset, i, opened.apply_fn) for i in batch]
+
         try:
-            _verify_missing(config, dataset, indices, classifier.apply_fn, folder)
+            image_run.append_missing(
+                opened.folder, [[index] for index in opened.indices], rows_of,
+                title=", ".join(config.attributes),
+            )  # fmt: skip
         except bounds.UnsupportedError as error:
             raise ValueError(str(error)) from error
-        folder.merge(expected=indices)
-        return semantic_report.write_report(config, folder, dataset)
-
-
-def _verify_missing(
-    config: SemanticConfig,
-    dataset: data.Dataset,
-    indices: list[int],
-    apply_fn: Any,
-    folder: results.RunFolder,
-) -> None:
-    """Appends the rows that are missing, one image after another."""
-    pending = [index for index in indices if index not in folder.finished]
-    if pending:
-        logging.info("compiling for %s ...", ", ".join(config.attributes))
-    done = len(indices) - len(pending)
-    with processes.progress_bar(len(indices), initial=done, unit="image") as advance:
-        for index in pending:
-            folder.append([_row(config, dataset, index, apply_fn)])
-            advance(1)
+        opened.folder.merge(expected=opened.indices)
+        return semantic_report.write_report(config, opened.folder, opened.dataset)
 
 
 def _row(

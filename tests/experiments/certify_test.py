@@ -125,13 +125,13 @@ class RunTest(InFolder):
         lines = rows.read_bytes().splitlines(keepends=True)
         rows.write_bytes(b"".join(lines[:14]) + lines[14][:9])
         certified = []
-        real = certify._certify
+        real = certify.certify_batch
 
-        def counted(task, batch):
+        def counted(*arguments, batch, **options):
             certified.append(batch)
-            return real(task, batch)
+            return real(*arguments, batch=batch, **options)
 
-        with mock.patch.object(certify, "_certify", counted):
+        with mock.patch.object(certify, "certify_batch", counted):
             certify.run(self.config)
         self.assertEqual(certified, [list(range(10, 20))])  # the first batch is whole
         self.assertEqual(_rows(self.config.workdir), expected)

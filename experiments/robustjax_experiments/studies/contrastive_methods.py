@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 
 from robustjax import contrastive, models
 from robustjax.contrastive import augmentations, losses
@@ -139,12 +140,12 @@ class Objective:
             view_key, images, self.augment, num_views=self.num_views
         )
         embedded, updated = self._encode(params, statistics, _flat(seen))
-        embedded = embedded.reshape(*seen.shape[:2], -1)
+        embedded = rearrange(embedded, "(v n) d -> v n d", v=self.num_views)
         mixed = None
         if self.mixing is not None:
             inputs = _mixed_inputs(mix_key, seen, mixing=self.mixing)
             mixed, _ = self._encode(params, statistics, _flat(inputs))
-            mixed = mixed.reshape(*inputs.shape[:2], -1)
+            mixed = rearrange(mixed, "(m n) d -> m n d", m=len(inputs))
         batch = contrastive.from_views(
             embedded, num_anchor_views=NUM_ANCHOR_VIEWS, mixed=mixed
         )
@@ -242,7 +243,7 @@ def create_encoder(
 
 
 def _flat(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, *x.shape[2:])
+    return rearrange(x, "v n ... -> (v n) ...")
 
 
 def _mixed_inputs(key: jax.Array, seen: jax.Array, *, mixing: float) -> jax.Array:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -169,7 +170,9 @@ def _make_step(
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return State(state.step + 1, params, statistics, opt_state), figures
+        new = State(state.step + 1, params, statistics, opt_state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, new)  # one program
+        return new, figures
 
     every = jax.vmap(one, in_axes=(0, 0, None, 0))
     return jax.jit(every, donate_argnums=0)

@@ -4,6 +4,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import chex
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -160,10 +161,9 @@ def make_train_step(
         )
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, statistics, opt_state), (
-            loss,
-            accuracy,
-        )
+        new = TrainState(state.step + 1, params, statistics, opt_state)
+        chex.assert_trees_all_equal_shapes_and_dtypes(state, new)  # one program
+        return new, (loss, accuracy)
 
     return train_step
 
