@@ -3,7 +3,7 @@
 #   make test      the default test suite        make test-slow  the long tests
 #   make test FILE=tests/bounds                  make test-changed  what git says changed
 #   make mutants   small faults that tests must find
-#   make lint      ruff, flake8 and mypy         make docs       HTML documentation
+#   make lint      ruff, flake8, mypy, codespell make docs       HTML documentation
 #   make bench     speed and memory against the bare forward pass
 #   make bench-device  what one accelerator gives, in at most 12 minutes
 SHELL = /bin/bash
@@ -47,6 +47,7 @@ lint: $(VENV)/installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/flake8 robustjax experiments benchmarks tests
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 docs: $(VENV)/installed-docs
 	$(BIN)/sphinx-build -W --keep-going -q -b html docs docs/_build/html

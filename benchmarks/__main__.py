@@ -1,4 +1,7 @@
-"""`make bench`: prints the table and writes it as JSON beside the runs."""
+"""`make bench`: prints the tables and writes them as JSON.
+
+`--history` also adds them, with facts of the machine, to `benchmarks/history/`.
+"""
 
 import argparse
 import json
@@ -15,6 +18,7 @@ from benchmarks import (
     memory,
     moments,
     radii,
+    records,
     regions,
     semantic,
     synbench,
@@ -45,6 +49,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--models", default="", help="comma-separated; default: all")
     parser.add_argument("--output", default="runs/bench/bench.json")
+    parser.add_argument(
+        "--history", action="store_true", help="also add a file to benchmarks/history/"
+    )
     options = parser.parse_args()
     device = jax.devices()[0]
     print(f"{device.device_kind}, jax {jax.__version__}\n", flush=True)
@@ -86,6 +93,8 @@ def main() -> None:
         cells = [[_cell(value) for value in row.values()] for row in results]
         print(f"\n{name}\n\n" + _table(list(results[0]), cells))
     print(f"\nwritten to {path}")
+    if options.history:
+        print(f"written to {records.add({'certification': rows, **further})}")
 
 
 def _torch_figures(case: certification.Case, *, rounds: int) -> dict[str, Any]:

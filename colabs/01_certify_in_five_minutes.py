@@ -15,17 +15,17 @@
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/robustjax/robustjax/blob/v0.1.0/colabs/01_certify_in_five_minutes.ipynb)
 #
 # Randomized smoothing turns any classifier into one with a guarantee: for each image it
-# gives a radius within which no perturbation changes the prediction of the smoothed
-# classifier. The guarantee holds with probability 99.9% over the noise, whatever the
-# network. This notebook trains a small network on 8x8 digits, certifies it, and leaves a
-# place for a model of yours.
+# computes a radius within which no perturbation changes the prediction of the smoothed
+# classifier. The guarantee holds with probability 99.9% over the noise, for any
+# network. This notebook trains a small network on 8x8 digits, certifies it, and shows
+# how to certify your own model.
 #
 # Runtime: about a minute on a CPU; nothing here needs an accelerator.
 
 # %% [markdown]
 # ## Install
 #
-# The JAX of this runtime is kept: a newer one would not fit its drivers.
+# The installed JAX is kept, because a newer one would not match the drivers.
 
 # %%
 import importlib.metadata
@@ -78,8 +78,8 @@ if os.environ.get("ROBUSTJAX_FAST") == "1":  # a trial of every cell
 # %% [markdown]
 # ## Train with noise
 #
-# A network that never saw noise does badly under it. So each step adds fresh noise of
-# the level that is certified later.
+# A network trained without noise has low accuracy under noise. So each step adds fresh
+# noise of the level that is used for certification later.
 
 # %%
 train, test = data.load("digits", split="train"), data.load("digits", split="test")
@@ -114,8 +114,8 @@ print(f"loss after {num_steps} steps: {loss:.3f}")
 # %% [markdown]
 # ## Certify
 #
-# `apply_fn` maps images in [0, 1] to logits. Normalisation happens inside. A first set of
-# 100 noise samples chooses the class, a second, independent one bounds its probability.
+# `apply_fn` maps images in [0, 1] to logits and includes the normalisation. A first set of
+# 100 noise samples selects the class; a second, independent set bounds its probability.
 
 # %%
 apply_fn = models.classifier(module, variables)
@@ -154,11 +154,11 @@ plotting.certified_accuracy_curve(
 )
 
 # %% [markdown]
-# ## Your own model here
+# ## Your own model
 #
-# Any function from `[n, height, width, channels]` to logits `[n, classes]` will do. Hand
-# its parameters over by `jax.tree_util.Partial`, so that other weights of the same model
-# do not compile again. This example returns the nearest class mean.
+# Any function from `[n, height, width, channels]` to logits `[n, classes]` can be
+# certified. Pass its parameters by `jax.tree_util.Partial`, so that other weights of
+# the same model do not compile again. This example returns the nearest class mean.
 
 
 # %%
@@ -194,7 +194,7 @@ plotting.certified_accuracy_curve(
 )
 
 # %% [markdown]
-# ## What next
+# ## Next steps
 #
 # - The guarantee is about the smoothed classifier, not about the network alone: classify
 #   with `smoothing.predict`. The page "What a certificate says" of the documentation has

@@ -14,9 +14,9 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/robustjax/robustjax/blob/v0.1.0/colabs/02_certified_regions.ipynb)
 #
-# Noise samples around an image tell how probable its class is. They also tell, at hardly
-# any extra cost, in which direction that probability changes, and how fast. This notebook
-# draws the region that both together certify, turns it into radii in several norms, and
+# Noise samples around an image estimate the probability of its class. At little extra
+# cost they also estimate the gradient of that probability. This notebook draws the
+# region that both together certify, converts it into radii in several norms, and
 # certifies a few digits with and without the gradient.
 #
 # Runtime: about two minutes on a CPU; nothing here needs an accelerator.
@@ -24,7 +24,7 @@
 # %% [markdown]
 # ## Install
 #
-# The JAX of this runtime is kept: a newer one would not fit its drivers.
+# The installed JAX is kept, because a newer one would not match the drivers.
 
 # %%
 import importlib.metadata
@@ -78,16 +78,16 @@ if os.environ.get("ROBUSTJAX_FAST") == "1":  # a trial of every cell
 # %% [markdown]
 # ## The region around one point
 #
-# Let p be the probability of class A under noise. *Zeroth order* knows p alone. The worst
-# classifier with that p is a half-space whose boundary may lie in any direction, so what
-# is certified is a ball of radius sigma times the quantile of p.
+# Let p be the probability of class A under noise. *Zeroth order* uses p alone. The
+# worst classifier with that p is a half-space whose boundary may lie in any direction,
+# so the certified region is a ball of radius sigma times the quantile of p.
 #
-# *First order* knows the gradient of p as well. Of all classifiers with that p the
-# half-space has the longest gradient. A shorter one tells that the boundary bends, and
-# its direction tells where the boundary is near. Below, rho is the length of the
-# gradient as a share of that of the half-space. Each outline is where the worst
-# classifier with this p and this gradient falls to probability 1/2. The picture is a
-# plane through x that contains the gradient; all such planes look the same.
+# *First order* uses the gradient of p as well. Among all classifiers with that p the
+# half-space has the longest gradient. A shorter gradient means that the boundary is
+# curved, and its direction points away from the nearest part of the boundary. Below,
+# rho is the length of the gradient divided by that of the half-space. On each outline
+# the worst classifier with this p and this gradient has probability 1/2. The figure
+# shows a plane through x that contains the gradient; all of these planes look the same.
 
 
 # %%
@@ -112,11 +112,12 @@ plotting.certified_region(
 )
 
 # %% [markdown]
-# With hardly any gradient the region is nearly a ball, larger than that of zeroth order.
-# As the gradient grows, the region moves along it, away from the boundary, and opens up
-# sideways. At rho = 1 it is the half-space itself. The dashed ball touches it in one
-# point, straight against the gradient. The l2 radius is decided in that direction, so
-# it gains little. Sideways there is a lot to gain.
+# For a small gradient the region is nearly a ball, larger than that of zeroth order. As
+# the gradient grows, the region moves along it, away from the boundary, and becomes
+# wider orthogonally to it. At rho = 1 it is the half-space itself. The dashed ball
+# touches it in one point, in the direction opposite to the gradient. The l2 radius is
+# determined by that direction, so it gains little. In orthogonal directions the gain is
+# large.
 
 # %%
 p = 0.99
@@ -125,10 +126,11 @@ plotting.certified_region(*regions(p), reference=normal.ppf(p), title=f"p = {p}"
 # %% [markdown]
 # ## Radii in norms
 #
-# A ball in l1 has few directions in which it is as long as the l2 ball: single pixels.
-# If the gradient is spread over many pixels, each of them is nearly sideways. So the
-# radius in a norm follows from p, from the gradient's *dual* norm, which is all that the
-# ball can meet of it, and from the gradient's length:
+# An l1 ball reaches as far as the l2 ball of the same radius only along single pixels.
+# If the gradient is spread over many pixels, each of these directions is nearly
+# orthogonal to it. So the radius in a norm follows from p, from the *dual* norm of the
+# gradient, which is its maximum component along perturbations of the ball, and from its
+# length:
 #
 # | ball | dual norm of the gradient |
 # | --- | --- |
@@ -137,8 +139,8 @@ plotting.certified_region(*regions(p), reference=normal.ppf(p), title=f"p = {p}"
 # | linf | the sum of its components' sizes |
 # | subspace | the length of its part inside, and the length of the rest |
 #
-# Here is what that gives for three gradients of one length, rho = 0.9, that lie in 1, 8
-# or all of 64 pixels, as multiples of the zeroth-order radius.
+# The table shows the radii as multiples of the zeroth-order radius, for three gradients
+# of the same length, rho = 0.9, that are spread over 1, 8 or all of 64 pixels.
 
 # %%
 p, dim = 0.99, 64
@@ -166,17 +168,17 @@ for num_pixels in (1, 8, 64):
     print(f"{num_pixels:>2} of {dim} pixels  {shares}")
 
 # %% [markdown]
-# A gradient in one pixel leaves nothing for l1 and much for linf; one that is spread
-# over all pixels does the opposite. The first two gradients lie in the lower half of the
-# image, so perturbations of the upper half meet none of them.
+# With a gradient in one pixel l1 gains nothing and linf much; with a gradient spread
+# over all pixels it is the opposite. The first two gradients lie in the lower half of
+# the image, so perturbations of the upper half are orthogonal to them.
 #
 # These radii have the form "box", which takes bounds of the norms instead of exact
-# values. That is what an estimate can give, and it is proved for the whole ball.
+# values, because estimates only give bounds. It is proved for the whole ball.
 
 # %% [markdown]
 # ## Certify digits
 #
-# First a small network, trained with noise.
+# First, train a small network with noise.
 
 # %%
 train, test = data.load("digits", split="train"), data.load("digits", split="test")
@@ -210,9 +212,9 @@ print(f"loss after {num_steps} steps: {loss:.3f}")
 
 # %% [markdown]
 # `order=1` estimates the gradient from the same samples that count the votes. All radii
-# of an image hold together with probability 1 - alpha; the bounds of the class
-# probability and of the gradient share it. `zeroth_radius` is what the bound of the
-# probability gives alone, so `radius` is never below it.
+# of an image hold jointly with probability 1 - alpha; the bounds of the class
+# probability and of the gradient share alpha. `zeroth_radius` is the radius from the
+# bound of the probability alone, and `radius` is never below it.
 
 # %%
 mask = np.zeros(test.images.shape[1:])
@@ -258,11 +260,12 @@ plotting.certified_accuracy_by_norm(
 )
 
 # %% [markdown]
-# The gain comes from knowing the gradient well. Its bounds narrow with the number of
-# samples, so images with p near 1, where the gradient is short, need many.
+# The gain depends on how precisely the gradient is known. Its bounds become narrower
+# with the number of samples, so images with p near 1, where the gradient is short, need
+# many.
 
 # %% [markdown]
-# ## What next
+# ## Next steps
 #
 # - Raise `num_samples` to 100,000 and see the gain grow, in linf too.
 # - `experiments/certify.py --order=1 --norms=l2,l1,linf` in the repository does this for

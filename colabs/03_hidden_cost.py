@@ -14,17 +14,17 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/robustjax/robustjax/blob/v0.1.0/colabs/03_hidden_cost.ipynb)
 #
-# More noise certifies larger radii, and it shrinks the regions in which a classifier
-# decides for a class. Small and narrow regions go first. This notebook shows a ball that
-# vanishes, a cone that slides away, and a digits model that loses classes while its
-# average looks fine.
+# More noise certifies larger radii, but it shrinks the decision regions of the classes.
+# Small and narrow regions vanish first. This notebook shows a ball that vanishes, a
+# cone whose apex recedes, and a digits model that loses classes while its average
+# accuracy looks fine.
 #
 # Runtime: about a minute on a CPU; nothing here needs an accelerator.
 
 # %% [markdown]
 # ## Install
 #
-# The JAX of this runtime is kept: a newer one would not fit its drivers.
+# The installed JAX is kept, because a newer one would not match the drivers.
 
 # %%
 import importlib.metadata
@@ -80,8 +80,8 @@ if os.environ.get("ROBUSTJAX_FAST") == "1":  # a trial of every cell
 # ## The ball that vanishes
 #
 # Let the region of a class be a ball of radius 1, so that its centre is robust up to
-# radius 1. Under noise the class keeps a majority in a smaller ball. Its radius, and the
-# noise at which it vanishes, are known exactly in any dimension.
+# radius 1. Under noise the class keeps a majority in a smaller ball. Its radius, and
+# the noise at which it vanishes, are known exactly in any dimension.
 
 
 # %%
@@ -117,15 +117,15 @@ vanishing_balls()
 
 
 # %% [markdown]
-# The class dies at a noise level of about 1 / sqrt(d), and just before that its region
-# falls steeply. With 3,072 inputs it is gone before 100,000 samples could certify even a
-# tenth of its true radius (dashed).
+# The class vanishes at a noise level of about 1 / sqrt(d), and just before that its
+# region shrinks steeply. With 3,072 inputs it has vanished before 100,000 samples could
+# certify even a tenth of its true radius (dashed).
 
 # %% [markdown]
-# ## The cone that slides
+# ## The cone that recedes
 #
-# A cone is unbounded and never vanishes: a point deep inside sees nothing but the cone.
-# But its tip is narrow, and the tip is lost.
+# A cone is unbounded and never vanishes: far inside, almost all noise samples stay in
+# the cone. But its tip is narrow, and the tip is lost.
 
 
 # %%
@@ -161,13 +161,13 @@ sliding_cones()
 
 # %% [markdown]
 # Noise pushes the tip inwards, in proportion to sigma and to about sqrt(d). With 3,072
-# inputs and a half-angle of 30 degrees it moves by 96 sigma: at sigma = 0.25 nearly half
-# of the diagonal of the cube that holds all images.
+# inputs and a half-angle of 30 degrees it moves by 96 sigma: at sigma = 0.25 this is
+# nearly half of the diagonal of the cube that contains all images.
 
 # %% [markdown]
 # ## The digits model that loses classes
 #
-# Two copies of a small network, one trained without noise and one with it.
+# Train two copies of a small network, one without noise and one with noise.
 
 # %%
 train, test = data.load("digits", split="train"), data.load("digits", split="test")
@@ -209,8 +209,8 @@ classifiers = {
 
 # %% [markdown]
 # Smooth both at several noise levels. One certification gives two reports. *Certified*
-# counts the class that a certificate names, and abstentions as errors. *Predicted* counts
-# the class with most votes, which needs no majority.
+# counts the class that a certificate names, and abstentions as errors. *Predicted*
+# counts the class with most votes, which needs no majority.
 
 # %%
 reports = {}
@@ -247,8 +247,8 @@ for name, apply_fn in classifiers.items():
 
 
 # %% [markdown]
-# Ten equal classes would differ as well in so few images, by the figure in brackets. Only
-# a gap well above it tells something.
+# With this number of images, ten equal classes would differ by the number in brackets
+# on average. Only a gap well above it is meaningful.
 
 
 # %%
@@ -274,9 +274,9 @@ first, second = classifiers
 accuracy_by_class(first, 1)
 
 # %% [markdown]
-# The model that never saw noise loses whole classes while others stay at the top. A
-# dashed line is the least noise at which so many samples can certify that radius: what
-# has been lost there is its price.
+# The model trained without noise loses whole classes while others keep their accuracy.
+# A dashed line marks the minimum noise level at which this number of samples can
+# certify that radius. The accuracy lost there is the cost of the radius.
 
 # %%
 for finding in hidden_cost.classwise_findings(reports[first, sigmas[-1]][1]):
@@ -286,21 +286,22 @@ for finding in hidden_cost.classwise_findings(reports[first, sigmas[-1]][1]):
 accuracy_by_class(second, 1)
 
 # %% [markdown]
-# Noise in training keeps the predictions together for longer. But a prediction is no
-# certificate:
+# Training with noise preserves the predictions up to a larger noise level. But a
+# prediction is not a certificate:
 
 # %%
 accuracy_by_class(second, 0)
 
 # %% [markdown]
-# Certificates need a majority of the noise, and here classes differ as soon as a larger
-# radius is asked for. An average over all classes would show one line in the middle.
+# Certificates need a majority of the votes, and classes differ as soon as a larger
+# radius is requested. The average over all classes would only show one line in the
+# middle.
 
 # %% [markdown]
 # ## Regions on a plane
 #
-# The same in a picture: the plane through three images, for the model that never saw
-# noise. Pixels of the plane show the class with most votes.
+# The figure shows the plane through three images, for the model trained without noise.
+# Each pixel shows the class with most votes.
 
 # %%
 corners = np.stack([x[y == c][0] for c in (1, 6, 4)])
@@ -326,13 +327,13 @@ for name, found in slices.items():
 plotting.region_slice(slices, class_names=[str(c) for c in range(test.num_classes)])
 
 # %% [markdown]
-# The regions of two classes shrink until their own images are outside, and another class
-# takes their place. Nothing in an average radius would have told.
+# The regions of two classes shrink until their own images are outside, and another
+# class takes their place. An average radius does not show this.
 
 # %% [markdown]
-# ## What next
+# ## Next steps
 #
-# - Set `train_sigma` to 1.0: too much noise in training has a price as well.
+# - Set `train_sigma` to 1.0: too much noise in training costs accuracy as well.
 # - `experiments/hidden_cost.py` in the repository does all of this for any model, with
 #   intervals, over a grid of noise in training and smoothing, and for logs of other
 #   tools, and writes one HTML page.

@@ -16,14 +16,14 @@
 #
 # Samples and attacks show what a network does at some points. Bounds hold at all of
 # them. This notebook bounds a small function, then a digits classifier, compares the
-# methods, and trains the classifier for its bounds.
+# methods, and trains the classifier on its bounds.
 #
 # Runtime: about a minute on a CPU; nothing here needs an accelerator.
 
 # %% [markdown]
 # ## Install
 #
-# The JAX of this runtime is kept: a newer one would not fit its drivers.
+# The installed JAX is kept, because a newer one would not match the drivers.
 
 # %%
 import importlib.metadata
@@ -68,8 +68,9 @@ if os.environ.get("ROBUSTJAX_FAST") == "1":  # a trial of every cell
 # %% [markdown]
 # ## One input, one output
 #
-# The function below is not monotone. On [0.6, 1.6] intervals know the range of each
-# operation. Lines remember that all of them come from the same x.
+# The function below is not monotone. On [0.6, 1.6], interval arithmetic uses only the
+# range of each operation. Linear bounds also use that all operations depend on the same
+# x.
 
 
 # %%
@@ -85,7 +86,7 @@ for method in ("ibp", "crown", "alpha"):
     print(f"{method:10}", found.lower[0].round(2), found.upper[0].round(2))
 
 # %% [markdown]
-# Lines below and above are themselves an answer: they hold at every point of the box.
+# The linear bounds themselves are useful too: they hold at every point of the box.
 
 # %%
 lines = bounds.affine_bounds(curve, lower, upper)
@@ -101,7 +102,7 @@ axes.set_xlabel("x")
 # %% [markdown]
 # ## A classifier
 #
-# A small network on the 8x8 digits, written as plain functions.
+# Next, a small network on the 8x8 digits, written as plain functions.
 
 # %%
 train, test = data.load("digits", split="train"), data.load("digits", split="test")
@@ -147,9 +148,9 @@ def plain_loss(params, images, labels, share):
 plain = fit(jax.random.key(0), plain_loss)
 
 # %% [markdown]
-# For each image: the largest linf radius at which no other class can win, proven by
-# three methods, and the distance of the nearest adversarial image that PGD finds. The
-# truth lies between.
+# For each image we compute the largest linf radius that each of three methods verifies,
+# and the distance of the nearest adversarial image that PGD finds. The true radius lies
+# between them.
 
 # %%
 images, labels = test.images[:num_images], test.labels[:num_images]
@@ -178,8 +179,8 @@ report(plain)
 # ## Train for the bound
 #
 # Bounds are differentiable. Here the loss is the cross-entropy of the worst logits that
-# intervals allow in a box around each image, mixed with the plain one. The radius of the
-# box grows to 0.05 in the first half of the training.
+# intervals allow in a box around each image, mixed with the standard cross-entropy. The
+# radius of the box grows to 0.05 in the first half of the training.
 
 
 # %%
@@ -201,10 +202,11 @@ certified = fit(jax.random.key(0), certified_loss, num_steps=4 * num_steps)
 report(certified)
 
 # %% [markdown]
-# The trained network is as accurate, intervals alone now prove more than lines could
-# before, and the attack has to go farther as well.
+# The trained network has the same accuracy. Intervals alone now verify larger radii
+# than linear bounds did before, and the nearest adversarial images are farther away as
+# well.
 #
-# From a shell, for any data set and model, also from an ONNX file:
+# The same from the command line, for any data set and model, including ONNX files:
 #
 # ```
 # python experiments/verify_linf.py --flagfile=experiments/flags/verify_digits.flags

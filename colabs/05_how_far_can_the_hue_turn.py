@@ -14,17 +14,17 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/robustjax/robustjax/blob/v0.1.0/colabs/05_how_far_can_the_hue_turn.ipynb)
 #
-# A lamp, a camera or a hand changes all pixels at once, along a few numbers: hue,
-# lightness, contrast, rotation. This notebook finds how far such a number can go before
-# a network changes its mind: exactly where pixels are piecewise linear in it, by a
-# certified search elsewhere.
+# A change of the light or of the camera changes all pixels together, with a few
+# parameters: hue, lightness, contrast, rotation. This notebook finds how far a
+# parameter can change before the prediction of a network does: exactly if the pixels
+# are piecewise linear in it, and by branch and bound otherwise.
 #
 # Runtime: about a minute on a CPU; nothing here needs an accelerator.
 
 # %% [markdown]
 # ## Install
 #
-# The JAX of this runtime is kept: a newer one would not fit its drivers.
+# The installed JAX is kept, because a newer one would not match the drivers.
 
 # %%
 import importlib.metadata
@@ -70,9 +70,9 @@ if os.environ.get("ROBUSTJAX_FAST") == "1":  # a trial of every cell
 # %% [markdown]
 # ## Digits in colours
 #
-# Each digit is dyed. In nine of ten images of the training set the dye belongs to the
-# digit, as a shop sign's colour belongs to its brand, so the network learns to look at
-# both. The test images are dyed the same way.
+# Each digit is coloured. In nine of ten training images the colour is determined by the
+# digit, so the network learns to use both. The test images are coloured in the same
+# way.
 
 
 # %%
@@ -131,8 +131,9 @@ print(f"accuracy {np.mean(predicted == test.labels):.3f}")
 # %% [markdown]
 # ## The exact range of the hue
 #
-# The pixels are piecewise linear in the hue, and the network in the pixels. So is the
-# network in the hue: walk from knot to knot, and the first tie is the answer.
+# The pixels are piecewise linear in the hue, and the logits in the pixels. So the
+# logits are piecewise linear in the hue: `exact_radius` moves from breakpoint to
+# breakpoint until the first tie.
 
 # %%
 for index in np.flatnonzero(predicted == test.labels):
@@ -146,7 +147,7 @@ print(
 )
 
 # %% [markdown]
-# Turned a little less, and a little more, than that:
+# The predictions just inside and just outside this range:
 
 # %%
 turns = [-exact.left - 0.01, -exact.left + 0.01, -exact.left / 2, 0.0]
@@ -160,8 +161,8 @@ for panel, picture, turn, answer in zip(panels, strip, turns, answers, strict=Tr
     panel.set_axis_off()
 
 # %% [markdown]
-# The margin of the label along the whole circle, from plain evaluation. Its first zeros
-# on both sides are the ends of the exact range.
+# The margin of the label over the whole circle of hues, by direct evaluation. Its first
+# zeros on both sides are the ends of the exact range.
 
 # %%
 grid = np.linspace(-0.5, 0.5, 400)
@@ -178,7 +179,8 @@ axes.set_ylabel("margin")
 # ## Other attributes
 #
 # Rotation is not piecewise linear: cells of angles are certified, and halved where that
-# fails. The attack is the nearest counterexample, so nothing is left to find beyond it.
+# fails. The attack is the nearest counterexample found; the certified range cannot
+# exceed it.
 
 # %%
 chosen = np.flatnonzero(predicted == test.labels)[:num_images]
@@ -203,11 +205,11 @@ print(
 )
 
 # %% [markdown]
-# ## With any verifier
+# ## SP-layers for any verifier
 #
-# An SP-layer is a Flax module from the hue to the image, made of ReLU. In front of the
-# network it turns a range of hues into a box of one dimension. Over a wide range such
-# bounds are loose, which is why `certify` splits it.
+# An SP-layer is a Flax module that maps the hue to the image by affine functions and
+# ReLU. Composed with the network, it turns a range of hues into a one-dimensional input
+# box. Bounds over a wide range are loose, which is why `certify` splits it.
 
 # %%
 fn = sp_layers.compose(sp_layers.Hue(image), model)
@@ -217,7 +219,7 @@ found = bounds.linear_bounds(fn, low, high, spec=rows)
 print("least margin by CROWN over a tenth of the range:", found.lower.min().round(2))
 
 # %% [markdown]
-# From a shell, for any data set and model, also from an ONNX file:
+# The same from the command line, for any data set and model, including ONNX files:
 #
 # ```
 # python experiments/verify_semantic.py --flagfile=experiments/flags/semantic_digits.flags

@@ -14,17 +14,17 @@
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/robustjax/robustjax/blob/v0.1.0/colabs/06_what_would_gauss_say.ipynb)
 #
-# Which of several encoders keeps most of what its inputs say? SynBench answers without
-# any data set: it draws two Gaussian classes in the space of the inputs, for which the
-# best rule is known in closed form, and measures how much of that rule's accuracy and
-# margin a linear rule on the features still has.
+# SynBench measures how much of the information in its inputs an encoder keeps, without
+# any data set. It draws two Gaussian classes in the input space, for which the optimal
+# rule is known in closed form, and measures how much of that rule's accuracy and margin
+# a linear rule on the features still has.
 #
 # Runtime: about a minute on a CPU; nothing here needs an accelerator.
 
 # %% [markdown]
 # ## Install
 #
-# The JAX of this runtime is kept: a newer one would not fit its drivers.
+# The installed JAX is kept, because a newer one would not match the drivers.
 
 # %%
 import importlib.metadata
@@ -68,9 +68,9 @@ if os.environ.get("ROBUSTJAX_FAST") == "1":  # a trial of every cell
 # %% [markdown]
 # ## Four encoders of digits
 #
-# The pixels themselves; the 16 largest principal components of the training images; a
-# network of 32 features as it was initialised; and the same network trained to name
-# digits.
+# The encoders are the raw pixels, the 16 largest principal components of the training
+# images, an untrained network with 32 features, and the same network trained to
+# classify digits.
 
 # %%
 train, test = data.load("digits", split="train"), data.load("digits", split="test")
@@ -134,9 +134,9 @@ encoders = {
 # %% [markdown]
 # ## Their scores
 #
-# Every encoder gets the same random inputs, 49 times: two classes, a little brighter and
-# a little darker than grey under noise, from hopeless to easy. The score is 0 where
-# nothing of the signal is left, and about 1 where all is.
+# Every encoder gets the same random inputs at 49 scales: two classes, slightly brighter
+# and slightly darker than grey under noise, from very hard to easy. The score is 0 if
+# the features keep nothing of the signal, and about 1 if they keep all of it.
 
 # %%
 found = {
@@ -154,14 +154,14 @@ for name, own in found.items():
 plotting.synbench_scores(found)
 
 # %% [markdown]
-# A rule that is estimated from finitely many inputs cannot score 1: the dashed lines are
-# what a perfect representation of that width would score. The trained network keeps much
-# more than the untrained one of the same shape, and about as much as 16 principal
-# components. The signal here is a change of brightness, which says nothing about digits:
-# a high score is a promise about signals in general, not about one task.
+# A rule estimated from finitely many inputs cannot reach a score of 1: the dashed lines
+# show the score of a perfect representation of that width. The trained network keeps
+# much more than the untrained one of the same shape, and about as much as 16 principal
+# components. The signal is a change of brightness, which is unrelated to digits: a high
+# score concerns signals in general, not a particular task.
 #
-# Which differences are more than chance? The inputs were shared, so the intervals of
-# differences are narrower than those of the scores.
+# Which differences are significant? All encoders saw the same inputs, so the intervals
+# of differences are narrower than those of the scores.
 
 # %%
 for one, other in (("pixels", "principal"), ("untrained", "trained")):
@@ -174,9 +174,9 @@ for one, other in (("pixels", "principal"), ("untrained", "trained")):
 # %% [markdown]
 # ## How far can the features move?
 #
-# A linear probe on the trained features, and one that was trained against shifts of
-# length 0.5. The certificate is the distance to the decision boundary in the space of
-# features; it says nothing of shifts of the image.
+# We train a linear probe on the features of the trained network, and another one
+# against shifts of length 0.5. The certificate is the distance to the decision boundary
+# in feature space; it implies nothing about shifts of the image.
 
 # %%
 encode = jax.jit(encoders["trained"])
@@ -193,7 +193,7 @@ for epsilon in (0.0, 0.5):
     )
 
 # %% [markdown]
-# Next: `python experiments/synbench.py` scores encoders trained on the spot, vision
-# transformers from files and any function, PyTorch models among them, and writes a page
+# Next: `python experiments/synbench.py` trains and scores encoders, scores vision
+# transformers from files and any function, including PyTorch models, and writes a page
 # with plots, differences and the correlation with probe accuracies. The guide is
 # `docs/synbench.md`.

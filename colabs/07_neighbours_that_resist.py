@@ -15,16 +15,17 @@
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/robustjax/robustjax/blob/v0.1.0/colabs/07_neighbours_that_resist.ipynb)
 #
 # An encoder can learn without labels: two views of an image are neighbours, views of
-# other images are not. Neighbourhood component analysis (NCA) says what the losses of
-# this kind have in common, and which parts can be exchanged. Here we look at the parts
-# in pictures, train two losses on small digits, and attack what they have learned.
+# other images are not. Neighbourhood component analysis (NCA) shows what contrastive
+# losses have in common, and which parts can be exchanged. This notebook plots these
+# parts, trains with two losses on small digits, and attacks the learned
+# representations.
 #
 # Runtime: about two minutes on a CPU; nothing here needs an accelerator.
 
 # %% [markdown]
 # ## Install
 #
-# The JAX of this runtime is kept: a newer one would not fit its drivers.
+# The installed JAX is kept, because a newer one would not match the drivers.
 
 # %%
 import importlib.metadata
@@ -71,19 +72,20 @@ if os.environ.get("ROBUSTJAX_FAST") == "1":  # a trial of every cell
     num_epochs, num_samples, num_images = 1, 200, 20
 
 # %% [markdown]
-# ## The view of NCA
+# ## Contrastive losses as NCA
 #
-# NCA asks every point to pick a neighbour at random, the nearer the likelier, and raises
-# the chance that the pick is one of its true neighbours. With embeddings of length 1,
-# cosine for distance, and the other view as the only true neighbour, that is SimCLR's
-# loss (NT-Xent), exactly:
+# In NCA every point picks a neighbour at random, nearer points with higher probability.
+# The loss maximises the probability that the pick is one of its true neighbours. With
+# embeddings of length 1, cosine similarity, and the other view as the only true
+# neighbour, this is exactly the loss of SimCLR (NT-Xent):
 #
 # $$\text{loss}_i = -\log \frac{e^{s_{ii'}}}{e^{s_{ii'}} + N G_i},\qquad
 # N G_i = \sum_k e^{s_{ik}},\qquad s = \cos / t.$$
 #
-# Below are one anchor, its other view and fourteen other images on a circle. The size of
-# a dot is how hard the loss pushes it away, as a share: at a low temperature only the
-# nearest count. Hard-negative weights do the same and leave the positive its temperature.
+# The figure shows one anchor, its other view and fourteen other images on a circle. The
+# size of a dot is its share of the gradient of the loss: at a low temperature only the
+# nearest images contribute. Hard-negative weights have the same effect without changing
+# the temperature of the positive.
 
 # %%
 angles = np.linspace(0.35, 2 * np.pi - 0.5, 14) + 0.1 * np.sin(np.arange(14))
@@ -122,9 +124,9 @@ figure.suptitle("Diamond: anchor; square: its other view; dots: pull of the nega
 plt.show()
 
 # %% [markdown]
-# Hard negatives have a price: among the nearest "other" images are some of the same
-# class. Debiasing takes their expected share out of the sum again, with a floor so that
-# what is left stays positive. The library says how many anchors meet the floor:
+# Hard negatives have a disadvantage: some of the nearest "other" images belong to the
+# same class. Debiasing subtracts their expected share from the sum, with a floor that
+# keeps the result positive. The library reports the share of anchors at the floor:
 
 # %%
 noise = jax.random.normal(jax.random.key(0), (2, 256, 16))
@@ -139,10 +141,10 @@ for tau_plus in (0.0, 0.1, 0.2):
 # %% [markdown]
 # ## Two losses
 #
-# SimCLR: two views, one neighbour. The integrated loss: four views, three neighbours,
-# hard and debiased negatives, and a second term whose neighbour is an *adversarial* view:
-# the anchor's image, moved within an $\ell_\infty$ ball to where its embedding leaves
-# the anchor.
+# SimCLR uses two views and one neighbour. The integrated loss uses four views, three
+# neighbours, hard and debiased negatives, and a second term whose neighbour is an
+# *adversarial* view: the anchor's image, perturbed within an $\ell_\infty$ ball so that its
+# embedding moves away from the anchor.
 
 # %%
 train, test = data.load("digits", split="train"), data.load("digits", split="test")
@@ -228,11 +230,11 @@ def fit(loss_fn, batch_size=256):
 trained = {"SimCLR": fit(simclr), "IntNaCl": fit(integrated)}
 
 # %% [markdown]
-# ## How robust is what they learned?
+# ## How robust are the representations?
 #
-# A linear probe on each frozen encoder, then attacks on encoder and probe together. APGD
-# finds its step size by itself and runs with two losses; what it cannot break is not
-# proven, only not broken.
+# We train a linear probe on each frozen encoder and attack encoder and probe together.
+# APGD adapts its step size and runs with two losses. An image that it cannot change is
+# not proven to be robust.
 
 # %%
 classifier = models.create("cnn", num_classes=10)
@@ -273,12 +275,13 @@ for name, own in accuracies.items():
 plotting.accuracy_under_attack(accuracies, title=f"Digits, linf radius {epsilon}")
 
 # %% [markdown]
-# The integrated loss keeps far more digits, without labels in the training of the encoder
-# and without loss of clean accuracy. One seed proves little: the effect of several
-# neighbours or of weights is within the noise, that of the adversarial term is not.
+# With the integrated loss the accuracy under attack is much higher, without labels in
+# the training of the encoder and without loss of clean accuracy. One seed is little
+# evidence: the effect of several neighbours or of weights is within the noise, that of
+# the adversarial term is not.
 # `experiments/contrastive.py` compares seven methods over several seeds.
 #
-# What an attack looks like (it moves every pixel by at most a tenth):
+# An attacked image (each pixel changes by at most 0.1):
 
 # %%
 moved = found["SimCLR"][1]
@@ -294,10 +297,10 @@ for column, i in zip(panels.T, shown, strict=False):
 plt.show()
 
 # %% [markdown]
-# ## And what can be proven
+# ## Certified accuracy
 #
-# Randomized smoothing turns both classifiers into certified ones. The same noise, the
-# same confidence; neither encoder was trained for it.
+# Randomized smoothing certifies both classifiers, with the same noise level and the
+# same confidence. Neither encoder was trained with noise.
 
 # %%
 for name, own in classifiers.items():

@@ -1,12 +1,18 @@
 """Settings of the documentation: `sphinx-build -W --keep-going -b html docs ...`."""
 
 import inspect
+import pathlib
 import re
+import sys
 
 from docutils import nodes
 from sphinx.util.docutils import SphinxRole
 
 import robustjax
+
+_HERE = pathlib.Path(__file__).parent
+sys.path.insert(0, str(_HERE))
+import notebook_pages  # noqa: E402, a file of this folder
 
 project = "robustjax"
 author = "The robustjax authors"
@@ -14,8 +20,17 @@ copyright = author
 release = robustjax.__version__
 version = release
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinxcontrib.bibtex",
+]
 exclude_patterns = ["_build"]
+bibtex_bibfiles = [
+    "../robustjax/references.bib"
+]  # also of `python -m robustjax --cite`
+bibtex_default_style = "plain"
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 
@@ -75,6 +90,7 @@ def shorten_types(app, what, name, obj, *options_and_signature):
 
 
 def setup(app):
+    app.connect("source-read", notebook_pages.replace)
     app.add_role("quoted", Quoted())
     app.connect("autodoc-process-docstring", add_fields)
     app.connect("autodoc-process-signature", shorten_types)

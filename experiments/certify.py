@@ -1,8 +1,8 @@
-r"""Certifies an image classifier by randomized smoothing, one row an image.
+r"""Certifies an image classifier by randomized smoothing, one row per image.
 
     python experiments/certify.py --flagfile=experiments/flags/digits.flags
 
-Killed at any moment and started again with the same flags, it goes on where it was.
+Killed at any moment and started again with the same flags, the run resumes.
 The run folder then holds flags.txt, versions.json, rows.tsv, summary.json, curve.png.
 
 Reference:
@@ -38,38 +38,62 @@ _OPERATIONAL = (  # change no row
 
 @dataclasses.dataclass(frozen=True)
 class CertifyConfig(image_run.ImageRunConfig):
-    """Settings of a certification run; refuses bad values by name."""
+    """Settings of a certification run; raises an error that names a bad value."""
 
-    sigma: float = setting(0.25, "noise level, in units of the pixels in [0, 1]")
-    alpha: float = setting(0.001, "failure probability of each certificate")
-    num_selection: int = setting(100, "noise samples that select the class")
-    num_estimation: int = setting(100_000, "noise samples that bound its probability")
-    norms: tuple[str, ...] = setting(
-        ("l2",), "l2, l1, linf, l3, subspace:red, ...; radius is that of the first"
+    sigma: float = setting(
+        0.25, "standard deviation of the noise, in input units ([0, 1])"
     )
-    order: int = setting(0, "0: class probabilities alone; 1: gradients as well")
-    simultaneous: bool = setting(True, "all norms jointly at alpha, or each alone")
-    runner_up: str = setting("complement", "complement or bonferroni")
-    votes: str = setting("hard", "hard: the largest logit; soft: softmax probabilities")
-    form: str = setting("box", "first-order radii: box, cells, or exact (unproven)")
+    alpha: float = setting(0.001, "failure probability of each certificate")
+    num_selection: int = setting(100, "number of noise samples that select the class")
+    num_estimation: int = setting(
+        100_000, "number of noise samples that estimate its probability"
+    )
+    norms: tuple[str, ...] = setting(
+        ("l2",), "l2, l1, linf, l3, subspace:red, ...; column radius is the first norm"
+    )
+    order: int = setting(0, "0: class probabilities only; 1: gradients as well")
+    simultaneous: bool = setting(
+        True, "radii of all norms hold jointly at alpha, instead of each separately"
+    )
+    runner_up: str = setting(
+        "complement", "bound of the other classes: complement or bonferroni"
+    )
+    votes: str = setting(
+        "hard", "hard: argmax of the logits; soft: softmax probabilities"
+    )
+    form: str = setting(
+        "box", "formula of first-order radii: box, cells, or exact (unproven)"
+    )
     method: str = setting("tight", "bounds of the gradient: tight or reference")
     masks: tuple[str, ...] = setting(
-        (), "NAME=FILE.npy of masks or projectors for the norms subspace:NAME"
+        (), "NAME=FILE.npy: masks or projectors for the norms subspace:NAME"
     )
     target_radius: float = setting(
-        0.0, "stop sampling an image once certified at it; needs --max_samples"
+        0.0, "radius at which sampling of an image stops; needs --max_samples"
     )
     max_samples: int = setting(
-        0, "most estimation samples of an adaptive run, instead of num_estimation"
+        0, "maximum number of estimation samples of an adaptive run"
     )
     seed: int = setting(0, "seed of all noise")
 
-    chunk_size: int = setting(0, "samples in one forward batch; 0: by the device")
-    devices: int = setting(0, "devices that share the samples; 0: all of this process")
-    distributed: bool = setting(False, "run under jax.distributed")
-    coordinator: str = setting("", "host:port of process 0; default: of the cluster")
-    num_processes: int = setting(0, "processes in all; default: of the cluster")
-    process_id: int = setting(-1, "index of this process; default: of the cluster")
+    chunk_size: int = setting(
+        0, "samples per forward batch (0 = chosen for the device)"
+    )
+    devices: int = setting(
+        0, "number of devices that share the samples (0 = all of this process)"
+    )
+    distributed: bool = setting(
+        False, "divide the images among processes by jax.distributed"
+    )
+    coordinator: str = setting(
+        "", "host:port of process 0; default: detected from the cluster"
+    )
+    num_processes: int = setting(
+        0, "number of processes; default: detected from the cluster"
+    )
+    process_id: int = setting(
+        -1, "index of this process; default: detected from the cluster"
+    )
     profile_dir: str = setting("", "folder for a profile of the second batch")
     radii: tuple[str, ...] = setting((), "radii of the table; default: a round grid")
 
@@ -144,7 +168,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
     def check(dataset: data.Dataset) -> None:
         _check_norms(config, dataset)
         _warn_of_few_samples(config, dataset.num_classes)
-        here.mesh(config.devices)  # refuses devices that are not there
+        here.mesh(config.devices)  # raises an error if there are fewer devices
 
     with (
         processes.joined(config) as here,
@@ -173,7 +197,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
 
 
 def _check_norms(config: CertifyConfig, dataset: data.Dataset | None) -> None:
-    """Refuses what `certify` would, as far as it is known without or with the data."""
+    """Raises the errors of `certify` that are known before it runs."""
     plain = [n for n in config.norms if norms.subspace_name(n) is None]
     smoothing.settings.Settings(
         sigma=config.sigma,

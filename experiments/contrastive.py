@@ -55,68 +55,88 @@ _SCHEDULES = ("constant", "cosine")
 
 @dataclasses.dataclass(frozen=True)
 class ContrastiveConfig:
-    """Settings of a run; refuses bad values by name."""
+    """Settings of a run; raises an error that names a bad value."""
 
-    workdir: str = setting("", "folder of the run; a started run in it is continued")
+    workdir: str = setting("", "folder of the run; an existing run in it is resumed")
     dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
     data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
-    max_images: int = setting(0, "train on the first so many images; 0: on all")
-    max_examples: int = setting(0, "test on the first so many images; 0: on all")
-    transfer: str = setting("", "a data set for probes of its own, beside the first")
+    max_images: int = setting(0, "maximum number of training images (0 = all)")
+    max_examples: int = setting(0, "maximum number of test images (0 = all)")
+    transfer: str = setting(
+        "", "another data set on which probes are trained and attacked"
+    )
 
-    methods: tuple[str, ...] = setting(tuple(METHODS), f"of {', '.join(METHODS)}")
-    num_seeds: int = setting(1, "trained at once, by vmap")
-    seed: int = setting(0, "the first of the seeds")
+    methods: tuple[str, ...] = setting(
+        tuple(METHODS), f"methods, of: {', '.join(METHODS)}"
+    )
+    num_seeds: int = setting(1, "number of seeds, trained simultaneously by vmap")
+    seed: int = setting(0, "first seed")
     model: str = setting("cnn", f"one of {', '.join(models.names())}")
-    width: int = setting(0, "of features of mlp and cnn, or of a ResNet; 0: its own")
-    channels: tuple[str, ...] = setting((), "of the convolutions of cnn, as 16,32")
+    width: int = setting(
+        0, "width of features of mlp and cnn, or of a ResNet (0 = default)"
+    )
+    channels: tuple[str, ...] = setting(
+        (), "channels of the convolutions of cnn, for example 16,32"
+    )
     hidden: int = setting(64, "width of the hidden layer of the projection head")
     projection: int = setting(32, "width of the embeddings")
     dtype: str = setting("float32", "compute dtype: float32 or bfloat16")
-    augment: str = setting("shift", f"of views: {', '.join(AUGMENTATIONS)}")
+    augment: str = setting(
+        "shift", f"augmentation of views: {', '.join(AUGMENTATIONS)}"
+    )
 
-    temperature: float = setting(0.5, "of the similarities")
-    tau_plus: float = setting(0.1, "prior that a negative is a positive")
-    beta: float = setting(1.0, "hardness of negatives")
-    num_positives: int = setting(3, "of nacl and intnacl; 1 needs --form")
-    form: str = setting("none", f"of mixed neighbours: {', '.join(_FORMS)}")
+    temperature: float = setting(0.5, "temperature of the similarities, > 0")
+    tau_plus: float = setting(0.1, "probability that a negative is in fact a positive")
+    beta: float = setting(1.0, "weight exponent of hard negatives, >= 0")
+    num_positives: int = setting(
+        3, "number of positives of nacl and intnacl; 1 needs --form"
+    )
+    form: str = setting("none", f"loss of mixed positives: {', '.join(_FORMS)}")
     mixing: float = setting(0.9, "share of the positive in mixed inputs")
-    adversarial_weight: float = setting(1.0, "of the adversarial term")
-    weights: str = setting("uniform", f"of its anchors: {', '.join(_WEIGHTS)}")
+    adversarial_weight: float = setting(1.0, "weight of the adversarial term")
+    weights: str = setting("uniform", f"weights of its anchors: {', '.join(_WEIGHTS)}")
     train_epsilon: float = setting(0.1, "linf radius of adversarial views and probes")
     attack_steps: int = setting(1, "gradient steps of adversarial views")
-    block_size: int = setting(0, "negatives at a time in the loss; 0: all")
-    chunk_size: int = setting(0, "images at a time in the encoder; 0: all")
+    block_size: int = setting(0, "negatives per block of the loss (0 = all at once)")
+    chunk_size: int = setting(0, "images per chunk of the encoder (0 = all at once)")
 
-    epochs: int = setting(30, "passes over the images")
+    epochs: int = setting(30, "number of passes over the images")
     compute_matched: bool = setting(
-        False, "fewer epochs for dearer methods, at SimCLR's number of encoder passes"
+        False, "equal numbers of encoder passes: fewer epochs for costly methods"
     )
-    batch_size: int = setting(256, "images in one step")
-    learning_rate: float = setting(2e-3, "of AdamW")
-    schedule: str = setting("constant", "of the learning rate: constant or cosine")
-    weight_decay: float = setting(0.0, "of AdamW")
+    batch_size: int = setting(256, "images per step")
+    learning_rate: float = setting(2e-3, "learning rate of AdamW")
+    schedule: str = setting(
+        "constant", "schedule of the learning rate: constant or cosine"
+    )
+    weight_decay: float = setting(0.0, "weight decay of AdamW")
     save_every: int = setting(10, "epochs between two saved training states")
 
     probes: tuple[str, ...] = setting(
-        ("standard", "adversarial"), f"of {', '.join(PROBES)}"
+        ("standard", "adversarial"), f"probes, of: {', '.join(PROBES)}"
     )
-    probe_l2: float = setting(1e-3, "penalty of the standard probe")
-    probe_epochs: int = setting(30, "of adversarial and full")
-    probe_learning_rate: float = setting(3e-3, "of adversarial and full, at the start")
-    probe_attack_steps: int = setting(3, "of PGD in adversarial and full")
-    num_neighbors: int = setting(20, "that vote in kNN")
+    probe_l2: float = setting(1e-3, "l2 penalty of the standard probe")
+    probe_epochs: int = setting(30, "epochs of the adversarial and full probes")
+    probe_learning_rate: float = setting(
+        3e-3, "initial learning rate of the adversarial and full probes"
+    )
+    probe_attack_steps: int = setting(
+        3, "PGD steps in training the adversarial and full probes"
+    )
+    num_neighbors: int = setting(20, "number of neighbours that vote in kNN")
 
     epsilons: tuple[str, ...] = setting(
-        ("0.05", "0.1"), "linf radii of PGD; FGSM and APGD take the largest"
+        ("0.05", "0.1"), "linf radii of PGD; FGSM and APGD use the largest"
     )
-    pgd_steps: int = setting(20, "of PGD")
-    num_restarts: int = setting(1, "of PGD")
-    apgd_steps: int = setting(100, "of APGD for each of its two losses; 0: no APGD")
-    eval_batch_size: int = setting(500, "images at a time in evaluation")
-    compile_cache: str = setting("", "folder that keeps compiled programs")
+    pgd_steps: int = setting(20, "gradient steps of PGD")
+    num_restarts: int = setting(1, "random restarts of PGD")
+    apgd_steps: int = setting(
+        100, "APGD steps for each of its two losses (0 = no APGD)"
+    )
+    eval_batch_size: int = setting(500, "images per batch in evaluation")
+    compile_cache: str = setting("", "folder of the cache of compiled programs")
     allow_version_change: bool = setting(
-        False, "continue a run of other software or hardware; numbers may differ"
+        False, "resume a run of other software or hardware; results may differ"
     )
 
     def __post_init__(self) -> None:
@@ -179,7 +199,7 @@ class ContrastiveConfig:
         return [self.seed + i for i in range(self.num_seeds)]
 
     def model_options(self) -> dict[str, Any]:
-        """Of the architecture, for `robustjax.models.create`."""
+        """Options of the architecture, for `robustjax.models.create`."""
         options: dict[str, Any] = {"dtype": self.dtype}
         if self.width and self.model == "mlp":
             options["features"] = (256, self.width)
@@ -235,7 +255,7 @@ def run(config: ContrastiveConfig) -> dict[str, Any]:
 
 
 def _load(config: ContrastiveConfig, name: str) -> tuple[data.Dataset, data.Dataset]:
-    """Both splits, the first so many images of each."""
+    """Training and test images, limited to max_images and max_examples."""
     limits = {"train": config.max_images, "test": config.max_examples}
     splits = []
     for split, limit in limits.items():

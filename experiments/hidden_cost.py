@@ -1,10 +1,10 @@
-r"""What randomized smoothing costs: classes lost, regions shrunk, noise in training.
+r"""Measures what smoothing costs: accuracy by class, regions, noise in training.
 
     python experiments/hidden_cost.py \
         --flagfile=experiments/flags/hidden_cost_digits.flags
     python experiments/hidden_cost.py --from_logs=sigma_0.25,sigma_0.50 --workdir=runs/l
 
-Killed at any moment and started again with the same flags, it goes on where it was.
+Killed at any moment and started again with the same flags, the run resumes.
 The run folder then holds rows.tsv, regions.npz, summary.json, plots and report.html,
 which opens without a network.
 
@@ -41,51 +41,70 @@ _OPERATIONAL = (  # change no row
 
 @dataclasses.dataclass(frozen=True)
 class HiddenCostConfig:
-    """Settings of a study of what smoothing costs; refuses bad values by name."""
+    """Settings of a run; raises an error that names a bad value."""
 
-    workdir: str = setting("", "folder of the run; a started run in it is continued")
+    workdir: str = setting("", "folder of the run; an existing run in it is resumed")
     from_logs: tuple[str, ...] = setting(
         (), "NAME=PATH or PATH of certification logs to report on, instead of a model"
     )
-    num_classes: int = setting(0, "classes of the logs; default: as many as they name")
+    num_classes: int = setting(
+        0, "number of classes of the logs; default: from their labels"
+    )
     class_names: tuple[str, ...] = setting((), "names of the classes, for the report")
 
     dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
     data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
     split: str = setting("test", "split to measure on: train or test")
     start: int = setting(0, "index of the first image")
-    skip: int = setting(1, "take every skip-th image")
-    max_examples: int = setting(0, "take at most so many images; 0: all")
+    skip: int = setting(1, "stride: use every skip-th image")
+    max_examples: int = setting(0, "maximum number of images (0 = all)")
 
-    model: str = setting("", "architecture: of the models to train, or a check")
-    checkpoint: str = setting("", "trained model: folder of train.py, or safetensors")
-    apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
-    onnx: str = setting("", "an ONNX network, by its file")
+    model: str = setting(
+        "", "architecture of the models to train; checked for a given model"
+    )
+    checkpoint: str = setting(
+        "", "trained model: a folder written by train.py, or a safetensors file"
+    )
+    apply_fn: str = setting(
+        "", "package.module:factory; factory() returns a classifier"
+    )
+    onnx: str = setting("", "file of an ONNX network")
     dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
     train: tuple[str, ...] = setting(
         (), "settings of train.py for the models of --train_sigmas: epochs=60,..."
     )
     train_sigmas: tuple[str, ...] = setting(
-        (), "noise levels in training, one model each; 0: without noise"
+        (), "noise levels in training, one model each (0 = without noise)"
     )
 
     sigmas: tuple[str, ...] = setting(
-        ("0", "0.25", "0.5", "1.0"), "noise levels of smoothing; 0: the model itself"
+        ("0", "0.25", "0.5", "1.0"),
+        "noise levels of smoothing (0 = the model without smoothing)",
     )
-    num_samples: int = setting(1000, "noise samples of a prediction and a certificate")
-    num_selection: int = setting(100, "noise samples that select the certified class")
+    num_samples: int = setting(
+        1000, "number of noise samples of predictions and certificates"
+    )
+    num_selection: int = setting(
+        100, "number of noise samples that select the certified class"
+    )
     certificate_alpha: float = setting(0.001, "failure probability of a certificate")
     alpha: float = setting(0.05, "failure probability of each interval of the report")
     target_radii: tuple[str, ...] = setting(
-        ("0.5", "1.0"), "certified radii whose price in noise is told"
+        ("0.5", "1.0"), "radii for which the minimum noise level is reported"
     )
-    num_rays: int = setting(40, "rays along which regions are measured; 0: none")
-    num_ray_samples: int = setting(500, "noise samples at a point of a ray or slice")
-    resolution: int = setting(48, "pixels of a side of the slice; 0: no slice")
+    num_rays: int = setting(
+        40, "number of rays along which regions are measured (0 = none)"
+    )
+    num_ray_samples: int = setting(
+        500, "number of noise samples per point of a ray or slice"
+    )
+    resolution: int = setting(48, "pixels per side of the slice (0 = no slice)")
     seed: int = setting(0, "seed of all noise")
-    chunk_size: int = setting(0, "samples in one forward batch; 0: by the device")
+    chunk_size: int = setting(
+        0, "samples per forward batch (0 = chosen for the device)"
+    )
     allow_version_change: bool = setting(
-        False, "continue a run of other software or hardware; numbers may differ"
+        False, "resume a run of other software or hardware; results may differ"
     )
 
     def __post_init__(self) -> None:
@@ -120,19 +139,19 @@ class HiddenCostConfig:
             classifiers.check_source(self)
 
     def test_levels(self) -> list[float]:
-        """The noise levels of smoothing, increasing."""
+        """Noise levels of smoothing, in increasing order."""
         return _levels(sigmas=self.sigmas)
 
     def train_levels(self) -> list[float]:
-        """The noise levels in training, increasing; none for a model that is given."""
+        """Noise levels in training, in increasing order; empty for a given model."""
         return _levels(train_sigmas=self.train_sigmas)
 
     def geometry_levels(self) -> list[float]:
-        """The noise levels at which regions are measured."""
+        """Noise levels at which regions are measured."""
         return [sigma for sigma in self.test_levels() if sigma > 0]
 
     def radii(self) -> list[float]:
-        """The certified radii whose price in noise is told, increasing."""
+        """Radii for which the minimum noise level is reported, in increasing order."""
         return _levels(target_radii=self.target_radii)
 
 

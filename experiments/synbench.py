@@ -6,10 +6,10 @@ r"""Scores representations with synthetic Gaussian inputs alone (SynBench).
 Encoders are trained here (--train=0,1,30 epochs), read from files (--checkpoint: a
 folder of train.py, or a pretrained vision transformer as .npz or .safetensors), or any
 function of yours (--feature_fn=package.module:factory; with --on_host it takes and
-gives NumPy arrays, as one that wraps a PyTorch model). All see the same inputs, so that
-differences have small errors. Killed at any moment and started again with the same
-flags, it goes on with the next scale. The run folder then holds flags.txt,
-versions.json, one folder an encoder with a file a scale, scores.tsv, summary.json,
+returns NumPy arrays, for example to wrap a PyTorch model). All encoders see the same
+inputs, so differences have small errors. Killed at any moment and started again with the
+same flags, the run resumes with the next scale. The run folder then holds flags.txt,
+versions.json, one folder per encoder with one file per scale, scores.tsv, summary.json,
 synbench.png and report.html.
 
 Reference:
@@ -44,60 +44,80 @@ _COMPANIONS = ("rank_me", "log_me", "h_score")
 
 @dataclasses.dataclass(frozen=True)
 class SynBenchConfig:
-    """Settings of a run; refuses bad values by name."""
+    """Settings of a run; raises an error that names a bad value."""
 
-    workdir: str = setting("", "folder of the run; a started run in it is continued")
+    workdir: str = setting("", "folder of the run; an existing run in it is resumed")
 
     train: tuple[str, ...] = setting(
-        (), "epochs of encoders trained here; 0: untrained"
+        (), "numbers of epochs, one encoder is trained for each (0 = untrained)"
     )
-    dataset: str = setting("digits", "data set of training, see robustjax.data.load")
+    dataset: str = setting("digits", "training data set, see robustjax.data.load")
     data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
-    max_images: int = setting(0, "train on the first so many images; 0: on all")
-    model: str = setting("cnn", f"of training: {', '.join(models.names())}")
+    max_images: int = setting(0, "maximum number of training images (0 = all)")
+    model: str = setting("cnn", f"architecture to train: {', '.join(models.names())}")
     hidden: int = setting(
-        64, "width of the features of mlp and cnn; others keep theirs"
+        64, "width of the features of mlp and cnn; ignored by other models"
     )
-    sigma: float = setting(0.0, "noise in training")
+    sigma: float = setting(0.0, "standard deviation of the noise in training")
     checkpoint: tuple[str, ...] = setting(
-        (), "folders of train.py, or vision transformers (.npz, .safetensors)"
+        (), "folders written by train.py, or vision transformers (.npz, .safetensors)"
     )
     layout: str = setting(
-        "auto", "of vision transformers, see robustjax.models.load_vit"
+        "auto", "layout of files of vision transformers, see robustjax.models.load_vit"
     )
-    resolution: int = setting(0, "of vision transformers; 0: that of the file")
+    resolution: int = setting(
+        0, "resolution of vision transformers (0 = that of the file)"
+    )
     feature_fn: tuple[str, ...] = setting(
-        (), "package.module:factory; factory() gives a function to features"
+        (), "package.module:factory; factory() returns a function to features"
     )
-    on_host: bool = setting(False, "functions of --feature_fn work on NumPy arrays")
-    input_shape: tuple[str, ...] = setting((), "of --feature_fn, as 224,224,3")
-    pixels: bool = setting(False, "score the inputs themselves as well")
+    on_host: bool = setting(
+        False, "functions of --feature_fn take and return NumPy arrays"
+    )
+    input_shape: tuple[str, ...] = setting(
+        (), "input shape of --feature_fn, for example 224,224,3"
+    )
+    pixels: bool = setting(False, "score the input pixels as well")
 
     scales: tuple[str, ...] = setting(
-        (), "half distances of means; default: .1,...,4.9"
+        (), "half the distances of the class means; default: .1,...,4.9"
     )
     relative_epsilons: tuple[str, ...] = setting(
-        ("0",), "radii of the rules, in [0, 1)"
+        ("0",), "relative epsilons of the robust rules, in [0, 1)"
     )
     thresholds: tuple[str, ...] = setting(
-        (), "accuracies above max(prior, 1 - prior); default: .6,.65,...,.95,.99"
+        (), "accuracies, > max(prior, 1 - prior); default: .6,.65,...,.95,.99"
     )
-    num_train: str = setting("2048", "inputs of a scale, or auto: 20 a feature")
-    num_test: int = setting(2048, "test inputs of a scale")
-    batch_size: int = setting(256, "inputs at a time, a multiple of 16 a device")
-    devices: int = setting(0, "devices that share a batch; 0: all of this machine")
-    prior: float = setting(0.5, "P(y = 1)")
-    pixel_mean: tuple[str, ...] = setting((), "of inputs, one number or one a channel")
-    pixel_std: tuple[str, ...] = setting((), "of inputs, likewise")
-    shrinkage: str = setting("0", "of the covariance: a number in [0, 1], or oas")
-    stratified: bool = setting(False, "classes get their shares exactly")
-    reference: bool = setting(False, "take the conventions of the public script")
+    num_train: str = setting(
+        "2048", "training inputs per scale, or auto: 20 per feature"
+    )
+    num_test: int = setting(2048, "test inputs per scale")
+    batch_size: int = setting(256, "inputs per batch, a multiple of 16 per device")
+    devices: int = setting(
+        0, "number of devices that share a batch (0 = all of this machine)"
+    )
+    prior: float = setting(0.5, "prior P(y = 1), in (0, 1)")
+    pixel_mean: tuple[str, ...] = setting(
+        (), "mean of pixels: one number, or one per channel"
+    )
+    pixel_std: tuple[str, ...] = setting(
+        (), "standard deviation of pixels: one number, or one per channel"
+    )
+    shrinkage: str = setting(
+        "0", "shrinkage of the covariance: a number in [0, 1], or oas"
+    )
+    stratified: bool = setting(
+        False, "draw exactly the expected number of inputs of each class"
+    )
+    reference: bool = setting(False, "use the conventions of the public script")
 
-    probe: bool = setting(True, "accuracy of a linear probe of encoders trained here")
-    seed: int = setting(12, "of the inputs and of encoders trained here")
-    compile_cache: str = setting("", "folder that keeps compiled programs")
+    probe: bool = setting(
+        True, "train a linear probe on the features of encoders trained here"
+    )
+    seed: int = setting(12, "seed of the inputs and of encoders trained here")
+    compile_cache: str = setting("", "folder of the cache of compiled programs")
     allow_version_change: bool = setting(
-        False, "continue a run of other software or hardware; numbers may differ"
+        False, "resume a run of other software or hardware; results may differ"
     )
 
     def __post_init__(self) -> None:

@@ -2,10 +2,10 @@ r"""Finds the largest linf radius at which each image is proven to keep its labe
 
     python experiments/verify_linf.py --flagfile=experiments/flags/verify_mnist.flags
 
-Beside each certified radius stands the distance of the nearest adversarial image that
-PGD finds: the true radius lies between the two. Killed at any moment and started again
-with the same flags, it goes on where it was. The run folder then holds flags.txt,
-versions.json, rows.tsv, summary.json and verified.png.
+Each row also holds the distance of the nearest adversarial image that PGD finds; the true
+radius lies between the two. Killed at any moment and started again with the same flags,
+the run resumes. The run folder then holds flags.txt, versions.json, rows.tsv,
+summary.json and verified.png.
 
 Reference:
     Zhang, Weng, Chen, Hsieh and Daniel (2018), Efficient Neural Network Robustness
@@ -39,17 +39,23 @@ _OPERATIONAL = ("chunk_size", "epsilons")  # change no row
 
 @dataclasses.dataclass(frozen=True)
 class VerifyConfig(image_run.ImageRunConfig):
-    """Settings of a verification run; refuses bad values by name."""
+    """Settings of a verification run; raises an error that names a bad value."""
 
-    limit: float = setting(0.5, "largest radius that is tried, in pixel units")
-    num_halvings: int = setting(10, "steps of the bisections between 0 and limit")
-    method: str = setting("crown", f"of the bounds: {', '.join(methods.METHODS)}")
-    num_steps: int = setting(20, "of Adam, for method=alpha")
-    capacity: int = setting(0, "rows of each value inside that get lines; 0: all")
-    chunk_size: int = setting(0, "rows that go back at a time; 0: all")
+    limit: float = setting(0.5, "maximum radius to verify, in input units")
+    num_halvings: int = setting(10, "number of bisection steps between 0 and limit")
+    method: str = setting(
+        "crown", f"method of the bounds: {', '.join(methods.METHODS)}"
+    )
+    num_steps: int = setting(20, "steps of Adam, for method=alpha")
+    capacity: int = setting(
+        0, "maximum number of relaxed rows of each hidden value (0 = all)"
+    )
+    chunk_size: int = setting(
+        0, "rows per chunk of the backward pass (0 = all at once)"
+    )
     attack_steps: int = setting(40, "gradient steps of each start of PGD")
     attack_restarts: int = setting(3, "random starts of PGD")
-    batch_size: int = setting(50, "images at a time")
+    batch_size: int = setting(50, "images per batch")
     seed: int = setting(0, "seed of the attack, and of a model trained here")
     epsilons: tuple[str, ...] = setting((), "radii of the table; default: a round grid")
 

@@ -1,13 +1,13 @@
-r"""Finds how far hue, rotation and others can move before the class changes.
+r"""Certifies how far hue, rotation and other attributes can change.
 
     flags=experiments/flags/semantic_mnist.flags
     python experiments/verify_semantic.py --flagfile=$flags
 
-For every image and attribute: the range that is certified to the left and to the right
-of zero, and the nearest counterexamples. Attributes of colour, shear and translation
-along one axis are followed exactly where the model is piecewise linear; the others by
-branch and bound. Killed at any moment and started again with the same flags, it goes on
-where it was. The run folder then holds flags.txt, versions.json, rows.tsv,
+For every image and attribute it computes the certified range to the left and to the right
+of zero and the nearest counterexamples. Ranges of colour attributes, shear and
+translation along one axis are exact if the model is piecewise linear; the others are
+certified by branch and bound. Killed at any moment and started again with the same flags,
+the run resumes. The run folder then holds flags.txt, versions.json, rows.tsv,
 summary.json, radii.png and ends.png.
 
 Reference:
@@ -41,24 +41,34 @@ _MODES = ("auto", "exact", "search")
 
 @dataclasses.dataclass(frozen=True)
 class SemanticConfig(image_run.ImageRunConfig):
-    """Settings of a run; refuses bad values by name."""
+    """Settings of a run; raises an error that names a bad value."""
 
     attributes: tuple[str, ...] = setting(
         ("brightness", "contrast", "rotation"),
-        f"what moves: {', '.join(attributes.NAMES)}, or several joined by +",
+        f"attributes: {', '.join(attributes.NAMES)}, or several joined by +",
     )
     limit: tuple[str, ...] = setting(
-        (), "how far: name:number,...; default: those of robustjax.semantic"
+        (), "limits, name:number,...; default: those of robustjax.semantic"
     )
-    padding: str = setting("zero", "of spatial ones: zero, edge or reflect")
-    mode: str = setting("auto", "exact, search, or auto: exact where that can be")
-    relaxation: str = setting("planes", "of the search, see robustjax.semantic.certify")
-    targets: str = setting("all", "classes that must lose: all, or top2")
-    max_cells: int = setting(2000, "cells bounded for an image and attribute, at most")
-    time_limit: float = setting(0.0, "seconds of each search; 0: no limit")
-    batch_size: int = setting(0, "cells at a time; 0: 4 on a CPU, 64 elsewhere")
-    show: int = setting(2, "images in ends.png")
-    seed: int = setting(0, "of a model trained here")
+    padding: str = setting(
+        "zero", "padding of spatial attributes: zero, edge or reflect"
+    )
+    mode: str = setting("auto", "exact, search, or auto (exact where possible)")
+    relaxation: str = setting(
+        "planes", "relaxation of the search, see robustjax.semantic.certify"
+    )
+    targets: str = setting(
+        "all", "classes that the label is compared with: all, or top2"
+    )
+    max_cells: int = setting(
+        2000, "maximum number of cells for each image and attribute"
+    )
+    time_limit: float = setting(
+        0.0, "time limit of each search in seconds (0 = no limit)"
+    )
+    batch_size: int = setting(0, "cells per batch (0 = 4 on a CPU, 64 elsewhere)")
+    show: int = setting(2, "number of images in ends.png")
+    seed: int = setting(0, "seed of a model trained here")
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""

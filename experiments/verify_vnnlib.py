@@ -45,21 +45,29 @@ _TIMEOUT = 60.0  # seconds, where neither the settings nor the list say
 
 @dataclasses.dataclass(frozen=True)
 class VnnlibConfig:
-    """Settings of a run; refuses bad values by name."""
+    """Settings of a run; raises an error that names a bad value."""
 
-    instances: str = setting("", "list of network, property and seconds, a CSV file")
-    onnx: str = setting("", "one network, by its file")
-    vnnlib: str = setting("", "its property, by its file")
-    workdir: str = setting("", "folder of results.csv; default: print only")
-    method: str = setting("alpha", f"of the bounds: {', '.join(methods.METHODS)}")
-    num_steps: int = setting(50, "of Adam, for method=alpha")
-    max_boxes: int = setting(20000, "boxes bounded for each box of few inputs")
-    timeout: float = setting(0.0, "seconds an instance; 0: those of the list, or 60")
+    instances: str = setting(
+        "", "CSV file with the columns network, property and seconds"
+    )
+    onnx: str = setting("", "file of an ONNX network")
+    vnnlib: str = setting("", "file of its VNN-LIB property")
+    workdir: str = setting(
+        "", "folder for results.csv; default: only print the answers"
+    )
+    method: str = setting(
+        "alpha", f"method of the bounds: {', '.join(methods.METHODS)}"
+    )
+    num_steps: int = setting(50, "steps of Adam, for method=alpha")
+    max_boxes: int = setting(20000, "maximum number of boxes in branch and bound")
+    timeout: float = setting(
+        0.0, "time limit per instance in seconds (0 = that of the list, or 60)"
+    )
     attack_steps: int = setting(200, "gradient steps of each start of PGD")
     attack_restarts: int = setting(10, "random starts of PGD")
     seed: int = setting(0, "seed of the attack")
     allow_version_change: bool = setting(
-        False, "continue a run of other software or hardware; numbers may differ"
+        False, "resume a run of other software or hardware; results may differ"
     )
 
     def __post_init__(self) -> None:

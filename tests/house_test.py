@@ -26,20 +26,6 @@ class HouseTest(absltest.TestCase):
         is_same = house.DRAWING.read_text("utf-8") == house.draw()
         self.assertTrue(is_same, "run: python docs/house.py")
 
-    def test_smoothing_imports_only_lower_floors(self):
-        floor_of = {n: i for i, ns in enumerate(house.SMOOTHING_FLOORS) for n in ns}
-        imports = house.imports_below("smoothing")
-        self.assertLessEqual(set(imports), set(floor_of))
-        upward = [
-            (name, other)
-            for name, used in imports.items()
-            for other in used
-            if floor_of[other] >= floor_of[name]
-        ]
-        self.assertEmpty(upward)
-        self.assertEqual(imports["sampling"] | imports["radii"], frozenset())
-        self.assertEqual(imports["confidence"], {"sampling"})
-
     def test_arrows_leave_out_what_longer_ways_say(self):
         imports = {"a": frozenset("bc"), "b": frozenset("c"), "c": frozenset()}
         self.assertEqual(house.arrows(imports), [("a", "b"), ("b", "c")])

@@ -343,6 +343,7 @@ class CorrelationsTest(parameterized.TestCase):
 
 _X, _Y = np.ones((4, 2)), np.arange(4) % 2
 _PROBE = probes.LinearProbe(np.ones((2, 3)), np.ones(3))
+_ONE_CLASS = {"probe": probes.LinearProbe(np.ones((2, 1)), np.ones(1))}
 _ARGUMENTS = {
     "linear_probe": dict(features=_X, labels=_Y, num_classes=2),
     "robust_loss": dict(probe=_PROBE, features=_X, labels=_Y),
@@ -361,6 +362,7 @@ class RefusalTest(parameterized.TestCase):
         ("linear_probe", "epsilon = 0 for", {"method": "ridge", "epsilon": 0.1}),
         ("robust_loss", r"weight \[p, k\]", {"features": _X[:, :1]}),
         ("certified_feature_radius", r"weight \[p, 3\]", {"features": _X[:0]}),
+        ("certified_feature_radius", r"bias \[k\] with k >= 2, .*\(1,\)", _ONE_CLASS),
         ("certified_feature_radius", r"in \[0, 3\), got 3", {"labels": _Y + 2}),
         ("certified_feature_radius", r"labels \[n\] for", {"labels": _Y[:3]}),
         ("nearest_neighbors", r"features \[n, p\]", {"features": np.ones((4, 0))}),

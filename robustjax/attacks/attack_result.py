@@ -1,4 +1,13 @@
-"""What attacks on classifiers find: always evaluated at the input that is returned."""
+"""What attacks on classifiers find: always evaluated at the input that is returned.
+
+With logits l, sorted as l_(1) >= l_(2) >= ..., and the label y,
+
+    margin = l_y - max over j != y of l_j,
+    losses:  -margin,   log(1 + exp(z)),   -margin / (l_(1) - l_(3))   (DLR),
+    z = log sum over j != y of exp(l_j) - l_y.
+
+Attacks on the cross-entropy, log(1 + exp(z)), raise z.
+"""
 
 import dataclasses
 from collections.abc import Callable

@@ -1,4 +1,12 @@
-"""Auto-PGD: steps that shrink where an example stops to gain."""
+"""Auto-PGD: halves the step size of an example when its loss stops increasing.
+
+    u = P(x_t + s epsilon d(gradient of the loss at x_t)),
+    x_{t+1} = P(x_t + a (u - x_t) + (1 - a) (x_t - x_{t-1})),   a = 3/4, first 1,
+
+with P and d as in `gradient`. At a checkpoint s, at first 2, is halved and the example
+goes back to its best point, if fewer than 3/4 of the steps since the last checkpoint
+raised the loss, or if s was not halved there and the largest loss is still the same.
+"""
 
 import itertools
 import math

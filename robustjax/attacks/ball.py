@@ -1,4 +1,10 @@
-"""Balls around inputs, cut by the valid range: where attacks move."""
+"""Balls around inputs, cut by the valid range: where attacks move.
+
+    linf:  P(x + delta) = clip(x + clip(delta, -epsilon, epsilon), low, high),
+    l2:    P(x + delta) = clip(x + delta min(1, epsilon / |delta|), low, high).
+
+Both conditions hold after P, as x itself is inside the range.
+"""
 
 import dataclasses
 import math

@@ -1,4 +1,10 @@
-"""Attacks of fixed steps along the gradient: FGSM, PGD, and ascent of any loss."""
+"""Attacks of fixed steps along the gradient: FGSM, PGD, and ascent of any loss.
+
+    x' = P(x + s epsilon d(gradient of the loss at x)),
+
+d(g) = sign(g) in linf and g / |g| in l2, P the projection on the ball of radius epsilon
+and the valid range, s the size of a step in units of epsilon.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

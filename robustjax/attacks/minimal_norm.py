@@ -1,4 +1,9 @@
-"""Distances of the nearest adversarial inputs, to stand beside certified radii."""
+"""Distances of the nearest adversarial inputs, to compare with certified radii.
+
+    epsilon(x) = min |x' - x| over all x' that are not classified as the label,
+
+bounded from above by the nearest one that attacks at several radii find.
+"""
 
 import math
 from typing import Any, NamedTuple

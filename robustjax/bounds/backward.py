@@ -1,8 +1,17 @@
 """Linear bounds: backward through the nodes of a graph, from rows to the input.
 
 Only lower bounds rows . value >= weight . x + bias are carried; an upper bound is a
-lower bound of the negative rows. A non-negative coefficient of a nonlinear result takes
-the line below it, a negative one that above.
+lower bound of the negative rows. With a+ = max(a, 0) and a- = min(a, 0), a row a goes
+back through z = J x + b, and through z = f(x) between two lines, by
+
+    a . (J x + b) = (J' a) . x + a . b,
+    a . f(x) >= (a+ s + a- t) . x + a+ . o + a- . q   if s x + o <= f(x) <= t x + q,
+
+and at the input, in the box with centre c and radius r,
+
+    weight . x >= weight . c - |weight| . r.
+
+Products take McCormick's planes instead of lines.
 
 Reference:
     Zhang, Weng, Chen, Hsieh and Daniel (2018), Efficient Neural Network Robustness

@@ -1,4 +1,12 @@
-"""Which values get linear bounds, in which order, and with how many rows at a time."""
+"""Linear bounds of a whole graph: which values get them, in which order, how many rows.
+
+For an entry v of a value, with `least` over the inputs of the form of a row,
+
+    least(form of +v) <= v <= -least(form of -v),
+
+intersected with the intervals that are known. Every value that a nonlinear node takes
+is bounded so, in their order; "alpha" moves the free lines, m in [0, 1], by Adam.
+"""
 
 import functools
 import math

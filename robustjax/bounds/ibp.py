@@ -1,5 +1,11 @@
 """Interval bounds: forward through the nodes of a graph.
 
+For a value x in [l, u], with centre c and radius r,
+
+    affine, z = J x + b:   [J c + b - |J| r, J c + b + |J| r],
+    rising f:              [f(l), f(u)],
+    product x y:           the smallest and the largest product of two ends.
+
 Every bound is a number: a lower one is below infinity, an upper one above its negative.
 [-inf, inf] says that nothing is known, not even whether there is a number, as of the
 logarithm of a range that reaches below zero. No rule narrows it, and it decides no

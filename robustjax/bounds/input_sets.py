@@ -1,4 +1,12 @@
-"""Sets of inputs inside of a box: what linear forms are minimised over."""
+"""Sets of inputs inside a box, and the smallest value of a linear form over them.
+
+With w+ = max(w, 0) and w- = min(w, 0), for inputs between planes over a cell of p, and
+for a union of boxes,
+
+    min w . x >= min over p of (w+ . lower_slope + w- . upper_slope) . p
+                 + w+ . lower_offset + w- . upper_offset,
+    min w . x  = min over boxes of (w . centre - |w| . radius).
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,11 @@
-"""Bounds of the output of any JAX function on a box."""
+"""Bounds of the output of any JAX function on a box.
+
+    lower <= spec @ fn(x) <= upper,
+    lower_weight . x + lower_bias <= spec @ fn(x) <= upper_weight . x + upper_bias,
+
+each for all x in the box: the first by intervals or linear relaxation, the second by
+linear relaxation.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple

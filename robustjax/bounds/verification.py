@@ -1,4 +1,10 @@
-"""Which boxes keep their class: margins bounded on the device, decided in float64."""
+"""Which boxes keep their class: margins bounded on the device, decided in float64.
+
+    margin <= min over x in the box and j != y of f_y(x) - f_j(x),
+    verified if margin > 0,   largest epsilon with a verified ball by bisection,
+
+with the logits f and the label y; the margin is bounded by `linear_bounds`.
+"""
 
 import functools
 from collections.abc import Callable

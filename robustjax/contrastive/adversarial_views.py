@@ -1,10 +1,17 @@
-"""Losses with an adversarial term, and the adversarial views that go in."""
+"""Losses with an adversarial term, and the adversarial views in it.
+
+    x_adv = argmax over |x' - x| <= epsilon of L(anchors, f(x')), by gradient ascent,
+    loss  = L(clean views) + adversarial_weight * L_adv(adversarial views).
+
+Nothing of x_adv carries a gradient; it is encoded once more for the second term.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.typing import ArrayLike
 
 from robustjax import _validate, attacks
@@ -44,6 +51,15 @@ def integrate(
 
     Raises:
         ValueError: if the weight is negative.
+
+    Example:
+        >>> from robustjax.contrastive import compose, similarity
+        >>> views = jnp.array([[[1.0, 0], [0, 1]], [[1, 0], [0, 1]]])
+        >>> attacked = jnp.array([[[1, 0], [0, 1]], [[0.8, 0.6], [0.6, 0.8]]])
+        >>> chain = compose(similarity(0.5))
+        >>> loss, aux = jax.jit(integrate(chain, chain))(views, attacked)
+        >>> print(f"{loss:.3f} = {aux.clean_loss:.3f} + {aux.adversarial_loss:.3f}")
+        1.110 = 0.240 + 0.871
 
     Reference: ours; Ko et al. (2022), ICML, arXiv 2112.04468, has this form.
     """
@@ -166,9 +182,9 @@ def in_chunks(
             raise ValueError(
                 f"Expected a multiple of chunk_size={chunk_size} inputs, got {len(x)}."
             )
-        chunks = x.reshape(-1, chunk_size, *x.shape[1:])
+        chunks = rearrange(x, "(chunk n) ... -> chunk n ...", n=chunk_size)
         one = jax.checkpoint(lambda chunk: encode_fn(params, chunk))
         found = jax.lax.map(one, chunks)
-        return found.reshape(len(x), *found.shape[2:])
+        return rearrange(found, "chunk n ... -> (chunk n) ...")
 
     return encode

@@ -68,6 +68,11 @@ def in_turn(*steps: Augmentation) -> Augmentation:
 
     Returns:
         An augmentation.
+
+    Example:
+        >>> augment = in_turn(lambda key, x: 1 - x, lambda key, x: x / 2)
+        >>> print(jax.jit(augment)(jax.random.key(0), jnp.array([[[0.25, 0.5]]])))
+        [[[0.375 0.25 ]]]
     """
 
     def augment(key: jax.Array, image: jax.Array) -> jax.Array:
@@ -90,6 +95,13 @@ def sometimes(augment: Augmentation, *, probability: float) -> Augmentation:
 
     Raises:
         ValueError: if the probability is outside of [0, 1].
+
+    Example:
+        >>> augment = sometimes(lambda key, x: 1 - x, probability=0.3)
+        >>> keys = jax.random.split(jax.random.key(0), 1000)
+        >>> found = jax.jit(jax.vmap(augment, (0, None)))(keys, 0.0)
+        >>> print(f"{jax.device_get(found).mean():.1f}")  # share of images that changed
+        0.3
     """
     _validate.closed_interval(0, 1, probability=probability)
 
@@ -117,6 +129,13 @@ def random_resized_crop(
 
     Raises:
         ValueError: if a range is empty or not positive.
+
+    Example:
+        >>> augment = random_resized_crop(area=(0.25, 0.25), ratio=(1.0, 1.0))
+        >>> image = jnp.array([[[0.0], [0.1], [0.2], [0.3]]])
+        >>> found = jax.jit(augment)(jax.random.key(0), image)
+        >>> print(jax.device_get(found).round(3).ravel())  # half of the width, resized
+        [0.157 0.207 0.257 0.3  ]
 
     Reference: Szegedy et al. (2015), CVPR, as torchvision's RandomResizedCrop.
     """
@@ -148,6 +167,11 @@ def random_flip(probability: float) -> Augmentation:
 
     Raises:
         ValueError: if the probability is outside of [0, 1].
+
+    Example:
+        >>> image = jnp.array([[[0.25], [0.75]]])  # [1, 2, 1]
+        >>> print(jax.jit(random_flip(1.0))(jax.random.key(0), image).tolist())
+        [[[0.75], [0.25]]]
     """
     return sometimes(lambda _, image: image[:, ::-1], probability=probability)
 
@@ -163,6 +187,12 @@ def random_grey(probability: float) -> Augmentation:
 
     Raises:
         ValueError: if the probability is outside of [0, 1].
+
+    Example:
+        >>> image = jnp.array([[[1.0, 0.0, 0.0]]])  # one red pixel
+        >>> found = jax.jit(random_grey(1.0))(jax.random.key(0), image)
+        >>> print(jax.device_get(found).round(3))
+        [[[0.299 0.299 0.299]]]
     """
     return sometimes(lambda _, image: _grey(image), probability=probability)
 
@@ -179,6 +209,12 @@ def random_brightness(low: float, high: float) -> Augmentation:
 
     Raises:
         ValueError: if the range is empty or not positive.
+
+    Example:
+        >>> image = jnp.array([[[0.25], [0.5]]])
+        >>> found = jax.jit(random_brightness(0.5, 1.5))(jax.random.key(0), image)
+        >>> print(jax.device_get(found).round(3).ravel())  # 1.448 times the image
+        [0.362 0.724]
     """
     _ordered(factor=(low, high))
     return lambda key, image: image * _uniform(key, low, high).astype(image.dtype)
@@ -206,6 +242,13 @@ def color_jitter(
 
     Raises:
         ValueError: if a strength is outside of [0, 1], or hue of [0, 1/2].
+
+    Example:
+        >>> augment = color_jitter(brightness=0, contrast=0, saturation=0, hue=0.5)
+        >>> red = jnp.array([[[0.75, 0.25, 0.25]]])
+        >>> found = jax.jit(augment)(jax.random.key(0), red)
+        >>> print(jax.device_get(found).round(2))  # its hue is turned
+        [[[0.55 0.25 0.75]]]
 
     Reference: Chen et al. (2020), ICML, arXiv 2002.05709, App. A, in a fixed order.
     """
@@ -246,6 +289,13 @@ def random_blur(
 
     Raises:
         ValueError: if the range is empty or not positive.
+
+    Example:
+        >>> augment = random_blur(sigma=(1.0, 1.0), kernel_size=3)
+        >>> image = jnp.array([[[0.0], [0.0], [0.0], [1.0], [0.0], [0.0], [0.0]]] * 3)
+        >>> found = jax.jit(augment)(jax.random.key(0), image)
+        >>> print(jax.device_get(found)[1, :, 0].round(3))
+        [0.    0.    0.274 0.452 0.274 0.    0.   ]
     """
     _ordered(sigma=sigma)
     dm_pix = _dm_pix()
@@ -268,6 +318,14 @@ def cut_out(size: int) -> Augmentation:
 
     Raises:
         ValueError: if size is below 1, or does not fit into an image.
+
+    Example:
+        >>> image = jnp.array([[[0.25], [0.5], [0.75]]] * 3)  # [3, 3, 1]
+        >>> found = jax.jit(cut_out(2))(jax.random.key(1), image)
+        >>> print(jax.device_get(found)[..., 0])
+        [[0.25 0.   0.  ]
+         [0.25 0.   0.  ]
+         [0.25 0.5  0.75]]
 
     Reference: DeVries and Taylor (2017), arXiv 1708.04552, with squares inside.
     """
@@ -293,6 +351,13 @@ def pixel_shift(pixels: int) -> Augmentation:
 
     Raises:
         ValueError: if pixels is below 1.
+
+    Example:
+        >>> image = jnp.array([[[0.0], [0.0], [1.0], [0.0], [0.0]]] * 3)
+        >>> found = jax.jit(pixel_shift(1))(jax.random.key(0), image)
+        >>> rows, columns, _ = jax.device_get(found).nonzero()  # of the vertical line
+        >>> len(rows) >= 2 and set(columns) <= {1, 2, 3}
+        True
     """
     _validate.integer(1, pixels=pixels)
 
@@ -315,6 +380,12 @@ def additive_noise(sigma: float) -> Augmentation:
 
     Raises:
         ValueError: if sigma is negative.
+
+    Example:
+        >>> image = jnp.float32([[[0.25], [0.5]]])
+        >>> found = jax.jit(additive_noise(0.1))(jax.random.key(0), image)
+        >>> print(jax.device_get(found).round(3).ravel())
+        [0.412 0.703]
     """
     _validate.at_least(0, sigma=sigma)
     return lambda key, image: (

@@ -1,9 +1,15 @@
-"""Batches of embeddings: anchors, their positives and negatives, and logits."""
+"""Batches of embeddings: anchors, their positives and negatives, and logits.
+
+    s+_ji = <anchor_i, positive_ji> / t   after all rows have been given length 1,
+
+t being the temperature; the logits of negatives are in `negative_sums`.
+"""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange, repeat
 from jax.typing import ArrayLike
 
 from robustjax import _validate
@@ -66,7 +72,7 @@ def from_views(
     views = jnp.asarray(views)
     if views.ndim != 3 or len(views) < 2:
         raise ValueError(f"Expected views [2 or more, n, d], got shape {views.shape}.")
-    num_views, num_images, width = views.shape
+    num_views, num_images, _ = views.shape
     used = num_views if num_anchor_views is None else num_anchor_views
     _validate.integer(1, num_anchor_views=used)
     if used > num_views:
@@ -83,13 +89,13 @@ def from_views(
             f"n >= 2, got shape {views.shape}."
         )
     others = [jnp.roll(views, -shift, axis=0)[:used] for shift in range(1, num_views)]
-    positives = jnp.stack(others).reshape(num_views - 1, -1, width)
+    positives = rearrange(others, "other v n d -> other (v n) d")
     return Batch(
-        anchors=views[:used].reshape(-1, width),
+        anchors=rearrange(views[:used], "v n d -> (v n) d"),
         positives=positives,
-        negatives=pool.reshape(-1, width),
-        anchor_ids=jnp.tile(ids, used),
-        negative_ids=jnp.tile(pool_ids, used),
+        negatives=rearrange(pool, "v n d -> (v n) d"),
+        anchor_ids=repeat(ids, "n -> (v n)", v=used),
+        negative_ids=repeat(pool_ids, "n -> (v n)", v=used),
         mixed=_checked_mixed(mixed, positives),
     )
 

@@ -1,8 +1,15 @@
-"""Contrastive losses as chains of transforms."""
+"""Contrastive losses as chains of transforms.
+
+    value = mean over anchors i of w_i l(s_i+, N G_i),
+
+the logits s+ from `similarity`, N G from `negatives`, l from `positives`, and w from
+`weighted`; all but the first have defaults.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
@@ -76,6 +83,7 @@ def compose(*transforms: Transform, axis_name: str | None = None) -> Loss:
         mass: NegativeEstimate = steps["debias"](pairs, steps["negatives"](pairs))
         losses = steps["positives"](pairs, mass.log_mass)
         weighed = steps["weights"](losses, over_anchors)
+        chex.assert_shape([mass.log_mass, losses, weighed], (len(batch.anchors),))
         value = steps["reduction"](weighed, over_anchors)
         return value, _watched(pairs, mass, losses, over_anchors)
 

@@ -1,4 +1,15 @@
-"""Losses of the literature by name: each is a chain of `compose`."""
+"""Losses of the literature by name: each is a chain of `compose`.
+
+With positive logits s_j of an anchor, j <= m, and the mass N G of its N negatives,
+
+    loss = -log(sum_j exp(s_j) / (sum_j exp(s_j) + N G)),   averaged over anchors,
+
+    nt_xent, nca    N G = sum_k exp(s_k)
+    debiased        N G less the share of negatives that are positives, `debias`
+    hard_negative   the same, with negatives weighted by `hard`
+    mix_nca         positives with a probability, `soft_target`, `clean_plus_soft`
+    adversarial, int_cl, int_nacl    clean loss + adversarial_weight * mean of w * loss
+"""
 
 from collections.abc import Sequence
 

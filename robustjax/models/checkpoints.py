@@ -76,6 +76,16 @@ def save(
     Raises:
         FileExistsError: if `path` exists: a checkpoint is never overwritten.
         ValueError: if the module is not one that `create` makes.
+
+    Example:
+        >>> import tempfile
+        >>> module = registry.create("mlp", num_classes=3, features=())
+        >>> head = {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
+        >>> variables = {"params": {"head": head}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save(f"{folder}/a", module, variables, input_shape=(4,))
+        ...     print(sorted(file.name for file in path.iterdir()))
+        ['model.json', 'variables']
     """
     import orbax.checkpoint as ocp
 
@@ -112,6 +122,16 @@ def load(path: str | os.PathLike[str], *, expect: str | None = None) -> Checkpoi
     Raises:
         FileNotFoundError: if there is no checkpoint at `path`.
         ValueError: if it is truncated, of another architecture or of another format.
+
+    Example:
+        >>> import tempfile
+        >>> module = registry.create("mlp", num_classes=3, features=())
+        >>> head = {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
+        >>> variables = {"params": {"head": head}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save(f"{folder}/a", module, variables, input_shape=(4,))
+        ...     print(load(path).variables["params"]["head"]["bias"])
+        [0. 0. 0.]
     """
     import orbax.checkpoint as ocp
 
@@ -140,6 +160,16 @@ def manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         FileNotFoundError: if there is no checkpoint at `path`.
         ValueError: if model.json is not readable or of another format.
+
+    Example:
+        >>> import tempfile
+        >>> module = registry.create("mlp", num_classes=3, features=())
+        >>> head = {"kernel": jnp.ones((4, 3)), "bias": jnp.zeros(3)}
+        >>> variables = {"params": {"head": head}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save(f"{folder}/a", module, variables, input_shape=(4,))
+        ...     print(manifest(path)["name"], manifest(path)["input_shape"])
+        mlp [4]
     """
     file = pathlib.Path(path) / _MANIFEST
     if not file.is_file():

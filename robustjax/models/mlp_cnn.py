@@ -4,6 +4,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+from einops import rearrange
 
 from robustjax.models.normalized import NormalizedClassifier
 
@@ -21,7 +22,7 @@ class MLP(NormalizedClassifier):
     def __call__(self, x: jax.Array, *, train: bool = False) -> jax.Array:
         """Maps `[n, ...]` in [0, 1] to float32 logits `[n, num_classes]`. [device]."""
         x = self.standardize(x)
-        x = x.reshape((x.shape[0], -1))
+        x = rearrange(x, "n ... -> n (...)")
         for width in self.features:
             x = nn.relu(nn.Dense(width, dtype=self.dtype, precision=self.precision)(x))
         return self.logits(x)
@@ -48,6 +49,6 @@ class CNN(NormalizedClassifier):
         options: dict[str, Any] = {"dtype": self.dtype, "precision": self.precision}
         for width in self.features:
             x = nn.relu(nn.Conv(width, (3, 3), strides=(2, 2), **options)(x))
-        x = x.reshape((x.shape[0], -1))
+        x = rearrange(x, "n ... -> n (...)")
         x = nn.relu(nn.Dense(self.hidden, **options)(x))
         return self.logits(x)

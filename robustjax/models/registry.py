@@ -103,6 +103,11 @@ def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
 
     Raises:
         ValueError: if the module is not one that `create` makes.
+
+    Example:
+        >>> name, options = describe(create("mlp", num_classes=3, features=(16,)))
+        >>> name, options["num_classes"], options["features"]
+        ('mlp', 3, (16,))
     """
     for name, kind in _MODELS.items():
         if type(module) is kind:

@@ -44,6 +44,18 @@ def export_safetensors(
     Raises:
         FileExistsError: if the file exists.
         ValueError: if the module is not one that `create` makes.
+
+    Example:
+        >>> import tempfile
+        >>> from robustjax import models
+        >>> module = models.create("mlp", num_classes=3, features=())
+        >>> head = {"kernel": np.ones((4, 3)), "bias": np.zeros(3)}
+        >>> variables = {"params": {"head": head}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = f"{folder}/a.safetensors"
+        ...     path = export_safetensors(file, module, variables, input_shape=(4,))
+        ...     print(path.name)
+        a.safetensors
     """
     from safetensors import numpy as safetensors_numpy
 
@@ -80,6 +92,18 @@ def import_safetensors(
         FileNotFoundError: if there is no such file.
         ValueError: if it is truncated, without our metadata, of another architecture,
             or if an array's name or shape is not the model's (the first is named).
+
+    Example:
+        >>> import tempfile
+        >>> from robustjax import models
+        >>> module = models.create("mlp", num_classes=3, features=())
+        >>> head = {"kernel": np.ones((4, 3)), "bias": np.zeros(3)}
+        >>> variables = {"params": {"head": head}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     file = f"{folder}/a.safetensors"
+        ...     path = export_safetensors(file, module, variables, input_shape=(4,))
+        ...     print(import_safetensors(path).variables["params"]["head"]["bias"])
+        [0. 0. 0.]
     """
     import safetensors
 

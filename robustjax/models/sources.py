@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 
 from robustjax import _callables
 from robustjax.models import checkpoints, registry, safetensors_files
@@ -154,7 +155,7 @@ class _Reordered:
     is_same: bool
 
     def __call__(self, apply_fn: _ApplyFn, x: jax.Array) -> jax.Array:
-        x = x if self.is_same else jnp.moveaxis(x, -1, 1)
+        x = x if self.is_same else rearrange(x, "n h w c -> n c h w")
         return apply_fn(x.reshape(-1, *self.input_shape))
 
 

@@ -33,9 +33,20 @@ def save(figure: "Figure", path: str | pathlib.Path) -> None:
 
     [host]
 
+    Args:
+        figure: a figure of this package, or any other of matplotlib.
+        path: path of the file; missing parent folders are made.
+
     Raises:
         ValueError: if the suffix is not of a known format.
         OSError: if the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(new_figure((3.0, 2.0)), f"{folder}/empty.png")
+        ...     print([path.name for path in pathlib.Path(folder).iterdir()])
+        ['empty.png']
     """
     path = pathlib.Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,10 @@
-"""How well a score of models goes with their accuracies, and how sure that is."""
+"""How well a score of models goes with their accuracies, and how sure that is.
+
+    interval = tanh(artanh(r) +- quantile((1 + confidence) / 2) sqrt(v)),
+
+v = 1 / (n - 3) for Pearson's r, (1 + r^2 / 2) / (n - 3) for Spearman's rho and
+0.437 / (n - 4) for Kendall's tau-b.
+"""
 
 import math
 from typing import NamedTuple

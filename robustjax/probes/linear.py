@@ -1,4 +1,11 @@
-"""Linear probes: ridge, logistic, and logistic against the worst shift of a feature."""
+"""Linear probes: ridge, logistic, and logistic against the worst shift of a feature.
+
+With logits l(x) = W' x + b, the label k of x and the penalty c = l2 / 2 |W|^2,
+
+    ridge:     mean of |l - onehot(k)|^2 / 2 + c,
+    logistic:  mean of log sum_j exp(l_j) - l_k + c,
+    robust:    mean of log sum_j exp(l_j + epsilon |w_k - w_j|_2) - l_k + c.
+"""
 
 import functools
 import math

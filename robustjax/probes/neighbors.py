@@ -1,9 +1,15 @@
-"""Votes of the nearest neighbours, in blocks."""
+"""Votes of the nearest neighbours, in blocks.
+
+    prediction(q) = argmax over c of the number of i in N(q) with label c,
+
+N(q) being the num_neighbors training features nearest to q, in l2 or by cosine.
+"""
 
 import functools
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jax.typing import ArrayLike
 
 from robustjax import _validate
@@ -148,7 +154,7 @@ def _blocks(rows: jax.Array, size: int, fill: float) -> jax.Array:
     missing = -len(rows) % size
     widths = [(0, missing), *[(0, 0)] * (rows.ndim - 1)]
     padded = jnp.pad(rows, widths, constant_values=fill)
-    return padded.reshape(-1, size, *rows.shape[1:])
+    return rearrange(padded, "(block row) ... -> block row ...", row=size)
 
 
 def _unit_rows(x: jax.Array) -> jax.Array:

@@ -59,7 +59,7 @@ class _Claims(NamedTuple):
 def verify_run(
     path: str | pathlib.Path, *, data_dir: str | None = None, with_data: bool = True
 ) -> Verification:
-    """Recomputes confidence bounds and radii of a run from its logged counts.
+    r"""Recomputes confidence bounds and radii of a run from its logged counts.
 
     [host] Also checks that counts and bounds of gradients are possible, that settings
     and examples are those of the flags (kind of bound, form, range, start), that labels
@@ -88,6 +88,18 @@ def verify_run(
     Raises:
         ValueError: if the rows lack the columns that are needed, or a file is damaged.
         OSError: if there are none.
+
+    Example:
+        >>> import tempfile
+        >>> names = ("idx label predict correct radius p_lower p_upper count "
+        ...          "runner_up_count num_estimation num_invalid alpha sigma runner_up "
+        ...          "num_classes dim order")
+        >>> row = "0 1 1 1 1.5 0.976 0.024 990 10 1000 0 0.001 0.5 complement 2 64 0"
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = pathlib.Path(folder) / "rows.tsv"
+        ...     _ = path.write_text(f"{names}\n{row}\n".replace(" ", "\t"))
+        ...     print(verify_run(path).findings[-1])
+        idx 0: l2 radius 1.5 is above the recomputed 0.9890...
     """
     as_read = logs.read_unchecked(path)
     log = _with_defaults(as_read)

@@ -91,6 +91,11 @@ def replay_run(
         ValueError: if the folder is not a certification run, is merged or has no rows,
             or if data, model or noise are not those of the run.
         OSError: if data or model cannot be read.
+
+    Example:
+        >>> outcome = replay_run("runs/cifar10", num_rows=5)  # doctest: +SKIP
+        >>> outcome.findings, len(outcome.indices)  # doctest: +SKIP
+        ((), 32)
     """
     _validate.integer(1, num_rows=num_rows)
     path = pathlib.Path(path)

@@ -42,6 +42,17 @@ def summarise(
 
     Raises:
         ValueError: if the log has no rows.
+
+    Example:
+        >>> import pathlib
+        >>> names = ["idx", "label", "predict", "correct", "radius"]
+        >>> rows = np.array([[0, 4, 4, 1, 0.4], [1, 7, 7, 1, 1.0], [2, 7, -1, 0, 0.0]])
+        >>> log = logs.Log(pathlib.Path("a"), dict(zip(names, rows.T)))
+        >>> found = summarise(log, radii=[0.5])
+        >>> print(f"{found['abstention_rate']:.3f}")
+        0.333
+        >>> print(f"{found['norms']['l2']['certified_accuracy']['0.5']:.3f}")
+        0.333
     """
     return {
         "num_examples": len(log),

@@ -86,6 +86,15 @@ def accuracy_table(
     Raises:
         ValueError: if a log has no rows or no radius of that norm, or if the norms
             are not one a run.
+
+    Example:
+        >>> names = ["idx", "label", "predict", "correct", "radius"]
+        >>> rows = np.array([[0, 4, 4, 1, 0.4], [1, 7, 7, 1, 1.0], [2, 7, -1, 0, 0.0]])
+        >>> log = logs.Log(pathlib.Path("a"), dict(zip(names, rows.T)))
+        >>> print(to_markdown(accuracy_table({"a": log}, radii=[0.0, 0.5])))
+        | run |     0 |   0.5 |    ACR | abstain |
+        | --- | ----: | ----: | -----: | ------: |
+        | a   | 0.667 | 0.333 | 0.4667 |   0.333 |
     """
     norms = [norm] * len(runs) if isinstance(norm, str) else norm
     _validate.same_length(runs=list(runs), norm=norms)
@@ -122,7 +131,7 @@ def to_markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def to_latex(table: Sequence[Sequence[str]]) -> str:
-    """The table in LaTeX, for the package booktabs.
+    r"""The table in LaTeX, for the package booktabs.
 
     [host]
 
@@ -131,6 +140,16 @@ def to_latex(table: Sequence[Sequence[str]]) -> str:
 
     Returns:
         A tabular environment; special characters are escaped.
+
+    Example:
+        >>> print(to_latex([["run", "0"], ["a_1", "0.50"]]))
+        \begin{tabular}{lr}
+        \toprule
+        run & 0 \\
+        \midrule
+        a\_1 & 0.50 \\
+        \bottomrule
+        \end{tabular}
     """
     lines = [" & ".join(_escaped(cell) for cell in row) + r" \\" for row in table]
     columns = "l" + "r" * (len(table[0]) - 1)

@@ -1,4 +1,10 @@
-"""Certified ranges: the cells that prove them, and what they prove; kept in files."""
+"""Certified ranges: the cells that prove them, and what they prove; kept in files.
+
+    right = the smallest |t| of a move t > 0 in a cell that is not proven, or the limit,
+    share = the smallest share of the limits that meets such a cell, or 1.
+
+left is as right, of moves t < 0.
+"""
 
 import json
 import os
@@ -161,7 +167,13 @@ def load(path: str | os.PathLike[str]) -> Certification:
         ValueError: if it is no such file.
 
     Example:
-        See `save`.
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     with open(f"{folder}/notes.txt", "w") as file:
+        ...         _ = file.write("hue: certified")
+        ...     load(f"{folder}/notes.txt")
+        Traceback (most recent call last):
+        ValueError: Expected ...notes.txt to be a file of semantic.save.
 
     Reference: ours.
     """

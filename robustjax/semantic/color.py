@@ -1,8 +1,15 @@
 """Hue, saturation, lightness, brightness and contrast of one image.
 
-Colours are seen in HSL: m and M are the least and the largest channel, lightness L is
-their mean, chroma d = M - m, room F = 1 - |2 L - 1|, saturation S = d / F. Every
-function gives the image back at zero.
+Colours are seen in HSL: m and M are the smallest and the largest channel, lightness L
+is their mean, chroma d = M - m, room F = 1 - |2 L - 1|, saturation S = d / F, hue h in
+sextants. With clip to [0, 1], a channel x with phase p = 0, 2, 4 moves by t to
+
+    hue:         m + d clip(2 - |w(h + 6 t - p)|),   w(z) = (z + 3) mod 6 - 3,
+    saturation:  L + (x - L) / S clip(S + t),
+    lightness:   L' + (x - L) / F (1 - |2 L' - 1|),   L' = clip(L + t),
+    brightness b and contrast c:   clip((1 + c) (x - 1/2) + 1/2 + b).
+
+Every function gives the image back at zero.
 """
 
 from typing import Any, NamedTuple

@@ -1,7 +1,11 @@
 """Rotation, translation, scaling and shearing of one image.
 
 The value of an output pixel is that of the image at its source, interpolated. Rows and
-columns are counted from the centre of rotation.
+columns are counted from the centre of rotation:
+
+    rotation by a:  source = (row cos a - column sin a, row sin a + column cos a),
+    others:         source = ((row - shift_r) / factor_r,
+                              (column - shift_c - shear row) / factor_c).
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,9 @@
-"""How far attributes are moved: limits given by the user, and defaults."""
+"""How far attributes are moved: limits given by the user, and defaults.
+
+    share of a move t = max_i |t_i| / limit_i,
+
+the smallest factor by which the box of limits has to be scaled to contain the move.
+"""
 
 from collections.abc import Sequence
 

@@ -1,7 +1,14 @@
 """SP-layers: Flax modules from the numbers of an attribute to the image, made of ReLU.
 
-Put one before a model, and a verifier of linf boxes verifies the attribute. Each unit
-belongs to one pixel, so there are `[h, w, units]` of them and no dense matrix.
+With the parts of a pixel as in `color`, m, d, L, S, h and a channel x,
+
+    hue:         m + d (offset + sum_k weight_k relu(h + 6 t - k)),   k = -3, ..., 9,
+    saturation:  L + (x - L) / S (relu(S + t) - relu(S + t - 1)),
+    brightness and contrast:   relu(z) - relu(z - 1),   z = x + b + c (x - 1/2),
+
+and lightness by five units. Put one before a model, and a verifier of linf boxes
+verifies the attribute. Each unit belongs to one pixel, so there are `[h, w, units]` of
+them and no dense matrix.
 """
 
 import math

@@ -1,4 +1,10 @@
-"""From counts and moments of the noise samples to certificates, on the host."""
+"""From counts and moments of the noise samples to certificates, on the host.
+
+    R = max(R_0(p_A, p_B), R_1(p_A, U, l)) if p_A > p_B, else 0 and abstention,
+
+with the zeroth-order radius R_0, and at order 1 the radius R_1 of `norm_balls` from an
+upper bound U of the dual norm of the gradient and a lower bound l of its length.
+"""
 
 from collections.abc import Mapping
 from typing import Any

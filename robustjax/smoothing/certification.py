@@ -1,4 +1,10 @@
-"""Certification of a smoothed classifier: select, estimate, bound, radius."""
+"""Certification of a smoothed classifier: select, estimate, bound, radius.
+
+    A = argmax of num_selection votes,   p_A = lower bound from num_estimation others,
+    R = sigma Phi^-1(p_A) or larger (order 1) if p_A > 1/2, else 0 and abstention.
+
+`assembly` makes the certificate of the counts or moments that are sampled here.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,4 +1,7 @@
-"""Smoothed functions that JAX can differentiate: E fn(x + sigma z), z ~ N(0, I).
+"""Smoothed functions that JAX can differentiate: g(x) = E fn(x + sigma z), z ~ N(0, I).
+
+    "score":     dg/dx = E[fn(x + sigma z) z] / sigma,
+    "pathwise":  dg/dx = E[fn'(x + sigma z)].
 
 The noise comes in the blocks that `class_counts` draws from the same key. Memory is
 that of one batch, whatever the number of samples and the order of the derivative.

@@ -1,4 +1,9 @@
-"""Prediction of the smoothed classifier, with abstention."""
+"""Prediction of the smoothed classifier, with abstention.
+
+With A the class of most votes c_A, and c_B those of the strongest other class,
+
+    prediction = A if min(1, 2 P[Binomial(c_A + c_B, 1/2) >= c_A]) <= alpha, else -1.
+"""
 
 import jax
 import numpy as np

@@ -1,4 +1,16 @@
-"""Linear rules for two Gaussian classes: the best one against an l2 adversary."""
+"""Linear rules for two Gaussian classes: the best one against an l2 adversary.
+
+Class 1 is N(c + m, S), class 0 N(c - m, S), and tau = P(y = 1). For l2 shifts up to eps
+
+    z = argmin over |z| <= eps of (m - z)' S^-1 (m - z),
+    w = S^-1 (m - z) = (S + I / lam)^-1 m,   lam z = w,
+    predict 1 where w' (x - c) > log((1 - tau) / tau) / 2.
+
+With M = w'm, A = sqrt(w'Sw) = (w'm - eps |w|) / A and t = the offset / A,
+
+    standard accuracy = tau Phi(M / A - t) + (1 - tau) Phi(M / A + t),
+    robust accuracy   = tau Phi(A - t) + (1 - tau) Phi(A + t).
+"""
 
 from typing import NamedTuple
 

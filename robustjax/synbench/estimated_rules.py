@@ -1,6 +1,13 @@
 """Rules that are estimated from features, and what they say of other features.
 
-All in float64 on the host.
+All in float64 on the host. From the class means and the pooled covariance S_n of
+training features, with shrinkage rho and relative radius e,
+
+    m = (mean_1 - mean_0) / 2,   c = (mean_1 + mean_0) / 2,
+    S = (1 - rho) S_n + rho trace(S_n) / p I,   w = the rule of `bayes_rule` at e |m|;
+
+and of a test feature x with g = w' (x - c) - offset: it is correct where g has the sign
+of its class, with the scaled bound u = |g| / w'm.
 """
 
 import functools

@@ -1,4 +1,12 @@
-"""How far from the boundary correctly classified Gaussian inputs lie on average."""
+"""How far from the boundary correctly classified Gaussian inputs lie on average.
+
+A rule w with offset o has k = w'm / A and t = o / A with A = sqrt(w'Sw). With the mass
+T(r) = r Phi(r) + phi(r) of a truncated normal, and a its accuracy,
+
+    distance = A / |w| (tau T(k - t) + (1 - tau) T(k + t)) / a,
+    scaled   = (tau T(k - t) + (1 - tau) T(k + t)) / (a k),
+    scaled   = 1 + phi(k) / (k Phi(k))   for tau = 1/2 and o = 0.
+"""
 
 import math
 from collections.abc import Callable

@@ -1,4 +1,9 @@
-"""A pair of Gaussian classes: samples of it, made on the device where they are used."""
+"""A pair of Gaussian classes: samples of it, made on the device where they are used.
+
+    P(y = 1) = tau,   x | y = 1 ~ N(c + m, S),   x | y = 0 ~ N(c - m, S).
+
+Sample i depends on the key and on i alone.
+"""
 
 from typing import NamedTuple
 

@@ -1,4 +1,12 @@
-"""Class means and the covariance around them, of features that come in batches."""
+"""Class means and the covariance around them, of features that come in batches.
+
+    scatter = sum over i of (x_i - mean of its class)(x_i - mean of its class)',
+    S = scatter / (n - number of classes).
+
+Batches merge by class, with d the difference of their means:
+
+    scatter = scatter_a + scatter_b + n_a n_b / (n_a + n_b) d d'.
+"""
 
 from typing import NamedTuple
 

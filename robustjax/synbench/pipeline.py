@@ -2,6 +2,11 @@
 
 Training inputs pass once and leave moments; the rules are made from them; test inputs
 pass once and leave sums. What is kept is p x p, and one row for every 128 test inputs.
+From the sums follow, for each rule,
+
+    a = share of test inputs that are correct,   b = mean of u over the correct ones,
+
+with the scaled bound u of `estimated_rules`.
 """
 
 import collections

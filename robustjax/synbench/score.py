@@ -1,4 +1,12 @@
-"""SynBench: what a representation keeps of the signal of synthetic Gaussians."""
+"""SynBench: what a representation keeps of the signal of synthetic Gaussians.
+
+With the accuracies a_s and mean scaled bounds b_s of the features at the scales s, and
+A_s, B_s those of the best rule on the inputs themselves, the score at threshold t is
+
+    score = sum_s b_s max(a_s - t, 0) / sum_s B_s max(A_s - t, 0),
+
+and A_s = Phi(s), B_s = 1 + phi(s) / (s Phi(s)) for unit noise and tau = 1/2.
+"""
 
 import dataclasses
 import warnings

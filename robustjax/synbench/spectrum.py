@@ -1,7 +1,9 @@
 """The eigenvalues of a covariance, and the one root that every robust rule needs.
 
 With S = V diag(d) V' and m_i the components of the mean in that basis, the worst shift
-of length epsilon is z_i = m_i / (1 + lam d_i), and lam the root of |z| = epsilon.
+of length epsilon is
+
+    z_i = m_i / (1 + lam d_i),   lam > 0 the root of |z| = epsilon.
 """
 
 from typing import NamedTuple

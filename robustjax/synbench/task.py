@@ -1,4 +1,10 @@
-"""What SynBench draws, and how rules are made of it."""
+"""Configuration of a SynBench run: the Gaussian data and the rules estimated from it.
+
+    x = center +- s direction + noise,   P(+) = prior,   for each scale s,
+    radius of a rule = relative_epsilon times |m|,
+
+with m half the difference of the class means of the features.
+"""
 
 import dataclasses
 import functools

@@ -1,4 +1,13 @@
-"""The curve of margin against accuracy, its area and the score that compares two."""
+"""The curve of margin against accuracy, its area and the score that compares two.
+
+With accuracies a_s and mean scaled bounds b_s of n scales, and threshold t,
+
+    curve(t) = 1/n sum_s b_s [a_s > t],
+    area(t) = integral of the curve from t to 1 = 1/n sum_s b_s max(a_s - t, 0),
+    score(t) = area(t) / area(t) of the raw inputs.
+
+"grid" replaces the integral by the sum over the 100 points of the public script.
+"""
 
 import functools
 from collections.abc import Sequence

@@ -1,7 +1,12 @@
 """Other scores of a representation, from the moments that SynBench takes anyway.
 
-All of them read `FeatureMoments` of any number of classes, so features may stream by in
-batches, through `merge_moments`, and are never held. Samples whose label is no class
+    RankMe  = exp(-sum_i q_i log q_i),   q_i = s_i / sum_j s_j + epsilon,
+    LogME   = mean over classes of max over (a, b) of log p(labels | a, b) / n,
+    H-score = trace(pinv(cov(f)) cov(E[f | y])),
+
+with the singular values s_i of the features, and in LogME weights N(0, 1 / a) and noise
+N(0, 1 / b). All read `FeatureMoments` of any number of classes, so features may come in
+batches, through `merge_moments`, and are never kept. Samples whose label is no class
 are in none of them.
 """
 

@@ -168,6 +168,14 @@ class OperatorTest(parameterized.TestCase):
         )
         onnx_networks.assert_agree((onnx_networks.load(old), new))
 
+    def test_moments_of_each_place_are_refused(self):
+        places = [_LINE[1:]] * 4
+        proto = onnx_networks.single(
+            "BatchNormalization", _LINE, *places, opset=7, spatial=0
+        )
+        with self.assertRaisesRegex(ValueError, r"node 'node' .* spatial = 0 is not"):
+            onnx_networks.load(proto)
+
     def test_softmax_before_13_is_over_all_trailing_axes(self):
         old = onnx_networks.single("Softmax", _LINE, opset=11)
         new = onnx_networks.network(

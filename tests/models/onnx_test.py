@@ -209,6 +209,17 @@ class FileTest(parameterized.TestCase):
         ):
             models.load_onnx(self.path)
 
+    def test_functions_and_sparse_tensors_are_refused(self):
+        opsets, sum_node = [helper.make_opsetid("", 17)], helper.make_node
+        proto = _dense()
+        proto.functions.append(
+            helper.make_function(
+                "org", "twice", ["a"], ["b"], [sum_node("Add", ["a", "a"], ["b"])], opsets
+            )
+        )
+        with self.assertRaisesRegex(ValueError, "net.onnx: functions and sparse tensor"):
+            self.load(proto.SerializeToString())
+
     def test_data_in_other_files_are_refused(self):
         secret = self.path.with_name("secret")
         secret.write_bytes(_WEIGHT.tobytes())

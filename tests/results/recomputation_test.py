@@ -192,6 +192,13 @@ class VerificationTest(parameterized.TestCase):
         first, second = results.verify_run(self.path).findings
         self.assertIn("num_examples is 21, the rows give 20", first)
         self.assertIn("norms.l2.certified_accuracy.0.25 is", second)
+        summary = results.summarise(log, radii=[0])
+        summary["norms"]["l2"] |= {"certified_accuracy_lower": [0.4]}
+        summary["norms"]["l1"] |= {"average_certified_radius": "large"}
+        path.write_text(json.dumps(summary))
+        first, second = results.verify_run(self.path).findings
+        self.assertIn("l2.certified_accuracy_lower is [0.4], the rows give 'a", first)
+        self.assertIn("l1.average_certified_radius is 'large', the rows", second)
         for text in ("{", "[]", '{"norms": {"l2": 3}}'):
             path.write_text(text)
             (finding,) = results.verify_run(self.path).findings

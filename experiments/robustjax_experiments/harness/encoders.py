@@ -91,7 +91,7 @@ def _hidden(config: Any) -> int:
 
 
 def _trained(config: Any, epochs: int) -> Encoder:
-    """The part before the head of a classifier trained for so many epochs."""
+    """The layers before the head of a classifier trained for `epochs` epochs."""
     name = _trained_name(str(epochs))
     if epochs == 0:
         shape = _dataset_shape(config)

@@ -42,7 +42,7 @@ def numbers(name: str, texts: Sequence[str]) -> tuple[float, ...]:
     """What a list flag says, as numbers.
 
     Raises:
-        ValueError: if one is none.
+        ValueError: if an item is not a number.
     """
     return tuple(_number(float, name, text) for text in texts)
 
@@ -51,7 +51,7 @@ def integers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
     """What a list flag says, as integers.
 
     Raises:
-        ValueError: if one is none.
+        ValueError: if an item is not a number.
     """
     return tuple(_number(int, name, text) for text in texts)
 

@@ -29,27 +29,33 @@ _ALONE = processes.Process(0, 1)
 
 @dataclasses.dataclass(frozen=True)
 class ImageRunConfig:
-    """Which images, which classifier, and where; refuses bad values by name."""
+    """Images, classifier and folder of a run; raises errors that name bad values."""
 
-    workdir: str = setting("", "folder of the run; a started run in it is continued")
+    workdir: str = setting("", "folder of the run; an existing run in it is resumed")
     dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
     data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
     split: str = setting("test", "split of the data set: train or test")
     start: int = setting(0, "index of the first image")
-    skip: int = setting(1, "take every skip-th image")
-    max_examples: int = setting(0, "take at most so many images; 0: all")
+    skip: int = setting(1, "stride: use every skip-th image")
+    max_examples: int = setting(0, "maximum number of images (0 = all)")
 
-    model: str = setting("", "architecture: of the model to train, or a check")
-    checkpoint: str = setting("", "trained model: folder of train.py, or safetensors")
-    apply_fn: str = setting("", "package.module:factory; factory() gives a classifier")
-    onnx: str = setting("", "an ONNX network, by its file")
+    model: str = setting(
+        "", "architecture of the model to train; checked for a given model"
+    )
+    checkpoint: str = setting(
+        "", "trained model: a folder written by train.py, or a safetensors file"
+    )
+    apply_fn: str = setting(
+        "", "package.module:factory; factory() returns a classifier"
+    )
+    onnx: str = setting("", "file of an ONNX network")
     dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
     train: tuple[str, ...] = setting(
-        (), "settings of train.py for a model made in the run folder: epochs=60,..."
+        (), "settings of train.py, to train a model in the run folder: epochs=60,..."
     )
-    compile_cache: str = setting("", "folder that keeps compiled programs")
+    compile_cache: str = setting("", "folder of the cache of compiled programs")
     allow_version_change: bool = setting(
-        False, "continue a run of other software or hardware; numbers may differ"
+        False, "resume a run of other software or hardware; results may differ"
     )
 
     def __post_init__(self) -> None:
@@ -86,7 +92,7 @@ def open_run(
         config: the settings.
         columns: of rows.tsv.
         operational: further flags that change no row.
-        check: refuses data that do not suit, before a model is trained.
+        check: raises an error for unsuitable data, before a model is trained.
         facts: further facts that a run which goes on has to share.
         here: this process.
 

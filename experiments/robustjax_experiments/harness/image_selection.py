@@ -9,7 +9,7 @@ def indices(config: Any, num_images: int) -> list[int]:
     """Indices of the images that --start, --skip and --max_examples choose.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if the flags select no image.
     """
     chosen = selection.indices(
         num_images,

@@ -1,4 +1,4 @@
-"""What a run of contrastive training tells: tables, differences, a plot and a page."""
+"""Reports of contrastive training: tables, differences, a plot and a page."""
 
 import importlib.util
 import math
@@ -21,9 +21,9 @@ _MEANING = (
     "Accuracies are means over seeds with standard deviations, on the same test images "
     "at the last epoch. FGSM takes one step, APGD is the worst of cross-entropy and "
     "DLR. An attack that fails proves nothing: certified accuracy may be far lower.",
-    "A difference counts as more than noise if it exceeds two standard errors, in "
-    "which both the seeds and the test images are drawn anew; with one seed the test "
-    "images alone, which is too little.",
+    "A difference counts as significant if it exceeds two standard errors, which cover "
+    "the choice of seeds and of test images; with one seed they cover the test images "
+    "only, which is too little.",
     "work is the number of encoder passes of a step in units of SimCLR's: more views "
     "and attacks cost more. Compare methods at equal cost with --compute_matched.",
 )
@@ -45,7 +45,7 @@ class Column(NamedTuple):
 
 
 class Group(NamedTuple):
-    """What is put into one table: a data set and a kind of probe."""
+    """The contents of one table: a data set and a kind of probe."""
 
     data: str
     probe: str
@@ -132,7 +132,7 @@ def _deviation(values: np.ndarray) -> float | None:
 def _differences(
     tables: Mapping[Group, Table], num_test: Mapping[str, int]
 ) -> list[dict[str, Any]]:
-    """Of every method from the first, and of IntNaCl from IntCL, in every column."""
+    """Differences of each method to the first, and of IntNaCl to IntCL, by column."""
     rows = []
     for group, table in tables.items():
         names = list(table)
@@ -208,7 +208,7 @@ def _text(
 
 
 def _sentences(found: Found, differences: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What each difference under the last attack is worth."""
+    """Whether each difference under the last attack is significant."""
     lines = []
     last = {(row["data"], row["probe"]): row["column"] for row in differences}
     for row in differences:

@@ -38,7 +38,9 @@ class Study(NamedTuple):
     config: Any
     runs: Sequence[Run]
     certified: Mapping[str, hidden_cost.ClasswiseReport]  # by name of the run
-    predicted: Mapping[str, hidden_cost.ClasswiseReport]  # likewise; none for logs
+    predicted: Mapping[
+        str, hidden_cost.ClasswiseReport
+    ]  # by name of the run; empty for logs
     p_values: Mapping[str, float]  # of equal classes, corrected for many runs
     regions: region_study.Regions | None
     summary: Mapping[str, Any]

@@ -80,7 +80,7 @@ def _by_class(
     ]
     return figure, (
         f"Accuracy by class, {'certified' if is_certified else 'predicted'} "
-        f"({counted}); {how}. {''.join(bands)}Dashed: the least noise at which "
+        f"({counted}); {how}. {''.join(bands)}Dashed: the minimum noise at which "
         f"{config.num_samples} samples can certify a radius. Dotted: where a "
         "ball-shaped class of the median size along rays would vanish (indicative: "
         "real regions are no balls)."
@@ -102,7 +102,7 @@ def _heat_map(
         train, test, {"accuracy": accuracy, "least class": worst, "gap": gap}
     )
     return figure, (
-        "Predicted accuracy over all, of the least class, and the gap between classes, "
+        "Predicted accuracy over all, of the worst class, and the gap between classes, "
         "by noise in training and in smoothing. Framed: equal noise."
     )
 

@@ -104,7 +104,7 @@ def _rows(scored: Mapping[str, Scored]) -> list[dict[str, Any]]:
 
 
 def _differences(scored: Mapping[str, Scored]) -> list[dict[str, Any]]:
-    """Of every pair that saw the same inputs, at the first radius, all thresholds."""
+    """Differences of all pairs with the same inputs, at the first radius."""
     rows = []
     for (one, a), (other, b) in itertools.combinations(scored.items(), 2):
         try:
@@ -162,7 +162,7 @@ def _features(encoder: Encoder, images: np.ndarray) -> np.ndarray:
 def _correlations(
     scored: Mapping[str, Scored], accuracies: Mapping[str, float]
 ) -> list[dict[str, Any]]:
-    """Of scores with probe accuracies over encoders, at the first radius."""
+    """Correlations of scores with probe accuracies, at the first radius."""
     names = [name for name in scored if name in accuracies]
     if len(names) < 3:
         return []
@@ -226,7 +226,8 @@ def _text(summary: Mapping[str, Any], scored: Mapping[str, Scored]) -> str:
     unclear = [row for row in summary["differences"] if row["higher"] == "-"]
     for row in unclear:
         lines.append(
-            f"not told apart at {row['threshold']:g}: {row['one']}, {row['other']} "
+            f"not significantly different at threshold {row['threshold']:g}: "
+            f"{row['one']}, {row['other']} "
             f"[{row['lower']:+.4f}, {row['upper']:+.4f}]"
         )
     for name, own in scored.items():

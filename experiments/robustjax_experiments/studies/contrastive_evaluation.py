@@ -275,7 +275,7 @@ def _updated(
 
 
 def _knn_accuracy(task: Task, variables: Variables) -> float:
-    """Of the nearest training features by cosine, without any training."""
+    """Accuracy of a vote of the nearest training features by cosine."""
     found = probes.nearest_neighbors(
         _features(task, variables, task.train.images), task.train.labels,
         _features(task, variables, task.test.images),

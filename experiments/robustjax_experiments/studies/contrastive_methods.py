@@ -113,7 +113,7 @@ class Objective:
 
     @property
     def mixing(self) -> float | None:
-        """Share of the positive in mixed inputs; None: there are none."""
+        """Share of the positive in mixed inputs; None without mixed inputs."""
         is_used = self.method.has_neighbours and self.settings.form != "none"
         return self.settings.mixing if is_used else None
 

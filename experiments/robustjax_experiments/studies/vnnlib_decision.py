@@ -21,7 +21,7 @@ from jax.tree_util import Partial
 from robustjax import attacks, bounds, data, models
 from robustjax._precision import float64_on_cpu
 
-_FEW_INPUTS = 16  # so many can be split
+_FEW_INPUTS = 16  # maximum number of inputs for branch and bound
 _MANY_CASES = 64  # bounded before they are attacked, which excludes most
 _SLOTS = (16, 256)  # starts of PGD at a time, filled up to one of these
 _MOST_NETWORKS = 64  # that are kept in memory

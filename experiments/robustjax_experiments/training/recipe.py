@@ -1,7 +1,7 @@
 """Noise-augmented training of a classifier, resumable at any moment.
 
 The recipe of Cohen et al. (2019): cross-entropy on inputs with Gaussian noise of the
-level at which the smoothed classifier will be certified, drawn anew in every step.
+level at which the smoothed classifier will be certified, fresh in every step.
 All randomness is a function of (seed, step) or (seed, epoch), so a run that was killed
 and resumed ends with the same parameters as one that was not.
 
@@ -54,35 +54,37 @@ _COLUMNS = (
     "test_accuracy_noisy",
     "seconds",
 )
-_ORDER, _TEST = 3, 4  # streams of the root key, beside those of training_step
+_ORDER, _TEST = 3, 4  # streams of the root key, besides those of training_step
 _TEST_BATCH = 1000
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training run; refuses bad values by name."""
+    """Settings of a training run; raises an error that names a bad value."""
 
-    workdir: str = setting("", "folder of the run; a started run in it is continued")
+    workdir: str = setting("", "folder of the run; an existing run in it is resumed")
     dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
     data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
-    max_images: int = setting(0, "train on the first so many images; 0: on all")
+    max_images: int = setting(0, "maximum number of training images (0 = all)")
     model: str = setting("cnn", f"one of {', '.join(models.names())}")
-    hidden: int = setting(0, "width of the last hidden layer of mlp, cnn; 0: its own")
+    hidden: int = setting(
+        0, "width of the last hidden layer of mlp and cnn (0 = default)"
+    )
     dtype: str = setting("float32", "compute dtype: float32 or bfloat16")
     sigma: float = setting(0.25, "standard deviation of the noise, in input units")
     epsilon: float = setting(
-        0.0, "linf radius of a certified loss; 0: none. Takes sigma=0"
+        0.0, "linf radius of a certified loss (0 = none); needs sigma=0"
     )
-    bound: str = setting("ibp", f"of the certified loss, {' or '.join(_BOUNDS)}")
-    certified_weight: float = setting(0.5, "of the certified loss, at the end")
+    bound: str = setting("ibp", f"bounds of the certified loss: {' or '.join(_BOUNDS)}")
+    certified_weight: float = setting(0.5, "final weight of the certified loss")
     augment: str = setting("none", f"one of {', '.join(_AUGMENTATIONS)}")
-    epochs: int = setting(100, "passes over the training images")
-    batch_size: int = setting(128, "images in one step")
+    epochs: int = setting(100, "number of passes over the training images")
+    batch_size: int = setting(128, "images per step")
     optimizer: str = setting("adamw", "adamw, or sgd with Nesterov momentum 0.9")
     learning_rate: float = setting(3e-3, "peak of the cosine schedule")
     warmup: float = setting(0.1, "share of all steps with rising learning rate")
-    weight_decay: float = setting(1e-4, "decay of all parameters")
-    seed: int = setting(0, "seed of the initial parameters, order, noise")
+    weight_decay: float = setting(1e-4, "weight decay of all parameters")
+    seed: int = setting(0, "seed of initial parameters, image order and noise")
     save_every: int = setting(10, "epochs between two saved training states")
 
     def __post_init__(self) -> None:
@@ -361,7 +363,7 @@ def _test_accuracies(
 
 
 def _report(row: dict[str, Any], config: TrainConfig, progress: Any) -> None:
-    """On a terminal beside the bar, elsewhere a log line a minute and a last one."""
+    """Progress: next to the bar on a terminal, else one log line per minute."""
     noisy, clean = row["test_accuracy_noisy"], row["test_accuracy"]
     text = f"loss {row['loss']:.3f}, test accuracy {clean:.4f}, noisy {noisy:.4f}"
     if not progress.disable:

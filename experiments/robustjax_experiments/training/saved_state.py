@@ -45,7 +45,7 @@ def open_manager(folder: pathlib.Path, *, name: str = "train") -> Any:
 
 
 def save(manager: Any, epoch: int, state: Any) -> None:
-    """Writes the state after so many epochs, in place of the last one."""
+    """Writes the state after `epoch` epochs and replaces the last one."""
     import orbax.checkpoint as ocp
 
     manager.save(epoch, args=ocp.args.StandardSave(jax.device_get(state)))
@@ -128,7 +128,7 @@ def trim_metrics(
     if len(lines) < wanted:
         raise ValueError(
             f"{path} has {len(lines)} lines of the {num_epochs} epochs that state/ has "
-            f"seen; remove the folder state/ beside it to train from the start."
+            f"seen; remove the folder state/ next to it to train from the start."
         )
     kept = ["\t".join(columns), *lines[:wanted]]
     atomic.write_text(path, "".join(f"{line}\n" for line in kept))

@@ -1,5 +1,6 @@
 """Rules of primitives that are affine in what is bounded.
 
+For z = J x + b and x with centre c and radius r, z lies within |J| r of J c + b, where
 |J| r is the same primitive with the absolute value of its constants, and zero in place
 of constants that are added.
 """

@@ -1,8 +1,12 @@
 """Rules of elementwise functions: exact interval bounds, and lines below and above.
 
-An upper line of a convex function is the secant, with the offset that both ends need,
-so that rounding of the slope cannot make it wrong. A lower line is a tangent; `mix`
-moves its point. Concave functions are turned over.
+For a convex f on [l, u], with p = l + mix (u - l),
+
+    f(p) + f'(p) (x - p) <= f(x) <= s x + max(f(l) - s l, f(u) - s u),
+    s = (f(u) - f(l)) / (u - l),
+
+so rounding of the slope s of the secant cannot make the upper line wrong. For relu and
+l < 0 < u the lower line is mix x. Concave functions are turned over.
 """
 
 import functools

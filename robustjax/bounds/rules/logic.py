@@ -1,5 +1,7 @@
 """Rules of comparisons and of choices that depend on the bounded input.
 
+    x < y  is certain where u_x < l_y, and possible where l_x < u_y.
+
 Bounds of a truth value: False, True stands for either. Only intervals are known. What
 is not known to be a number may be NaN, which is neither less nor more than any.
 """

@@ -1,7 +1,9 @@
 """Rules of what compares numbers: the larger one, the largest of a window, sorting.
 
-The largest of few is that of pairs of pairs, max(x, y) = y + relu(x - y), for which
-there are lines; of many only intervals are known.
+    max(x, y) = y + relu(x - y),   min(x, y) = -max(-x, -y).
+
+The largest of few is that of pairs of pairs, for which there are lines; of many only
+intervals are known.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,7 +1,10 @@
 """Rules of functions that bend both ways: sine, cosine, silu.
 
-Both lines have the slope of the secant. Their offsets are the extremes of f(x) - slope
-x, which lie at the ends or where the slope of f is that of the secant.
+    s x + min_y (f(y) - s y) <= f(x) <= s x + max_y (f(y) - s y),
+    s = (f(u) - f(l)) / (u - l),   y in [l, u].
+
+Both lines have the slope of the secant. Their offsets are the extremes of f(y) - s y,
+which lie at the ends or where the slope of f is that of the secant.
 """
 
 import functools

@@ -1,5 +1,12 @@
 """The mass of the negatives in a denominator: plain, hard, debiased.
 
+With negative logits s_k of an anchor, k <= N, the mean p of exp(s) over its positives
+and weights w_k = exp(beta s_k),
+
+    plain:   N G = sum_k exp(s_k),
+    hard:    N G = sum_k w_k exp(s_k) / mean_k w_k,
+    debias:  N G = max((R - N tau p) / (1 - tau), N exp(-1 / t)),   R the mass so far.
+
 All is computed from logarithms, so that float32 serves at temperature .005.
 """
 
@@ -30,6 +37,13 @@ def plain() -> Transform:
     Returns:
         A `Transform`.
 
+    Example:
+        >>> from robustjax.contrastive import compose, similarity
+        >>> views = jnp.array([[[1, 0], [0, 1]], [[1, 0], [0.6, 0.8]]])
+        >>> loss, aux = jax.jit(compose(similarity(0.5), plain()))(views)
+        >>> print(f"{loss:.3f}, {aux.effective_negatives:.2f} effective negatives")
+        0.528, 1.78 effective negatives
+
     Reference: Chen et al. (2020), ICML, arXiv 2002.05709.
     """
 
@@ -55,6 +69,13 @@ def hard(beta: ArrayLike) -> Transform:
 
     Raises:
         ValueError: if beta is negative or not finite.
+
+    Example:
+        >>> from robustjax.contrastive import compose, similarity
+        >>> views = jnp.array([[[1, 0], [0, 1]], [[1, 0], [0.6, 0.8]]])
+        >>> loss_fn = jax.jit(lambda b: compose(similarity(0.5), hard(b))(views)[0])
+        >>> print(f"beta = 0: {loss_fn(0.0):.3f}, beta = 10: {loss_fn(10.0):.3f}")
+        beta = 0: 0.528, beta = 10: 0.618
 
     Reference: Robinson et al. (2021), ICLR, arXiv 2010.04592, as its public code.
     """
@@ -83,6 +104,13 @@ def debias(tau_plus: ArrayLike) -> Transform:
 
     Raises:
         ValueError: if tau_plus is outside of [0, 1).
+
+    Example:
+        >>> from robustjax.contrastive import compose, similarity
+        >>> views = jnp.array([[[1, 0], [0, 1]], [[1, 0], [0.6, 0.8]]])
+        >>> loss, aux = jax.jit(compose(similarity(0.5), debias(0.1)))(views)
+        >>> print(f"{loss:.3f}, {aux.clamped_fraction:.0%} at the floor")
+        0.434, 0% at the floor
 
     Reference: Chuang et al. (2020), NeurIPS, arXiv 2007.00224, as its public code; more
         than one positive and the log domain are ours.

@@ -1,7 +1,12 @@
 """From logits of positives and the mass of negatives to the loss of each anchor.
 
-Three losses for several positives are in use; their values are comparable neither with
-each other nor over numbers of positives.
+    sum_inside:    -log(sum_j exp(s_j) / (sum_j exp(s_j) + N G)),
+    mean_of_logs:  mean_j -log(exp(s_j) / (exp(s_j) + N G)),
+    supcon:        mean_j -log(exp(s_j) / (sum_i exp(s_i) + N G)),
+    soft_target:   mean_j c log(1 + N G / exp(u_j)) + (1 - c) log(1 + exp(u_j) / N G),
+
+with the logits u_j of mixed inputs, neighbours with probability c. Values of the first
+three are comparable neither with each other nor over numbers of positives.
 """
 
 import jax
@@ -21,6 +26,13 @@ def sum_inside() -> Transform:
     Returns:
         A `Transform`.
 
+    Example:
+        >>> from robustjax.contrastive import compose, similarity
+        >>> one, other = [[1, 0], [0, 1]], [[1, 0], [0.6, 0.8]]
+        >>> loss_fn = jax.jit(compose(similarity(0.5), sum_inside()))
+        >>> print(f"{loss_fn(jnp.array([one, one, other]))[0]:.3f}")
+        0.342
+
     Reference: Goldberger et al. (2004), NeurIPS, with cosines; that this is the loss of
         Ko et al. (2022), ICML, for several positives is not verified.
     """
@@ -38,6 +50,13 @@ def mean_of_logs() -> Transform:
     Returns:
         A `Transform`.
 
+    Example:
+        >>> from robustjax.contrastive import compose, similarity
+        >>> one, other = [[1, 0], [0, 1]], [[1, 0], [0.6, 0.8]]
+        >>> loss_fn = jax.jit(compose(similarity(0.5), mean_of_logs()))
+        >>> print(f"{loss_fn(jnp.array([one, one, other]))[0]:.3f}")
+        0.591
+
     Reference: several positives as in `optax.losses.ntxent`.
     """
 
@@ -52,6 +71,13 @@ def supcon() -> Transform:
 
     Returns:
         A `Transform`.
+
+    Example:
+        >>> from robustjax.contrastive import compose, similarity
+        >>> one, other = [[1, 0], [0, 1]], [[1, 0], [0.6, 0.8]]
+        >>> loss_fn = jax.jit(compose(similarity(0.5), supcon()))
+        >>> print(f"{loss_fn(jnp.array([one, one, other]))[0]:.3f}")
+        1.042
 
     Reference: Khosla et al. (2020), NeurIPS, arXiv 2004.11362, Eq. 2 ("out").
     """
@@ -80,6 +106,14 @@ def soft_target(mixing: ArrayLike) -> Transform:
     Raises:
         ValueError: if mixing is outside of [0, 1].
 
+    Example:
+        >>> from robustjax.contrastive import compose, from_arrays, similarity
+        >>> near, far, mixed = jnp.array([[[1, 0]], [[0, 1]], [[0.9, 0.1]]])
+        >>> batch = from_arrays(near, near, far, mixed=mixed)
+        >>> loss_fn = jax.jit(compose(similarity(0.5), soft_target(0.9)))
+        >>> print(f"{loss_fn(batch)[0]:.3f}")
+        0.327
+
     Reference: ours; one of two readings of fractional neighbours in Ko et al. (2022),
         which is not verified.
     """
@@ -105,6 +139,15 @@ def clean_plus_soft(mixing: ArrayLike) -> Transform:
 
     Raises:
         ValueError: if mixing is outside of [0, 1].
+
+    Example:
+        >>> from robustjax.contrastive import compose, from_arrays, similarity
+        >>> near, far, mixed = jnp.array([[[1, 0]], [[0, 1]], [[0.9, 0.1]]])
+        >>> pair = jnp.stack([near, near])
+        >>> batch = from_arrays(near, pair, far, mixed=jnp.stack([near, mixed]))
+        >>> loss_fn = jax.jit(compose(similarity(0.5), clean_plus_soft(0.9)))
+        >>> print(f"{loss_fn(batch)[0]:.3f}")
+        0.454
 
     Reference: ours; one of two readings of fractional neighbours in Ko et al. (2022),
         which is not verified.

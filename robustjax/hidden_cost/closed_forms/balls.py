@@ -1,8 +1,17 @@
 """What Gaussian smoothing does to a decision region that is a ball.
 
-A class whose region lies inside a ball of radius R loses everything outside of the
-smoothed ball, and vanishes at a noise level of about R / sqrt(d). So the functions here
-bound the fate of every bounded region. Intervals are balls with dim = 1.
+For a ball of radius R in d dimensions, a point at distance r from its centre and a
+threshold tau, with F_d(x; nc) the noncentral chi-square distribution function,
+
+    p(r) = F_d((R / sigma)^2; (r / sigma)^2),
+    r* solves p(r*) = tau,   sigma_0 = R / sqrt(quantile tau of chi-square_d),
+    sqrt(R^2 - d sigma^2) <= r* <= sqrt(R^2 - (d - 1) sigma^2)   for tau = 1/2.
+
+A class whose region lies inside the ball loses everything outside of the smoothed ball,
+r <= r*, and vanishes at sigma_0, about R / sqrt(d). So the functions here bound the
+fate of every bounded region. Intervals are balls with dim = 1.
+
+What n samples can certify at all: Phi^-1(alpha^(1/n)) sigma.
 """
 
 from typing import NamedTuple

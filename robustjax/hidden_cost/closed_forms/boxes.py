@@ -1,5 +1,8 @@
 """What Gaussian smoothing does to boxes, slabs, half-spaces and regions of the line.
 
+    p(x) = prod_j Phi((upper_j - x_j) / sigma) - Phi((lower_j - x_j) / sigma),
+    sigma_0 = -h / Phi^-1((1 - tau^(1/d)) / 2)   for a cube of half side h.
+
 A box factors into intervals. Sides may be infinite: one finite pair is a slab, one
 finite end a half-space, whose boundary no noise moves.
 """

@@ -1,8 +1,14 @@
 """What Gaussian smoothing does to a decision region that is a circular cone.
 
-A class whose region lies inside a cone with half-angle theta keeps a probability of 1/2
-only deeper than sigma * s(theta, d) below the apex: narrow regions recede, the faster
-the higher the dimension, about sigma cot(theta) sqrt(d). They never vanish.
+For half-angle theta in d dimensions, a point t below the apex and rho from the axis,
+and a threshold tau, in units of sigma,
+
+    p(t, rho) = E[F_{d-1}(tan(theta)^2 max(t + u, 0)^2; rho^2)],   u ~ N(0, 1),
+    t* = sigma s with p(s, 0) = tau.
+
+A class whose region lies inside the cone reaches tau only deeper than t*: narrow
+regions recede, the faster the higher the dimension, for tau = 1/2 by about
+sigma cot(theta) sqrt(d). They never vanish.
 """
 
 import functools

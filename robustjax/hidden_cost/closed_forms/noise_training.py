@@ -4,6 +4,16 @@ Training with noise of level s learns the Bayes rule of the *noised* data; smoot
 needs a rule that is right on *clean* data after noise of level t. These are different
 objectives: in the world of two Gaussians noise in training cures what smoothing breaks,
 in the world of points it loses a class.
+
+Two Gaussians N(0, v_1 I) and N(0, v_0 I), noised to a = v_1 + s^2 and b = v_0 + s^2, in
+d dimensions: the rule gives the inner class the ball of radius R, smoothing leaves r*,
+
+    R^2 = d log(b / a) a b / (b - a),
+    accuracies F_d(r*^2 / v_1) and 1 - F_d(r*^2 / v_0)   (F_d: chi-square).
+
+A point of prior q between two others at distance D: the interval of half width
+
+    h = sigma^2 / D arccosh(q / (1 - q) exp((D / sigma)^2 / 2)).
 """
 
 from typing import NamedTuple

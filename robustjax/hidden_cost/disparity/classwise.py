@@ -1,4 +1,11 @@
-"""Class-wise accuracy under smoothing, and how unequal it is."""
+"""Class-wise accuracy under smoothing, and how unequal it is.
+
+    accuracy_c = k_c / n_c,   accuracy_c(R) = share of class c that is correct with a
+                                              certified radius of at least R,
+
+k_c correct of the n_c examples of class c, abstentions counted as errors. Intervals
+are those of `simultaneous`, for all classes together.
+"""
 
 import functools
 import math

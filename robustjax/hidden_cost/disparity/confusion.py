@@ -1,4 +1,9 @@
-"""What is predicted for each true class."""
+"""What is predicted for each true class.
+
+    rate[c, j] = share of the examples of class c that are predicted as j,
+
+with one more column for abstentions.
+"""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray

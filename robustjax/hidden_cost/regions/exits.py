@@ -1,6 +1,9 @@
 """First exits of functions of a distance, and the numbers of votes that mark them.
 
-[host] Many rays at once: arrays run over the rays.
+[host] Many rays at once: arrays run over the rays. With p(t) the probability of the
+class at distance t, estimated by votes(t) of n samples,
+
+    exit = inf {t >= 0 : p(t) < tau},   estimated by inf {t : votes(t) < tau n}.
 """
 
 import bisect

@@ -9,6 +9,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.sharding import Mesh
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
@@ -148,7 +149,7 @@ def base_labels(
         base_classifier.check_logits(logits, batch.shape, num_classes=num_classes)
         return noise_blocks.winning_class(logits).astype(jnp.int32)
 
-    batches = jnp.pad(x, fill).reshape(num_batches, size, *shape)
+    batches = rearrange(jnp.pad(x, fill), "(batch n) ... -> batch n ...", n=size)
     return jax.lax.map(labels, batches).reshape(-1)[:num_points]
 
 

@@ -1,7 +1,11 @@
 """How far a decision region reaches along rays, before and after smoothing.
 
-The same noise is used at every point of a ray, so the votes for its class are a fixed
-function of the distance t, and where they pass a level can be found by bisection.
+    t_base = inf {t : f(x + t u) != A},
+    t_smooth = inf {t : P[f(x + t u + eps) = A] < tau},
+
+with eps ~ N(0, sigma^2 I). The same noise is used at every point of a ray, so the votes
+for its class are a fixed function of the distance t, and where they pass a level can be
+found by bisection.
 """
 
 import functools

@@ -1,5 +1,8 @@
 """Decision regions on a plane through three inputs, before and after smoothing.
 
+    base[i, j] = f(v),   smoothed[i, j] = argmax of the votes of f(v + sigma z),
+    v = points[0] + x[j] basis[0] + y[i] basis[1].
+
 Arrays only: `robustjax.plotting` draws them.
 """
 

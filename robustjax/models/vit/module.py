@@ -19,11 +19,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from einops import rearrange, reduce, repeat
 
 from robustjax import _validate
 from robustjax.models.normalized import standardize
 from robustjax.models.vit.config import ViTConfig
 
+_MEAN = "n token d -> n d"
 _OUTPUTS = ("features", "logits", "blocks")
 _GELU: dict[str, Callable[[jax.Array], jax.Array]] = {
     "tanh": lambda x: nn.gelu(x, approximate=True),
@@ -205,8 +207,8 @@ class VisionTransformer(_Layers):
         """Class token, registers, and patches with their positions."""
         x = standardize(x, self.config.mean, self.config.std).astype(self.dtype)
         patches = self.embedding(x)
-        patches = patches.reshape(len(x), -1, self.config.width)
-        rows = [patches + jnp.tile(self.pos_embedding, (len(x), 1, 1))]
+        patches = rearrange(patches, "n row col d -> n (row col) d")
+        rows = [patches + repeat(self.pos_embedding, "1 t d -> n t d", n=len(x))]
         if self.config.registers:
             rows.insert(0, jnp.tile(self.registers, (len(x), 1, 1)))
         if self.config.class_token:
@@ -221,10 +223,11 @@ class VisionTransformer(_Layers):
             case "cls":
                 return _wide(norm(tokens)[:, 0])
             case "gap":
-                return _wide(norm(tokens)[:, -num_patches:]).mean(axis=1)
+                return reduce(_wide(norm(tokens)[:, -num_patches:]), _MEAN, "mean")
             case "map":
                 return _wide(self.MAPHead_0(norm(tokens)))
-        return _wide(norm(_wide(tokens[:, -num_patches:]).mean(axis=1)))
+        mean = reduce(_wide(tokens[:, -num_patches:]), _MEAN, "mean")
+        return _wide(norm(mean))
 
     def _check(self, x: jax.Array, output: str) -> None:
         side = self.config.resolution

@@ -7,6 +7,7 @@ another resolution went through one of them, so it is chosen by name.
 
 import numpy as np
 import scipy.ndimage
+from einops import rearrange
 
 from robustjax import _validate
 
@@ -72,14 +73,14 @@ def resize_positions(
     _validate.one_of(RULES, rule=rule)
     _validate.integer(1, side=side)
     old = round(table.shape[1] ** 0.5)
-    grid = np.asarray(table, np.float64).reshape(old, old, -1)
+    grid = rearrange(np.float64(table), "1 (row col) d -> row col d", row=old)
     rule = effective_rule(rule, registers=registers)
     if rule == "vit_jax":
         grid = scipy.ndimage.zoom(grid, (side / old, side / old, 1), order=1)
     else:
         weights = _weights(old, side, rule)
         grid = np.einsum("ia,jb,abd->ijd", weights, weights, grid, optimize=True)
-    return grid.reshape(1, side * side, -1).astype(table.dtype)
+    return rearrange(grid, "row col d -> 1 (row col) d").astype(table.dtype)
 
 
 def _weights(old: int, new: int, rule: str) -> np.ndarray:

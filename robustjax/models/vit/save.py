@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from einops import rearrange
 
 from robustjax import _validate
 from robustjax.models import checkpoints
@@ -43,6 +44,20 @@ def save_vit(
     Raises:
         FileExistsError: if the file exists: it is never overwritten.
         ValueError: if the path ends otherwise, or the layout has no place for a part.
+
+    Example:
+        >>> import tempfile
+        >>> import jax
+        >>> from robustjax.models import VisionTransformer
+        >>> config = ViTConfig(width=8, heads=2, mlp=16, depth=1, patch=4, resolution=8)
+        >>> init_fn, images = VisionTransformer(config).init, np.zeros((1, 8, 8, 3))
+        >>> shapes = jax.eval_shape(init_fn, jax.random.key(0), images)["params"]
+        >>> params = jax.tree.map(lambda array: np.zeros(array.shape), shapes)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     path = save_vit(f"{folder}/vit.npz", config, params, layout="augreg")
+        ...     with np.load(path) as file:
+        ...         print(len(file.files), file["embedding/kernel"].shape)
+        22 (4, 4, 3, 8)
     """
     path = pathlib.Path(path).absolute()
     _validate.one_of(_LAYOUTS, layout=layout)
@@ -104,9 +119,9 @@ def _torch_axes(target: str, array: np.ndarray) -> np.ndarray:
     path, leaf = split_leaf(target)
     module = path.rpartition("/")[2]
     if module in PARTS:
-        array = array.reshape(*array.shape[:-2], -1)
+        array = rearrange(array, "... head d -> ... (head d)")
     if module == "out" and leaf == "kernel":
-        array = array.reshape(-1, array.shape[-1])
+        array = rearrange(array, "head d out -> (head d) out")
     if leaf == "kernel":
         array = array.transpose((3, 2, 0, 1) if array.ndim == 4 else None)
     return array

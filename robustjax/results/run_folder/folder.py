@@ -267,6 +267,14 @@ def check_run(
         ValueError: if the folder holds something else or another run, or one of other
             software or hardware.
         NotADirectoryError: if it is a file.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = start_run(folder, flags={"sigma": "0.5"}, flags_text="", facts={})
+        ...     check_run(folder, flags={"sigma": "1.0"}, facts={})
+        Traceback (most recent call last):
+        ValueError: workdir=... is another run: --sigma is 0.5 there and 1.0 here.
     """
     path = pathlib.Path(workdir)
     if path.exists() and not path.is_dir():

@@ -61,6 +61,19 @@ def merge_runs(
         ValueError: if the runs do not belong together, an idx is there twice, there
             are gaps, software or hardware differ, or output is not empty.
         FileNotFoundError: if a folder is not a run.
+
+    Example:
+        >>> import tempfile
+        >>> from robustjax.results import open_run, read_log
+        >>> names = ["idx", "label", "predict", "radius", "correct", "time"]
+        >>> how = {"flags": {}, "flags_text": "", "facts": {}, "columns": names}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     parts = [f"{folder}/first", f"{folder}/second"]
+        ...     for index, part in enumerate(parts):
+        ...         with open_run(part, **how) as run:
+        ...             run.append([dict(zip(names, [index, 3, 3, 0.5, 1, 0.1]))])
+        ...     len(read_log(merge_runs(parts, output=f"{folder}/whole")))
+        2
     """
     folders = [pathlib.Path(run) for run in runs]
     output = pathlib.Path(output)

@@ -1,8 +1,12 @@
 """A network along a curve that is linear between knots: exact, in float64, on the host.
 
-Between two knots the pixels are linear in one number. So is every value up to the first
-breakpoints, those of ReLU, abs or max. Where a unit crosses its breakpoint a knot is
-added, and the next values are linear between the knots that are there then.
+Between two knots a and b the pixels are linear in one number t. So is every value v up
+to the first breakpoints, those of ReLU, abs or max. Where a unit crosses its breakpoint
+c, a knot is added, at
+
+    t = a + (c - v(a)) / (v(b) - v(a)) (b - a),
+
+and the next values are linear between the knots that are there then.
 """
 
 import functools

@@ -1,4 +1,12 @@
-"""Exact radii of one attribute along which pixels and model are piecewise linear."""
+"""Exact radii of one attribute along which pixels and model are piecewise linear.
+
+With g(t) the moved image, f the logits and y the label,
+
+    right = min {t > 0 : f_y(g(t)) <= f_j(g(t)) for some j != y},
+
+left the same for -t. Between knots a and b with margins v_a > 0 >= v_b the tie is at
+a + v_a / (v_a - v_b) (b - a).
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple

@@ -1,8 +1,14 @@
 """Pixels of an image while an attribute moves inside a cell: intervals and planes.
 
-A pixel is followed along a single parameter by its knots: between two of them it is a
-line, or bends by no more than is known. Two lines of least area then enclose the knots.
-Where several parameters meet, planes are composed.
+For a pixel v(t) of the moved image and all t in the cell,
+
+    lower <= v(t) <= upper,
+    lower_slope . t + lower_offset <= v(t) <= upper_slope . t + upper_offset.
+
+A pixel is followed along a single parameter by its knots: between two of them, w apart,
+it is a line, or at most M w^2 / 8 away from it where its second derivative is at most
+M. Two lines of least area then enclose the knots. Where several parameters meet, planes
+are composed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -62,6 +68,15 @@ def enclosure(
         ValueError: for an interpolation that is not bilinear; for a known cell that is
             reversed, not finite or reaches a scale of -1; for rotations over more than
             360 degrees, and paths of a pixel past 4096 others.
+
+    Example:
+        >>> from robustjax import semantic
+        >>> image, cell = jnp.array([[[0.25], [0.875]]]), jnp.array([[-0.125], [0.25]])
+        >>> fn = jax.jit(enclosure, static_argnums=0, static_argnames="max_widths")
+        >>> brightness = semantic.attribute("brightness")
+        >>> lower, upper, _ = fn(brightness, image, cell, max_widths=(0.5,))
+        >>> print(lower.ravel(), upper.ravel())
+        [0.125 0.75 ] [0.5 1. ]
     """
     x = color.as_image(image, is_color=attribute.is_color)
     _check(attribute, cell)

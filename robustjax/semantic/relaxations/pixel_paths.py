@@ -1,4 +1,12 @@
-"""Where pixels bend while a single parameter moves, and by how much in between."""
+"""Where pixels bend while a single parameter moves, and by how much in between.
+
+The source of a pixel at distance r from the centre goes from one cell between four
+pixels to the next where its row or column is an integer. Inside a cell, with gradient
+g and mixed difference D of the four pixels, angles in radians,
+
+    rotation:        |v''| <= |g| r + |D| r^2,
+    straight paths:  |v''| = 2 |D row' column'|.
+"""
 
 import math
 from collections.abc import Callable, Mapping

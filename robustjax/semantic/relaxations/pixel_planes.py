@@ -1,4 +1,13 @@
-"""Arrays between planes over a few parameters, and what can be done with them."""
+"""Arrays between planes over a few parameters, and what can be done with them.
+
+Of a curve with values v_i at knots t_i, the upper line of least area has
+
+    slope s = that of the concave envelope in the middle of the ends,
+    offset  = max_i (v_i - s t_i),
+
+so it is above all knots whatever s is. Products of a <= x <= b and c <= y <= d lie
+between McCormick's planes, x y >= c x + a y - a c and three like it.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple

@@ -1,4 +1,12 @@
-"""Certified ranges of attributes by adaptive branch and bound over cells."""
+"""Certified ranges of attributes by adaptive branch and bound over cells.
+
+A cell C of moves is proven if
+
+    min over j != y and t in C of f_y(g(t)) - f_j(g(t)) > 0,
+
+bounded from below by `cell_bounds`; a cell that fails is halved. With one parameter the
+cell nearest to zero comes first; with several the widest, ties to the nearest.
+"""
 
 import heapq
 import itertools

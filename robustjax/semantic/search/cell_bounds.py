@@ -1,4 +1,9 @@
-"""Least margins of a class over cells of an attribute, many cells at a time."""
+"""Lower bounds of the margins of a class over cells of an attribute, many at a time.
+
+    margin(C) <= min over rows j and t in C of spec_j . f(g(t)),
+
+with the moved image g(t), enclosed by intervals, planes or SP-layers, and the logits f.
+"""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,10 @@
-"""Counterexamples: the smallest moves found that change the class."""
+"""Counterexamples: the smallest moves found that change the class.
+
+    right >= min {t > 0 : argmax f(g(t)) != y},   left the same for -t,
+
+found on a grid that is refined in front of the first loss; along rays, if there are
+several parameters.
+"""
 
 import functools
 import itertools

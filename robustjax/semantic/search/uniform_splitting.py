@@ -1,4 +1,9 @@
-"""Uniform splitting, as in the reference code: fixed cells outwards, for comparison."""
+"""Uniform splitting, as in the reference code: fixed cells outwards, for comparison.
+
+    right = n w for the first cell [n w, (n + 1) w] that is not proven, or the limit,
+
+left the same to the other side.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple

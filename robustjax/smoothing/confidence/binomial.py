@@ -1,6 +1,15 @@
 """Confidence bounds of probabilities, on the host in float64.
 
-float32 is not enough here: 1 - 1e-8 rounds to 1 there, and the radius to infinity.
+For k successes in n trials (Clopper and Pearson)
+
+    p_lower = quantile alpha of Beta(k, n - k + 1),       0 if k = 0,
+    p_upper = quantile 1 - alpha of Beta(k + 1, n - k),   1 if k = n,
+
+and for two counts a >= b, whose probabilities may be equal,
+
+    p_value = min(1, 2 P[Binomial(a + b, 1/2) >= a]).
+
+float32 is not enough here: 1 - 1e-8 rounds to 1, and the radius to infinity.
 """
 
 import numpy as np

@@ -1,8 +1,10 @@
 """The bounds that a certified radius rests on, and the failure probability of each.
 
-[host] Half of the alpha of a certificate goes to the bound of the class probability,
-half to the bounds of the gradient. `docs/confidence_budget.md` has the table, event by
-event.
+[host] With G groups of events of the gradient,
+
+    alpha = alpha / 2 (p_lower)  +  G times alpha / (2 G) (one for each group).
+
+`docs/confidence_budget.md`, "Event by event", has the table of the events.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -2,8 +2,17 @@
 
 [host] float64. One term is x = s <z, u> with z ~ N(0, I), u a unit vector and s the
 outcome of a classifier minus a baseline: s in [-1, 0] for baseline 1, in [-1/2, 1/2]
-for baseline 1/2. Its expectation is <m, u> with m = E[z s] = E[z f]. The proofs are in
-`docs/confidence_budget.md`.
+for baseline 1/2. Its expectation is <m, u> with m = E[z s] = E[z f]. For n terms
+
+    P[<m, u> > mean(x) + w] <= exp(-l),   w = min over a of (G(a) + l / n) / a,
+
+for any G(a) >= log E exp(a (x - E x)) and log E exp(-a (x - E x)):
+
+    baseline 1:    G(a) = min over k of k q + E[(exp(a y) - 1 - a y - k)_+],
+    baseline 1/2:  G(a) = c(a) a^2 / 2,
+
+with y ~ N(0, 1) and q >= E[1 - f]. Proofs: `docs/confidence_budget.md`, "Deviation
+along a fixed direction".
 """
 
 import functools

@@ -1,10 +1,16 @@
 """Bounds of the length of a vector m from two independent estimates X and Y of it.
 
 [host] float64. An e-value of a candidate is a statistic, never negative, with mean at
-most 1 if the candidate is the truth. Given Y, the samples behind X give an e-value of
-<m, v> in the known direction v = Y / |Y|. Y itself gives one of <m - Y, u> in the
-unknown direction u = m / |m|. Their product is an e-value of both, so by Markov's
-inequality one event, not two, bounds the length. Proof: `docs/confidence_budget.md`.
+most 1 if the candidate is the truth. Given Y, the samples behind X give an e-value W_1
+of <m, v> in the known direction v = Y / |Y|. Y itself gives one, W_2, of <m - Y, u> in
+the unknown direction u = m / |m|. With r = |m|,
+
+    r^2 = |Y| c + r b,   c = <m, v>,   b = <m - Y, u>,
+    P[W_1(c) W_2(b) >= 1 / alpha] <= alpha                     (Markov's inequality),
+    upper bound = sup {r : W_1(c) W_2(r - |Y| c / r) < 1 / alpha for some c}.
+
+So one event, not two, bounds the length. Proof: `docs/confidence_budget.md`, "Lengths:
+two e-values in one event".
 """
 
 from typing import NamedTuple

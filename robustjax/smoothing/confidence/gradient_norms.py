@@ -1,7 +1,12 @@
 """Confidence bounds of the norms of the gradient of a smoothed class probability.
 
-[host] float64, from the sums of `moments.Moments`. m = E[z f(z)], with z the noise in
-units of sigma and f the outcome of class A, is sigma times the gradient.
+[host] float64, from the sums of `moments.Moments`. With z the noise in units of sigma
+and f the outcome of class A, of probability p = E f,
+
+    m = E[z f(z)] = sigma times the gradient of p,   |m|_2 <= phi(Phi^-1(p)),
+
+so p >= p_lower >= 1/2 limits all norms of m: `docs/confidence_budget.md`, "Implied
+bounds". `tight_bounds` and `reference` add what the samples show.
 """
 
 import functools
@@ -147,6 +152,19 @@ def gradient_norm_bounds(
     Raises:
         ValueError: if an argument is unknown or out of range, a half has no samples, or
             the moments were made for other subspaces or votes.
+
+    Example:
+        >>> import jax
+        >>> import jax.numpy as jnp
+        >>> from robustjax.smoothing import class_moments
+        >>> apply_fn = lambda x: jnp.stack([x[:, 0], 1.0 - x[:, 0]], axis=-1)
+        >>> moments = class_moments(
+        ...     jax.random.key(0), apply_fn, jnp.ones((1, 1)), sigma=0.5,
+        ...     num_samples=2_000, num_classes=2, selected=[0], baseline=[1.0],
+        ... )
+        >>> found = gradient_norm_bounds(moments, alpha=0.001)
+        >>> print(f"{found.l2_lower[0]:.3f} < phi(1) = 0.242 < {found.l2_upper[0]:.3f}")
+        0.176 < phi(1) = 0.242 < 0.272
 
     Reference: ours; "reference" is Mohapatra et al. (2020), arXiv 2010.06651.
     """

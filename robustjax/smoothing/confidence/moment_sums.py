@@ -1,6 +1,8 @@
-"""Sums over samples as they enter confidence bounds: float64, with what rounding took.
+"""Sums over samples as confidence bounds take them: float64, with rounding errors.
 
-[host]
+[host] A sum S of terms t_i that was computed in float32 as S' obeys
+
+    |S - S'| <= SUM_ERROR * sum |t_i|.
 """
 
 import math

@@ -1,10 +1,18 @@
 """Bounds of gradient norms as in the public code of the paper, with its defects mended.
 
-[host] float64. For s = +-1/2 and every unit vector u it takes <u, s z - m> as
-sub-Gaussian with one constant, and unites the events of all coordinates or of all
-vectors of signs. Mended: the dimension of the part orthogonal to a subspace, the split
-of the failure probability, the Chernoff bound of the product of two noises, and a
-product of the halves that is negative.
+[host] float64. For s = +-1/2 and every unit vector u, <u, s z - m> is taken as
+sub-Gaussian with the one constant c = 1/4 + 3 / sqrt(8 pi e). A is the mean of s z over
+all N samples in d dimensions, X and Y are those over n_1 even and n_2 odd samples. At
+failure probability a, with l = log(2 / a),
+
+    |m|_inf:  max_j |A_j| +- sqrt(2 c / N log(2 d / a)),
+    |m|_1:    |A|_1 +- sqrt(d 2 c / N (d log 2 - log a)),
+    |m|_2:    sqrt(e^2 / 4 + <X, Y> +- t) +- e / 2,
+              e = sqrt(2 c (1 / n_1 + 1 / n_2) l),   t = c Q_d(l) / sqrt(n_1 n_2),
+
+where <g, h> > Q_d(l) with probability at most exp(-l) for g, h ~ N(0, I_d). Mended: the
+dimension of the part orthogonal to a subspace, the split of the failure probability,
+the Chernoff bound Q_d, and a <X, Y> that is negative.
 """
 
 from collections.abc import Mapping

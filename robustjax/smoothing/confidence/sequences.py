@@ -1,16 +1,18 @@
 """Confidence bounds for sampling that stops early, on the host in float64.
 
 A confidence sequence bounds a mean after every sample at once, so that one may look
-after each sample and stop when one likes. Those here bet. For each candidate mean there
-is a wealth: a product of factors, one a sample, that are not negative and have a mean
-of at most 1 if the candidate is right; or an average of such products. By Ville's
-inequality it ever reaches 1 / alpha with probability at most alpha, and rejects the
-candidate where it does. At any sample size the wealth falls as the candidate rises. So
-if the largest rejected candidate is above the true mean, the true mean is rejected as
-well: that candidate is the lower bound.
+after each sample and stop at any time. The sequences here bet. For each candidate mean
+p_0 there is a wealth, a product of factors, one for each sample, or an average of such
+products. The factors are not negative, and have a mean of at most 1 if p_0 is right:
 
-What no such sequence covers (norms of gradients, say) is estimated at a few sizes that
-are fixed beforehand, each with its share of alpha: `stage_sizes` and `stage_alpha`.
+    M_n(p_0) = F_1(p_0) ... F_n(p_0),   P[M_n(p) >= 1 / alpha for some n] <= alpha,
+    lower bound after n samples = sup {p_0 : M_n(p_0) >= 1 / alpha},
+
+by Ville's inequality. At any sample size the wealth falls as the candidate rises. So if
+the largest rejected candidate is above the true mean, the true mean is rejected too.
+
+What no confidence sequence covers (norms of gradients, say) is estimated at a few sizes
+that are fixed beforehand, each with its share of alpha: `stage_sizes`, `stage_alpha`.
 """
 
 import itertools

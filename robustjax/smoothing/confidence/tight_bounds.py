@@ -1,6 +1,14 @@
 """Bounds of gradient norms by e-values and by single fixed directions.
 
-[host] float64. Ours; the proofs are in `docs/confidence_budget.md`.
+[host] float64. With A the mean of s z over all samples, X and Y those over the even and
+the odd ones, d coordinates, and the widths w of `concentration`,
+
+    linf_upper = max_j (|A_j| + w_j),       linf_lower = max_j (|A_j| - w_j),
+    l1_upper = |A|_1 + sqrt(d) w,           l1_lower = <X, sign(Y)> - sqrt(d) w,
+
+while bounds of lengths are those of `e_values`. Ours; the proofs are in
+`docs/confidence_budget.md`, "Lengths: two e-values in one event" and "l1 and linf
+norms: one direction is enough".
 """
 
 from collections.abc import Callable, Mapping, Sequence

@@ -1,8 +1,10 @@
 """First-order certified radii: what the class probability and its gradient guarantee.
 
-The solver proposes multipliers; the last step evaluates their dual value, in float64
-on the host, at the radius itself. By weak duality that is a proof, whatever the solver
-did.
+    R = sigma sup {r : V(r) > 1/2},   V(r) >= D(a, b, c; r) for any multipliers,
+
+with V the smallest probability of class A at distance r and D its dual, see `dual`. The
+solver proposes multipliers; the last step evaluates D, in float64 on the host, at the
+radius itself. By weak duality that is a proof, whatever the solver did.
 """
 
 import functools

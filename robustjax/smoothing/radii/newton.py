@@ -1,10 +1,14 @@
 """The largest radius that any multipliers prove: a damped Newton method on the device.
 
 The radius that multipliers prove is the r at which their dual value falls to 1/2. Each
-step solves the optimality conditions and D = 1/2 together, in (a, b, c, r), and is kept
-if the radius proved so far, r + (D - 1/2) / |dD/dr|, does not shrink. That tangent can
-promise too much, so a step that was not kept is followed by one in r alone. It starts
-from the collinear worst case. The result is only a proposal: `first_order` proves it.
+step solves the optimality conditions and D = 1/2 together, in (a, b, c, r),
+
+    dD/da = dD/db = dD/dc = 0,   D(a, b, c; r) = 1/2,
+
+and is kept if the radius proved so far, r + (D - 1/2) / |dD/dr|, does not shrink. That
+tangent can promise too much, so a step that was not kept is followed by one in r alone.
+It starts from the collinear worst case. The result is only a proposal: `first_order`
+proves it.
 
 Reference: ours.
 """

@@ -1,4 +1,14 @@
-"""First-order radii of whole balls: which component of the gradient a norm exposes."""
+"""First-order radii of whole balls: which component of the gradient a norm exposes.
+
+With U an upper bound of the dual norm of m, l a lower bound of |m|_2 (for a subspace,
+of its part outside) and k the l2 circumradius of the unit ball of the norm,
+
+    R = R_1(p, parallel, perpendicular) / k,   parallel = -U / k,
+    perpendicular = sqrt(max(0, l^2 - (U / k)^2)),   for a subspace l,
+
+where R_1 is `first_order_radius`. Why one radius covers the ball:
+`docs/papers/higher_order_proof.md`.
+"""
 
 from typing import Any
 

@@ -1,4 +1,11 @@
-"""Zeroth-order certified radii: what the class probability alone guarantees."""
+"""Zeroth-order certified radii: what the class probability alone guarantees.
+
+    R = sigma / 2 (Phi^-1(p_A) - Phi^-1(p_B)),   p_B = 1 - p_A where it is not given,
+    R_p = R / k_p,   k_p = d^(1/2 - 1/p) for p >= 2, and 1 for p <= 2.
+
+p_A is a lower bound of the probability of class A, p_B an upper bound of that of every
+other class.
+"""
 
 import functools
 from typing import Any

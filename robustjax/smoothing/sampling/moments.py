@@ -1,9 +1,14 @@
 """First-order moments of a smoothed classifier: sums of noise times outcome.
 
-With f the outcome for class A (1 where it wins, or its probability) and z the noise in
-units of sigma, m = E[z f(z)] is sigma times the gradient of E f. Odd and even blocks of
-noise give independent estimates of m. The odd blocks come first: what they find fixes
-directions and bets, with which the even blocks then play along these directions.
+With f the outcome for class A (1 where it wins, or its probability), z the noise in
+units of sigma and b a baseline, 1 or 1/2,
+
+    m = E[z f(z)] = E[z (f(z) - b)],
+    X = mean of z (f(z) - b) over the even blocks of noise,   E X = m,
+    Y = the same mean over the odd blocks,                    E Y = m.
+
+m is sigma times the gradient of E f; X and Y are independent. The odd blocks come
+first: they determine directions and bet sizes, with which the even blocks then bet.
 """
 
 import functools
@@ -14,6 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.sharding import Mesh
 from jax.typing import ArrayLike, DTypeLike
 
@@ -329,7 +335,7 @@ def _block_sums(
     baseline = inputs.baseline[example][:, None]
     miss = jnp.where(step.is_used, 1 - outcome, 0)
     weight = jnp.where(step.is_used, outcome - baseline, 0)
-    noise = step.noise.reshape(*weight.shape, -1)
+    noise = rearrange(step.noise, "item sample ... -> item sample (...)")
 
     with jax.named_scope("robustjax.smoothing.sampling.moments"):
         contract = functools.partial(jnp.einsum, precision="highest")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from einops import rearrange
 from jax.sharding import Mesh, PartitionSpec
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
@@ -245,10 +246,12 @@ def reduce_blocks(
             noise = draw(work.example_ids[example], block)
             stimuli = work.x[example][:, None] + work.sigma * noise
         with jax.named_scope("robustjax.smoothing.votes"):
-            stimuli = stimuli.reshape(-1, *shape)
+            stimuli = rearrange(stimuli, "item sample ... -> (item sample) ...")
             logits = work.apply_fn(stimuli)
             base_classifier.check_logits(logits, stimuli.shape, num_classes=num_classes)
-            logits = logits.reshape(items_per_step, BLOCK_SIZE, num_classes)
+            logits = rearrange(
+                logits, "(item sample) k -> item sample k", item=items_per_step
+            )
         sample = block[:, None] * BLOCK_SIZE + _arange(BLOCK_SIZE)[None]
         is_used = (sample < work.num_samples) & (item < num_items)[:, None]
         winner = jnp.where(is_used, winning_class(logits), -1)

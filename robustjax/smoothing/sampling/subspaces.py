@@ -1,4 +1,9 @@
-"""Linear subspaces of the input, such as a colour channel, and projections on them."""
+"""Linear subspaces of the input, such as a colour channel, and projections on them.
+
+    P v = mask * v  for coordinates,   P v = B (B' v)  for an orthonormal basis B,
+
+and v - P v is the projection on the complement.
+"""
 
 import itertools
 import math

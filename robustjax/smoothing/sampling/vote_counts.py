@@ -1,6 +1,9 @@
 """Class counts of a classifier under Gaussian noise, and the checks of what is sampled.
 
-`blocks` holds the loop that draws the noise and calls the classifier.
+    counts[c] = number of i <= n with argmax f(x + sigma z_i) = c,   z_i ~ N(0, I).
+
+The last column counts the samples that are invalid: a logit is not finite.
+`noise_blocks` holds the loop that draws the noise and calls the classifier.
 """
 
 import functools

@@ -102,6 +102,11 @@ class DepthTest(parameterized.TestCase):
             with self.assertRaisesRegex(ValueError, f"x: .* channel, got {bits}[.]"):
                 image_files.decode(content, source="x")
 
+    @parameterized.parameters(b"P1\n# 1 is black\n3 1\n0 1 0", b"P4\n3 1\n\x40")
+    def test_pbm(self, content):
+        pixels = image_files.decode(content, source="x")
+        self.assertEqual(pixels.ravel().tolist(), [255, 0, 255])
+
     @parameterized.product(
         kind=((1, 1), (2, 3), (2, 4), (5, 4)), order=("<", ">"), bits=(8, 16)
     )

@@ -11,6 +11,7 @@ import pytest
 from absl.testing import absltest, parameterized
 
 from robustjax import data
+from robustjax.data.formats import npz
 
 _X = np.arange(5 * 4 * 4, dtype=np.uint8).reshape(5, 4, 4)
 _Y = np.array([0, 1, 2, 1, 0])
@@ -106,6 +107,8 @@ class ArraysTest(parameterized.TestCase):
         message = f"No lost.npz in .* or {self.folder}; .*data_dir or ROBUSTJAX"
         with self.assertRaisesRegex(FileNotFoundError, message):
             data.load("lost.npz", data_dir=self.folder)
+        with self.assertRaisesRegex(FileNotFoundError, f"No file {self.path}"):
+            npz.read(self.path, split="test", name="mine")
 
 
 if __name__ == "__main__":

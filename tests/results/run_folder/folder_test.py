@@ -283,6 +283,13 @@ class ProvenanceTest(parameterized.TestCase):
         self.assertEqual(list(history), list(range(1, 9)))
         self.assertEqual({entry["i"] for entry in history.values()}, set(range(8)))
 
+    def test_a_number_that_was_just_taken_is_left_to_its_owner(self):
+        self.path.mkdir(parents=True)
+        self.assertEqual(starts.record(self.path, {"i": 0}), 1)
+        with mock.patch.object(starts, "_files", return_value=[]):  # as seen before
+            self.assertEqual(starts.record(self.path, {"i": 1}), 2)
+        self.assertEqual(starts.read(self.path), {1: {"i": 0}, 2: {"i": 1}})
+
     def test_a_start_killed_while_it_was_written(self):
         sample_runs.write_run(self.path, range(2))
         (self.path / "starts" / "00002.json").touch()

@@ -1,10 +1,12 @@
 """Tests for the locks of run folders: one start at a time, none of the dead."""
 
+import errno
 import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+from unittest import mock
 
 import children
 from absl.testing import absltest
@@ -66,6 +68,17 @@ class RunFolderTest(absltest.TestCase):
             child.wait()
         with locks.run_folder(self.path):
             pass
+
+    def test_systems_without_locks_are_used_without_them(self):
+        """A platform that has none, and a file system that knows none."""
+        unknown = OSError(errno.ENOLCK, "No locks available")
+        for without in (
+            mock.patch.dict(sys.modules, fcntl=None),
+            mock.patch("fcntl.flock", side_effect=unknown),
+        ):
+            with without, locks.run_folder(self.path), locks.run_folder(self.path):
+                text = (self.path / locks.FILE_NAME).read_text()
+            self.assertStartsWith(text, f"process {os.getpid()} on ")
 
 
 if __name__ == "__main__":

@@ -75,6 +75,26 @@ class MergingTest(parameterized.TestCase):
         indices = results.read_log(self.output).columns["idx"]
         self.assertEqual(indices.tolist(), [0, 20, 40, 60, 80])
 
+    def test_one_run_of_one_row(self):
+        results.merge_runs([self._run("a", [7])], output=self.output)
+        self.assertEqual(results.read_log(self.output).columns["idx"].tolist(), [7])
+
+    def test_runs_made_before_starts_were_recorded(self):
+        parts = [self._run("b", range(3, 5)), self._run("a", range(3))]
+        with self.assertRaisesRegex(ValueError, "a has other columns than .*b"):
+            self._drop_start(parts[1])
+            results.merge_runs(parts, output=self.output)
+        self._drop_start(parts[0])
+        results.merge_runs(parts, output=self.output)
+        columns = results.read_log(self.output).columns
+        self.assertEqual(columns["idx"].tolist(), [*range(5)])
+        self.assertNotIn("start", columns)
+
+    def _drop_start(self, run):
+        path = run / "rows.tsv"
+        lines = path.read_text().splitlines()
+        path.write_text("".join(line.rpartition("\t")[0] + "\n" for line in lines))
+
     def test_gaps_need_consent(self):
         parts = [self._run("a", range(3)), self._run("b", range(5, 7))]
         with self.assertRaisesRegex(ValueError, "merged: idx 3, 4 missing"):

@@ -154,6 +154,19 @@ class RowsTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "idx 1 would be there twice"):
             rows.RowsFile(self.path, _COLUMNS)
 
+    def test_files_beside_each_other(self):
+        """One that has half of its header says nothing; other columns are refused."""
+        self._write(_row(1))
+        beside = self.path.with_name("rows-00000-of-00002.tsv")
+        beside.write_text("\t".join(_COLUMNS))
+        self.assertEqual(rows.read_rows(beside), rows.Rows((), []))
+        found = rows.collect([beside, self.path])
+        self.assertEqual((found.columns, found.indices()), (_COLUMNS, [1]))
+        with rows.RowsFile(beside, rows.STANDARD_COLUMNS) as file:
+            file.append([dict.fromkeys(rows.STANDARD_COLUMNS, 2)])
+        with self.assertRaisesRegex(ValueError, "rows.tsv has other columns than"):
+            rows.collect([beside, self.path])
+
     @parameterized.parameters(
         ({"label": "cat"}, "numbers in the standard columns.*cat"),
         ({"norm": "a\tb"}, "column norm"),
