@@ -258,6 +258,8 @@ def _prepared(
     numbers: Iterator[int],
 ) -> tuple[_Unsafe, list[_Entry]]:
     """The polytopes, and each different box with its cases."""
+    if not len(cases):
+        raise ValueError("Expected one case or more, got none.")
     shared: dict[tuple[bytes, bytes], tuple[np.ndarray, np.ndarray, list[int]]] = {}
     polytopes = []
     for case, (lower, upper, rows, offsets) in enumerate(cases):
@@ -281,7 +283,8 @@ def _prepared(
     widths = {spec.shape[1] for spec, _ in polytopes}
     if len(shapes) != 1 or len(widths) != 1:
         raise ValueError(
-            f"Expected cases, of one shape {shapes} and number of outputs {widths}."
+            f"Expected boxes of one shape and rows of one length, got {sorted(shapes)} "
+            f"and {sorted(widths)}."
         )
     (shape,), (width,) = shapes, widths
     output = jax.eval_shape(fn, jax.ShapeDtypeStruct(shape, jnp.result_type(float)))

@@ -227,10 +227,12 @@ class ExcludeTest(parameterized.TestCase):
     def test_cases_have_to_be_alike(self):
         one = (*_BOX, [[1.0, 0, 0]], [0.0])
         other = (np.zeros(3), np.ones(3), [[1.0, 0, 0]], [0.0])
-        for cases in ([], [one, other], [one, (*_BOX, [[1.0, 0]], [0.0])]):
-            with self.assertRaisesRegex(
-                ValueError, "of one shape .* number of outputs"
-            ):
+        for cases, text in (
+            ([], "one case or more, got none"),
+            ([one, other], r"of one shape .* got \[\(2,\), \(3,\)\] and \[3\]"),
+            ([one, (*_BOX, [[1.0, 0]], [0.0])], r"rows of one length, .* and \[2, 3\]"),
+        ):
+            with self.assertRaisesRegex(ValueError, text):
                 bounds.verify_cases(_network, cases)
 
 
