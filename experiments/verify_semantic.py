@@ -20,9 +20,7 @@ import math
 import time
 from typing import Any
 
-import jax
 import numpy as np
-from jax.tree_util import Partial
 from robustjax_experiments.harness import (
     classifiers,
     flags_from_config,
@@ -31,7 +29,7 @@ from robustjax_experiments.harness import (
 from robustjax_experiments.harness.flags_from_config import setting
 from robustjax_experiments.reports import semantic as semantic_report
 
-from robustjax import _validate, bounds, data, semantic
+from robustjax import _callables, _validate, bounds, data, semantic
 from robustjax.semantic import attributes, parameter_ranges
 
 _COLUMNS = ("idx", "label", "predict", "radius", "correct", "time")
@@ -169,7 +167,7 @@ def _row(
 ) -> dict[str, Any]:
     began = time.perf_counter()
     x, label = dataset.images[index], int(dataset.labels[index])
-    predicted = int(np.argmax(_logits(apply_fn, x[None])[0]))
+    predicted = int(np.argmax(_callables.applied(apply_fn, x[None])[0]))
     own: dict[str, Any] = {}
     for attribute in config.moving():
         found = _found(config, apply_fn, x, label, attribute=attribute)
@@ -183,11 +181,6 @@ def _row(
         "time": round(time.perf_counter() - began, 6),
         **own,
     }
-
-
-@jax.jit
-def _logits(apply_fn: Partial, x: jax.Array) -> jax.Array:
-    return apply_fn(x)
 
 
 def _found(

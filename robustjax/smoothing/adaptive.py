@@ -6,12 +6,13 @@ stage k all its events get alpha / (k (k + 1)), which sums to alpha.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from jax.tree_util import Partial
 from jax.typing import ArrayLike
 from numpy.typing import NDArray
 
@@ -29,11 +30,9 @@ from robustjax.smoothing.sampling import (
 )
 from robustjax.smoothing.settings import Settings, as_norms
 
-_LOOKS: dict[str, Any] = {"first": 512, "factor": 1.25}  # order 0: any looks are valid
-_STAGES: dict[str, Any] = {
-    "first": 2048,
-    "factor": 4,
-}  # order 1: each stage costs confidence
+# Order 0: any looks are valid. Order 1: each stage costs confidence.
+_LOOKS = functools.partial(sequences.stage_sizes, first=512, factor=1.25)
+_STAGES = functools.partial(sequences.stage_sizes, first=2048, factor=4)
 _FEWEST = 129  # two halves of blocks; a confidence sequence needs some samples, too
 _HOPELESS = 1e-3  # level at which an example is given up; no certificate rests on it
 
@@ -125,66 +124,99 @@ def certify_adaptively(
         masks=subspaces or {},
     )
     select_key, estimate_key = streams.split(key)
-    ids = np.arange(len(np.asarray(x))) if example_ids is None else example_ids
-    examples = _Examples(np.asarray(x), np.asarray(ids))
-    noisy: dict[str, Any] = {
-        "apply_fn": _callables.as_partial(apply_fn),
-        "sigma": request.sigma,
-        "num_classes": num_classes,
-        "chunk_size": chunk_size,
-        "mesh": mesh,
-    }
-    count: Callable[..., jax.Array] = functools.partial(
-        vote_counts.class_counts, **noisy
+    noisy = _Noisy(
+        estimate_key,
+        _callables.as_partial(apply_fn),
+        np.asarray(x),
+        np.arange(len(np.asarray(x)))
+        if example_ids is None
+        else np.asarray(example_ids),
+        request.sigma,
+        num_classes,
+        chunk_size,
+        mesh,
     )
-    selected, baseline = certification.select(
-        count(
-            select_key,
-            x=examples.x,
-            example_ids=examples.ids,
-            num_samples=num_selection,
-        ),
-        request,
+    everything = np.arange(len(noisy.x))
+    first_look = noisy._replace(key=select_key).counts(
+        everything, first=0, last=num_selection
     )
+    selected, baseline = certification.select(first_look, request)
     if order == 0:
-        return _by_sequence(
-            request,
-            functools.partial(count, estimate_key),
-            examples,
-            selected=selected,
-            target=target_radius,
-        )
+        return _by_sequence(request, noisy, selected=selected, target=target_radius)
     return _by_stages(
-        request,
-        functools.partial(
-            moments.class_moments, estimate_key, with_bets=False, **noisy
-        ),
-        examples,
-        selected=selected,
-        baseline=baseline,
-        target=target_radius,
+        request, noisy, selected=selected, baseline=baseline, target=target_radius
     )
 
 
-class _Examples(NamedTuple):
+class _Noisy(NamedTuple):
+    """Draws for some examples; their number is filled up, so that few sizes compile."""
+
+    key: jax.Array
+    apply_fn: Partial
     x: NDArray[np.floating[Any]]  # [n, ...]
     ids: NDArray[np.integer[Any]]  # [n]
+    sigma: float
+    num_classes: int
+    chunk_size: int | None
+    mesh: Mesh | None
 
-    def rows(self, index: NDArray[np.int64]) -> dict[str, Any]:
-        """Arguments for some examples, padded to one of few sizes for the compiler."""
-        padded = _padded(index, len(self.ids))
-        return {"x": self.x[padded], "example_ids": self.ids[padded]}
+    def counts(
+        self, index: NDArray[np.int64], *, first: int, last: int
+    ) -> NDArray[np.int32]:
+        """Votes `[i, k + 1]` of the samples first, ..., last - 1."""
+        rows = self._filled(index)
+        found = vote_counts.class_counts(
+            self.key,
+            self.apply_fn,
+            self.x[rows],
+            sigma=self.sigma,
+            num_samples=last,
+            first_sample=first,
+            num_classes=self.num_classes,
+            example_ids=self.ids[rows],
+            chunk_size=self.chunk_size,
+            mesh=self.mesh,
+        )
+        return np.asarray(found)[: index.size]
 
+    def moments(
+        self,
+        index: NDArray[np.int64],
+        *,
+        selected: NDArray[np.int32],
+        baseline: NDArray[np.float32],
+        first: int,
+        last: int,
+    ) -> moments.Moments:
+        """Moments of the samples first, ..., last - 1."""
+        rows = self._filled(index)
+        found = moments.class_moments(
+            self.key,
+            self.apply_fn,
+            self.x[rows],
+            sigma=self.sigma,
+            num_samples=last,
+            first_sample=first,
+            num_classes=self.num_classes,
+            selected=selected[rows],
+            baseline=baseline[rows],
+            with_bets=False,
+            example_ids=self.ids[rows],
+            chunk_size=self.chunk_size,
+            mesh=self.mesh,
+        )
+        used = np.arange(rows.size) < index.size
+        kept: moments.Moments = _take(jax.tree.map(np.asarray, found), used)
+        return kept
 
-def _padded(index: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    size = min(total, 1 << max(len(index) - 1, 0).bit_length())
-    return np.pad(index, (0, size - len(index)), mode="edge")
+    def _filled(self, index: NDArray[np.int64]) -> NDArray[np.int64]:
+        size = min(len(self.ids), 1 << max(index.size - 1, 0).bit_length())
+        return np.pad(index, (0, size - index.size), mode="edge")
 
 
 def _by_sequence(
     request: Settings,
-    count: Callable[..., jax.Array],
-    examples: _Examples,
+    noisy: _Noisy,
     *,
     selected: NDArray[np.int32],
     target: float,
@@ -192,11 +224,10 @@ def _by_sequence(
     """Order 0: counts until the confidence sequence decides."""
     counts = np.zeros((len(selected), request.num_classes + 1), np.int32)
     active, first = np.arange(len(selected)), 0
-    for last in sequences.stage_sizes(request.num_estimation, **_LOOKS):
+    for last in _LOOKS(request.num_estimation):
         if not active.size:
             break
-        new = count(**examples.rows(active), first_sample=first, num_samples=last)
-        counts[active] += np.asarray(new)[: active.size]
+        counts[active] += noisy.counts(active, first=first, last=last)
         votes, _ = vote_counts.votes_of(counts[active], selected[active])
         active, first = active[~_is_settled(request, votes, last, target)], last
     return assembly.from_counts(request, counts, selected=selected, bound="sequence")
@@ -223,8 +254,7 @@ def _is_settled(
 
 def _by_stages(
     request: Settings,
-    measure: Callable[..., moments.Moments],
-    examples: _Examples,
+    noisy: _Noisy,
     *,
     selected: NDArray[np.int32],
     baseline: NDArray[np.float32],
@@ -234,20 +264,14 @@ def _by_stages(
     active, first = np.arange(len(selected)), 0
     sums: moments.Moments | None = None
     parts = []
-    *early, most = sequences.stage_sizes(request.num_estimation, **_STAGES)
+    *early, most = _STAGES(request.num_estimation)
     # Each stage has to reach into two blocks, for its halves.
     schedule = [n for n in early if n + noise_blocks.BLOCK_SIZE < most] + [most]
     for stage, last in enumerate(schedule, start=1):
-        padded = _padded(active, len(selected))
-        new = measure(
-            **examples.rows(active),
-            selected=selected[padded],
-            baseline=baseline[padded],
-            first_sample=first,
-            num_samples=last,
+        new = noisy.moments(
+            active, selected=selected, baseline=baseline, first=first, last=last
         )
-        used = np.arange(len(padded)) < active.size
-        sums = _added(sums, _take(jax.tree.map(np.asarray, new), used))
+        sums = _added(sums, new)
         certificate = assembly.from_moments(
             request,
             sums,

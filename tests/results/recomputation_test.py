@@ -218,6 +218,21 @@ class VerificationTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "no column alpha to verify from"):
             results.verify_run(self.path)
 
+    def test_a_data_set_that_is_gone_is_told(self):
+        sample_runs.write_run(self.path, [1], flags={"dataset": "gone.npz"})
+        told = "\n".join(results.verify_run(self.path).unchecked)
+        self.assertRegex(told, r"No gone.npz in .*data_dir")
+
+    def test_software_that_differs_between_rows_is_told(self):
+        sample_runs.write_run(self.path, [1])
+        file = self.path / "starts" / "00002.json"
+        first = json.loads(file.with_name("00001.json").read_text())
+        with sample_runs.open_run(self.path) as run:
+            run.append([sample_runs.row(2)])
+        file.write_text(json.dumps(first | {"jaxlib": "99.0"}))
+        told = "\n".join(results.verify_run(self.path).unchecked)
+        self.assertRegex(told, "rows of different starts would be equal: jaxlib .*99.0")
+
     def test_run_without_rows(self):
         sample_runs.open_run(self.path).close()
         self.assertEqual(results.verify_run(self.path)[:2], (0, ("there are no rows",)))
@@ -226,7 +241,7 @@ class VerificationTest(parameterized.TestCase):
 class ConstantsTest(absltest.TestCase):
     def test_those_of_verification_are_those_of_certification(self):
         """Kept apart, so that reading results does not load JAX."""
-        self.assertEqual(settings._STAGES, adaptive._STAGES)
+        self.assertEqual(settings._STAGES, adaptive._STAGES.keywords)
         self.assertEqual(settings._BLOCK, vote_counts.BLOCK_SIZE)
         self.assertEqual(settings._FORMS, norm_balls.FORMS)
 
