@@ -135,7 +135,7 @@ class CertifyConfig(image_run.ImageRunConfig):
 
     @property
     def settings(self) -> settings.Settings:
-        """What decides the rows."""
+        """Settings that determine the rows."""
         return settings.from_flags(flags_from_config.flags_of(self))
 
     def table_radii(self) -> list[float]:
@@ -225,7 +225,7 @@ def _warn_of_few_samples(config: CertifyConfig, num_classes: int) -> None:
     if config.settings.most_samples < 2 * smallest:
         logging.warning(
             "num_estimation=%d is close to %d, below which nothing can be certified; "
-            "hardly any image will be",
+            "almost no image will be certified",
             config.settings.most_samples,
             smallest,
         )

@@ -147,7 +147,7 @@ class ContrastiveConfig:
             names = getattr(self, flag)
             if not names or len(set(names)) < len(names):
                 raise ValueError(
-                    f"Expected --{flag} as some of {', '.join(known)}, each once."
+                    f"Expected --{flag} as names of {', '.join(known)}, each once."
                 )
             for name in names:
                 _validate.one_of(known, **{flag: name})
@@ -183,7 +183,7 @@ class ContrastiveConfig:
         _validate.half_open(0, 1, tau_plus=self.tau_plus)
         _validate.unit_interval(mixing=self.mixing)
         if not self.epsilons:
-            raise ValueError("Expected one or more --epsilons.")
+            raise ValueError("Expected --epsilons with at least one radius, got none.")
         _validate.positive(epsilons=np.array(self.radii()))
         if self.channels and self.model != "cnn":
             raise ValueError(f"Expected no --channels for model {self.model!r}.")
@@ -195,7 +195,7 @@ class ContrastiveConfig:
         return flags_from_config.numbers("epsilons", self.epsilons)
 
     def seeds(self) -> list[int]:
-        """One after another from the first."""
+        """Seeds, consecutive from the first."""
         return [self.seed + i for i in range(self.num_seeds)]
 
     def model_options(self) -> dict[str, Any]:
@@ -282,7 +282,7 @@ def _check(config: ContrastiveConfig, train: data.Dataset) -> None:
     if has_neighbours and config.num_positives == 1 and config.form == "none":
         raise ValueError(
             "nacl and intnacl with num_positives=1 and form='none' are debiased + hard "
-            "and intcl: ask for more positives or a form."
+            "and intcl: increase num_positives or choose a form."
         )
     if config.chunk_size and config.model.startswith("resnet"):
         raise ValueError(

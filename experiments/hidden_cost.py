@@ -132,7 +132,9 @@ class HiddenCostConfig:
                 raise ValueError("Expected --from_logs without a model.")
             return
         if not self.test_levels():
-            raise ValueError("Expected sigmas to name at least one level, got none.")
+            raise ValueError(
+                "Expected --sigmas with at least one noise level, got none."
+            )
         if bool(self.train) != bool(self.train_sigmas):
             raise ValueError("Expected --train and --train_sigmas together.")
         if not self.train_sigmas:
@@ -224,7 +226,7 @@ def _run_on_logs(config: HiddenCostConfig) -> dict[str, Any]:
     entries = [text.rpartition("=") for text in config.from_logs]
     logs = {name or path: results.read_log(path) for name, _, path in entries}
     if len(logs) < len(entries):
-        raise ValueError("Expected from_logs with different names.")
+        raise ValueError("Expected --from_logs with distinct names.")
     contents = hashlib.sha256()
     for _, _, path in entries:
         source = pathlib.Path(path)

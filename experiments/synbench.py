@@ -7,10 +7,10 @@ Encoders are trained here (--train=0,1,30 epochs), read from files (--checkpoint
 folder of train.py, or a pretrained vision transformer as .npz or .safetensors), or any
 function of yours (--feature_fn=package.module:factory; with --on_host it takes and
 returns NumPy arrays, for example to wrap a PyTorch model). All encoders see the same
-inputs, so differences have small errors. Killed at any moment and started again with the
-same flags, the run resumes with the next scale. The run folder then holds flags.txt,
-versions.json, one folder per encoder with one file per scale, scores.tsv, summary.json,
-synbench.png and report.html.
+inputs, so differences have small errors. Killed at any moment and started again with
+the same flags, the run resumes with the next scale. The run folder then holds
+flags.txt, versions.json, one folder per encoder with one file per scale, scores.tsv,
+summary.json, synbench.png and report.html.
 
 Reference:
     Ko, Chen, Das, Mohapatra and Daniel (2024), What Would Gauss Say About
@@ -141,7 +141,7 @@ class SynBenchConfig:
         return self._numbers("thresholds") or synbench.THRESHOLDS
 
     def task(self, input_shape: tuple[int, ...], *, num_features: int) -> synbench.Task:
-        """What is drawn for an encoder."""
+        """Task of an encoder: its inputs and rules."""
         is_vit = bool(self.checkpoint)  # which normalise themselves
         normal: dict[str, Any] = {} if is_vit else {
             name: numbers

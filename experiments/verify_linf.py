@@ -2,9 +2,9 @@ r"""Finds the largest linf radius at which each image is proven to keep its labe
 
     python experiments/verify_linf.py --flagfile=experiments/flags/verify_mnist.flags
 
-Each row also holds the distance of the nearest adversarial image that PGD finds; the true
-radius lies between the two. Killed at any moment and started again with the same flags,
-the run resumes. The run folder then holds flags.txt, versions.json, rows.tsv,
+Each row also holds the distance of the nearest adversarial image that PGD finds; the
+true radius lies between the two. Killed at any moment and started again with the same
+flags, the run resumes. The run folder then holds flags.txt, versions.json, rows.tsv,
 summary.json and verified.png.
 
 Reference:

@@ -3,11 +3,11 @@ r"""Certifies how far hue, rotation and other attributes can change.
     flags=experiments/flags/semantic_mnist.flags
     python experiments/verify_semantic.py --flagfile=$flags
 
-For every image and attribute it computes the certified range to the left and to the right
-of zero and the nearest counterexamples. Ranges of colour attributes, shear and
+For every image and attribute it computes the certified range to the left and right of
+zero and the nearest counterexamples. Ranges of colour attributes, shear and
 translation along one axis are exact if the model is piecewise linear; the others are
-certified by branch and bound. Killed at any moment and started again with the same flags,
-the run resumes. The run folder then holds flags.txt, versions.json, rows.tsv,
+certified by branch and bound. Killed at any moment and started again with the same
+flags, the run resumes. The run folder then holds flags.txt, versions.json, rows.tsv,
 summary.json, radii.png and ends.png.
 
 Reference:
@@ -94,7 +94,7 @@ class SemanticConfig(image_run.ImageRunConfig):
         return [semantic.attribute(a, sampling=sampling) for a in self.attributes]
 
     def limit_of(self, attribute: semantic.Attribute) -> list[tuple[float, float]]:
-        """How far each parameter of an attribute goes."""
+        """Limit of each parameter of an attribute."""
         given = {}
         names = {name for a in self.moving() for name in (a.name, *a.names)}
         for text in self.limit:
@@ -191,7 +191,7 @@ def _found(
     *,
     attribute: semantic.Attribute,
 ) -> dict[str, Any]:
-    """What is known of one image and attribute."""
+    """Results of one image and attribute."""
     began = time.perf_counter()
     limit = config.limit_of(attribute)
     how: dict[str, Any] = {"attribute": attribute, "limit": limit}

@@ -159,7 +159,7 @@ def _begun(
 
 
 def _digest(path: pathlib.Path) -> str:
-    """That of the content; empty if the file cannot be read."""
+    """SHA-256 of the content; empty if the file cannot be read."""
     try:
         return vnnlib_decision.digest(path)
     except (OSError, ValueError):  # ValueError: a name with a zero byte

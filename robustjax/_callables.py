@@ -18,7 +18,7 @@ def as_partial(fn: Callable[..., Any]) -> Partial:
 
     [host] A function is known by its identity, as to `jax.jit`: what it closes over is
     read when it is compiled, and not again. An object with state (a bound method, an
-    NNX module) may have changed since, so it is compiled anew each time.
+    NNX module) may have changed since, so it is compiled again each time.
 
     Args:
         fn: any callable; a `Partial` is returned as it is.
@@ -31,14 +31,14 @@ def as_partial(fn: Callable[..., Any]) -> Partial:
     stable = (types.FunctionType, types.BuiltinFunctionType, functools.partial)
     if isinstance(inspect.unwrap(fn), stable):  # unwrapped: also if jitted
         return Partial(fn)
-    return Partial(functools.partial(fn))  # equal to no other: compiles anew
+    return Partial(functools.partial(fn))  # equal to no other: compiles again
 
 
 def named(name: str) -> Any:
     """What `package.module:attribute` names, the current folder first. [host].
 
     A module there is found even if another one of that name is installed, or lies
-    beside the script that runs.
+    next to the script that runs.
 
     Args:
         name: a module and an attribute of it.

@@ -92,7 +92,7 @@ def cpu() -> jax.Device:
 def as_floats(*values: Any) -> list[jax.Array]:
     """Arrays of one shape and one floating dtype: that of the JAX arrays among them.
 
-    It is float32 at least, and the widest that is enabled where there are none.
+    It is at least float32, and the widest enabled float type if no value is an array.
     """
     dtypes = [value.dtype for value in values if isinstance(value, jax.Array)]
     dtype = jnp.result_type(jnp.float32, *dtypes) if dtypes else jnp.result_type(float)

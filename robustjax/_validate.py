@@ -1,4 +1,4 @@
-"""Named checks of user input: each raises with the name and the value it refused.
+"""Named checks of user input: each raises with the argument's name and value.
 
 Every check takes its subjects as keyword arguments, so that a message always tells
 which argument was wrong: `_validate.positive(sigma=sigma)`.

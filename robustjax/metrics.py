@@ -1,5 +1,11 @@
 """Metrics of certified predictions: certified accuracy and its lower bound.
 
+With radii R_i of n examples, and c_i = 1 where the prediction is the label, else 0,
+
+    certified accuracy at r = share of the examples with c_i = 1 and R_i >= r,
+    its lower bound = certified accuracy - Q / n,   Q a quantile of Binomial(n, alpha),
+    ACR = 1/n sum_i c_i R_i.
+
 All functions are [host], NumPy float64, over arrays `[n]` with one entry an example.
 """
 

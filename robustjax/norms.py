@@ -1,4 +1,10 @@
-"""Norms by name: "l1", "l2", "linf", "l" and a number ("l1.5"), "subspace:NAME"."""
+"""Norms by name: "l1", "l2", "linf", "l" and a number ("l1.5"), "subspace:NAME".
+
+For the norm lp in d dimensions, the exponent q of the dual norm and the maximum l2 norm
+k_p in its unit ball are
+
+    1 / p + 1 / q = 1,   k_p = d^(1/2 - 1/p) for p >= 2, and 1 for p <= 2.
+"""
 
 import math
 

@@ -17,6 +17,7 @@ _MAX_LINES = 450
 _MAX_BODY = 75
 _FORBIDDEN = {"rng", "prng_key", "seed_key"}
 _SUMMARY = re.compile(r"\.(\s*\[(host|device)\]\.?)?$")
+_PAGE = re.compile(r'`(docs/[\w/]+\.md)`((?:,? (?:and )?"[^"]+")*)')
 _OPTIONAL = {  # one optional argument whose meaning is plain
     "robustjax.results.commands.main",
     "robustjax.results.run_folder.folder.RunFolder.merge",
@@ -108,6 +109,15 @@ def _docstring_faults(name, function, exported):
         yield "no Example that runs"
 
 
+def _docstrings():
+    """(where, text in one line) of all docstrings of the package."""
+    for path in pathlib.Path(robustjax.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+                text = " ".join((ast.get_docstring(node) or "").split())
+                yield f"{path.name}, {getattr(node, 'name', 'module')}", text
+
+
 _EMPTY = inspect.Parameter.empty
 
 
@@ -131,6 +141,23 @@ class ApiTest(absltest.TestCase):
             f"{name}: {fault}"
             for name, function in functions.items()
             for fault in _docstring_faults(name, function, exported)
+        ]
+        self.assertEmpty(offenders, "\n".join(offenders))
+
+    def test_pages_and_sections_that_docstrings_name(self):
+        root = pathlib.Path(robustjax.__file__).parent.parent
+        found = [
+            (where, root / page, re.findall('"([^"]+)"', sections))
+            for where, text in _docstrings()
+            for page, sections in _PAGE.findall(text)
+        ]
+        self.assertGreater(len(found), 30)
+        offenders = [f"{w}: no {page}" for w, page, _ in found if not page.exists()]
+        offenders += [
+            f"{where}: {page.name} has no section {section!r}"
+            for where, page, sections in found
+            for section in sections
+            if page.exists() and f"# {section}\n" not in page.read_text()
         ]
         self.assertEmpty(offenders, "\n".join(offenders))
 

@@ -1,4 +1,4 @@
-"""What attacks on classifiers find: always evaluated at the input that is returned.
+"""Losses and results of attacks; results are evaluated at the returned input.
 
 With logits l, sorted as l_(1) >= l_(2) >= ..., and the label y,
 
@@ -111,7 +111,7 @@ def target(
 
 
 def stronger(old: AttackResult, new: AttackResult) -> AttackResult:
-    """Of each example the one with the smaller margin; a tie may lose the label."""
+    """Returns for each example the result with the smaller margin; ties may be lost."""
     is_lost = new.is_adversarial & ~old.is_adversarial
     is_better = is_lost | (new.margin < old.margin)
     return jax.tree.map(lambda a, b: select(is_better, b, a), old, new)

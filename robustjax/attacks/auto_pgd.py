@@ -34,7 +34,7 @@ _GAINING = 0.75  # share of the steps that must raise the loss
 
 
 class _State(NamedTuple):
-    """Of one start; rows are examples."""
+    """State of one random start; rows are examples."""
 
     x: jax.Array  # [n, ...]
     last_x: jax.Array  # [n, ...]
@@ -82,7 +82,7 @@ def apgd(
         valid_range: least and largest value of an input.
 
     Returns:
-        An `AttackResult`: of all iterates the one with the least margin.
+        An `AttackResult`: the iterate with the smallest margin.
 
     Raises:
         ValueError: if an argument or a concrete label is out of range.
@@ -136,7 +136,7 @@ def _step(
 
 
 def _schedule(num_steps: int) -> tuple[jax.Array, jax.Array]:
-    """Of each step the steps since the last checkpoint, if it is one, and the share."""
+    """Returns for each step the steps since the last checkpoint, and the share."""
     percents, step = [0, 22], 19
     while percents[-1] + step <= 100:
         percents.append(percents[-1] + step)

@@ -50,7 +50,7 @@ class Ball:
     def _direction(self, gradient: jax.Array) -> jax.Array:
         """The step of length one that a linear loss likes best.
 
-        A derivative that is NaN moves nothing, lest the input be lost as well; an
+        A derivative that is NaN moves nothing, so that the input stays finite; an
         infinite one counts as the largest number.
         """
         gradient = jnp.nan_to_num(gradient, nan=0.0)

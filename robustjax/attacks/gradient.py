@@ -117,7 +117,7 @@ def pgd(
         valid_range: least and largest value of an input.
 
     Returns:
-        An `AttackResult`: of all iterates the one with the least margin.
+        An `AttackResult`: the iterate with the smallest margin.
 
     Raises:
         ValueError: if an argument or a concrete label is out of range.

@@ -70,7 +70,7 @@ def lower_form(
     [device]
 
     Args:
-        graph: from `propagate.trace`.
+        graph: from `tracing.trace`.
         rows: `[rows, *shape of the value]`.
         value: which value the rows multiply.
         known: valid bounds of the inputs of all nodes up to the value.
@@ -118,7 +118,7 @@ def lower_form(
 
 
 def least(form: LinearForm, box: Interval, *, total: Total = whole) -> jax.Array:
-    """The least value of each row over the box, [rows, cells]. [device]."""
+    """Minimum of each row over the box, [rows, cells]. [device]."""
     centre, radius = 0.5 * (box[0] + box[1])[None], 0.5 * (box[1] - box[0])[None]
     if form.rounding:
         radius = radius + form.rounding * ibp.size_of(box)[None]
@@ -134,8 +134,8 @@ def _slack(
 ) -> jax.Array:
     """What the roundings of a step back may add up to, relative to those of its node.
 
-    [rows, *shape of the value]. Of rows @ (J z + b), the sums of absolute values; of a
-    line, slope z and offset, and z itself for slopes that are differences, as of tanh.
+    [rows, *shape of the value]. For rows @ (J z + b), the sums of absolute values; for
+    a line, slope z and offset, and z itself where slopes are differences (tanh).
     """
     sizes = [ibp.size_of(known[value])[None] for value in node.inputs]
     operation = node.operation

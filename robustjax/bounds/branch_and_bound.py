@@ -1,4 +1,4 @@
-"""Whether boxes hold inputs whose outputs are unsafe: branch and bound over inputs.
+"""Verification of output properties by branch and bound over boxes of inputs.
 
 An output y is unsafe for a case if rows @ y + offsets <= 0. With lower bounds L of all
 rows on a box of inputs, a case is excluded there where
@@ -27,7 +27,7 @@ from robustjax._precision import as_run, cpu, float64_on_cpu, own_copies
 from robustjax.bounds import boxes, tracing
 from robustjax.bounds.methods import METHODS, linear_bounds
 
-_BATCH = 16  # boxes at a time, filled up to so many
+_BATCH = 16  # boxes in a batch, which is padded to this size
 _FEW = 64  # inputs; boxes of more come one at a time
 _ROWS = (16, 64)  # rows at a time, filled up to one of these
 _ULPS = 2 * np.finfo(np.float64).eps  # of a sum of two numbers
@@ -75,7 +75,7 @@ def verify_property(
         offsets: `[m]`.
         method: as in `linear_bounds`.
         num_steps: as in `linear_bounds`.
-        max_boxes: at most so many boxes are bounded; 1 splits nothing.
+        max_boxes: maximum number of boxes to bound, >= 1; 1 splits nothing.
         time_limit: in seconds, after which no batch is begun.
 
     Returns:
@@ -130,8 +130,8 @@ def verify_cases(
             differ and be zero.
         method: as in `linear_bounds`.
         num_steps: as in `linear_bounds`.
-        max_boxes: at most so many boxes are bounded for each box of the cases; 1 splits
-            nothing.
+        max_boxes: maximum number of boxes to bound for each box of the cases, >= 1; 1
+            splits nothing.
         time_limit: in seconds, after which no batch is begun.
         confirm: checks a counterexample: confirm(case, x) gets the index of a case and
             an input of its box whose output is unsafe in float64. It returns this
@@ -214,8 +214,8 @@ class _Unsafe(NamedTuple):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Where each case is met best, [n], and the largest of its left sides there.
 
-        Of outputs [1 + p, k] those are tried that a case may like: the first, and for
-        each of its rows that is in part, [p] sorted, the one behind it.
+        Tests those outputs [1 + p, k] that may violate a case: the first, and for each
+        of its rows that is in part, [p] sorted, the one that belongs to it.
         """
         index = self.numbers[cases]
         at = np.minimum(np.searchsorted(part, index), len(part) - 1)
@@ -349,7 +349,7 @@ def _bounded(
     method: str,
     num_steps: int,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of each box lower bounds [b, s] of the rows, and points with their outputs.
+    """Returns for each box lower bounds [b, s] of the rows, points and their outputs.
 
     The points [b, 1 + s, ...] are the centre, and for each row the corner that lowers
     it most by its gradient there; entries of the input without one stay in the middle.

@@ -49,12 +49,12 @@ def inside(
     """Valid bounds of all values: linear ones of what nonlinear nodes take. [device].
 
     Args:
-        graph: from `propagate.trace`.
+        graph: from `tracing.trace`.
         box: lower and upper bounds of the input.
         effort: how much is computed.
         input_set: a set inside of the box in which the input lies.
         mixes: where the free lines of nodes lie, `[1, *shape]`, one for all rows;
-            default: as `linear.start_mix`.
+            default: as `backward.start_mix`.
 
     Returns:
         Lower and upper bounds of values 0, 1, 2, ...
@@ -118,7 +118,7 @@ def of_output(
     """Linear bounds of the output. [device].
 
     Args:
-        graph: from `propagate.trace`.
+        graph: from `tracing.trace`.
         known: valid bounds of all values.
         effort: how much is computed; all rows are.
         input_set: as in `inside`.
@@ -195,7 +195,7 @@ def optimised(
     inside are one for all rows, as there are many.
 
     Args:
-        graph: from `propagate.trace`.
+        graph: from `tracing.trace`.
         known: valid bounds of all values.
         num_steps: of Adam.
         effort: how much is computed.
@@ -261,7 +261,7 @@ def both_signs(graph: Graph, dtype: jax.typing.DTypeLike) -> jax.Array:
     """A row for each entry of the output, then for its negative. [device].
 
     Args:
-        graph: from `propagate.trace`.
+        graph: from `tracing.trace`.
         dtype: of the rows.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a function does to its bounded input, as a short list of nodes.
+"""The graph of a traced function: a short list of nodes.
 
 Value 0 is the input, value i + 1 the result of node i. Each node is affine in what is
 bounded, an elementwise function of it, a product, or known to intervals alone.
@@ -19,12 +19,12 @@ class Node(NamedTuple):
     inputs: tuple[int, ...]  # values; value 0 is the input, value i + 1 is node i
     shape: tuple[int, ...]  # of its result
     unit: float = 0.0  # roundoff that bounds have to cover, relative; 0: none
-    num_terms: int = 1  # at most so many in a sum, forward or backward
+    num_terms: int = 1  # maximum number of terms in a sum, forward or backward
     is_float: bool = True  # its result is neither a count nor a truth value
 
     @property
     def rounding(self) -> float:
-        """Of a sum and what is near it, relative to the sum of absolute values.
+        """Rounding error of a sum, relative to the sum of absolute values.
 
         n terms, rounded once each and then n - 1 times in any order, are off by at most
         n unit / (1 - n unit): Higham (2002), Accuracy and Stability, section 3.1. Twice
@@ -43,7 +43,7 @@ class Graph(NamedTuple):
 
     @property
     def rounding(self) -> float:
-        """Of a sum over the input, as that of a node."""
+        """Relative rounding error of a sum over the input, as that of a node."""
         return (2 * math.prod(self.shape) + 32) * self.unit
 
     def at(self, x: jax.Array) -> jax.Array:

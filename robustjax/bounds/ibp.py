@@ -35,7 +35,7 @@ def propagate(graph: Graph, box: Interval) -> list[Interval]:
     """Interval bounds of every value. [device].
 
     Args:
-        graph: from `propagate.trace`.
+        graph: from `tracing.trace`.
         box: lower and upper bounds of the input.
 
     Returns:
@@ -104,7 +104,7 @@ def _through_affine(
 
 
 def size_of_terms(node: Node, intervals: list[Interval]) -> jax.Array:
-    """Of the result of an affine node, at most what its terms add up to. [device].
+    """Upper bound on the sum of absolute terms of an affine node. [device].
 
     Without their signs: with the rounding of the node it bounds the error of the sum.
 

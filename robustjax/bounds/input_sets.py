@@ -50,7 +50,7 @@ def least(
     *,
     total: Total = backward.whole,
 ) -> jax.Array:
-    """The least value of each row over a set inside of a box. [device].
+    """Minimum of each row over a set inside a box. [device].
 
     Args:
         form: the rows.

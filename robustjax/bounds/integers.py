@@ -23,7 +23,7 @@ _MOST = 2**24  # float32 holds every integer up to there
 
 
 def is_integer(argument: Bounded) -> bool:
-    """Whether a bounded value is an integer; truth values are none. [host]."""
+    """Whether a bounded value is an integer; Booleans do not count. [host]."""
     return jnp.issubdtype(argument.dtype, jnp.integer)
 
 

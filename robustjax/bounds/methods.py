@@ -126,15 +126,15 @@ def linear_bounds(
             "crown", then the free lines of the output's pass are optimised; "alpha-all"
             those of all passes, each step of which costs a "crown".
         num_steps: of Adam, for "alpha" and "alpha-all".
-        capacity: so many rows of each value inside get linear bounds, those first whose
-            intervals are widest and cross a breakpoint; the others keep their
-            intervals, which is sound and cheaper. Default: all.
-        chunk_size: so many rows go back to the input at a time, which bounds memory.
-            Default: all at once. Of dense nets under `vmap` on a CPU, 32 are some times
+        capacity: maximum number of rows of each hidden value with linear bounds, those
+            first whose intervals are widest and cross a breakpoint; the others keep
+            their intervals, which is sound and cheaper. Default: all.
+        chunk_size: number of rows in one backward pass, which bounds memory. Default:
+            all at once. For dense networks under `vmap` on a CPU, 32 is several times
             faster.
-        casts: "refuse" conversions to narrower floats inside fn, which round; or
-            "ignore" them, so that all is computed in the dtype of the box, and the
-            bounds hold for fn without those conversions.
+        casts: "refuse" raises an error for conversions to narrower floats inside fn,
+            which round; "ignore" computes all in the dtype of the box, and the bounds
+            hold for fn without those conversions.
         rounding: "ignore" that of the bounds themselves; or "cover" it: bounds are
             moved outward by what the roundings of the dtype of the box can add up to, a
             multiple of the sums of absolute values, so in float64.

@@ -1,4 +1,4 @@
-"""What bounds can be carried through: kinds of operations, and rules that build them.
+"""Kinds of operations that bounds are carried through, and rules that build them.
 
 A rule gets `add`, which appends an operation and returns its `Bounded` result, the
 primitive as a function, and the arguments, each a constant or `Bounded`.
@@ -206,7 +206,7 @@ def named(name: str, operation: Elementwise) -> None:
 
 
 def for_primitive(name: str) -> Rule | None:
-    """The rule of a primitive, None if there is none. [host]."""
+    """Returns the rule of a primitive, or None. [host]."""
     return _RULES.get(name)
 
 

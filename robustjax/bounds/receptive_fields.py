@@ -1,4 +1,4 @@
-"""What each entry of a value depends on, and which entries can share backward rows.
+"""Receptive fields of entries, and which entries can share backward rows.
 
 Along every axis of the input, an entry depends on numbers from `first` to `last` alone,
 as behind a convolution. Entries whose ranges are apart do not meet anywhere on the way
@@ -57,7 +57,7 @@ def ranges(graph: Graph, dtype: jax.typing.DTypeLike) -> list[list[Range]] | Non
     """The ranges of all values along every axis of the input. [host].
 
     Args:
-        graph: from `propagate.trace`.
+        graph: from `tracing.trace`.
         dtype: of the input.
 
     Returns:
@@ -109,7 +109,7 @@ def groups(graph: Graph, value: int, known: list[list[Range]] | None) -> Groups:
     """Rows for the entries of a value, shared where that saves at least half. [host].
 
     Args:
-        graph: from `propagate.trace`.
+        graph: from `tracing.trace`.
         value: whose entries are bounded.
         known: from `ranges`.
 

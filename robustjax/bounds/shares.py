@@ -1,4 +1,4 @@
-"""What is known of softmax: exp(x - max x) has a largest entry of one.
+"""Bounds of softmax: exp(x - max x) has a largest entry of one.
 
 Intervals alone lose that the same x stands on both sides. So a result may carry what it
 is, `operations.About`, from its largest entry to the shares of a sum:
@@ -38,7 +38,7 @@ def difference(add: Add, result: Bounded, *, terms: Sequence[Any]) -> Bounded:
 
 
 def exponential(result: Bounded, x: Bounded) -> Bounded:
-    """Of what is at most zero, and zero somewhere along the axes. [host]."""
+    """Exponential of values that are <= 0, and 0 somewhere along the axes. [host]."""
     if x.about is None or x.about.kind != "below":
         return result
     return result._replace(about=x.about._replace(kind="peak", value=result.value))

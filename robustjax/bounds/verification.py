@@ -1,4 +1,4 @@
-"""Which boxes keep their class: margins bounded on the device, decided in float64.
+"""Verification of classifiers on boxes: bounded on the device, decided in float64.
 
     margin <= min over x in the box and j != y of f_y(x) - f_j(x),
     verified if margin > 0,   largest epsilon with a verified ball by bisection,
@@ -280,7 +280,7 @@ def _margins(
     *,
     rounding: str = "ignore",
 ) -> jax.Array:
-    """Lower bounds of the least margin of each box, in the default float. [n]."""
+    """Lower bounds of the minimum margin of each box, in the default float. [n]."""
     dtype = jnp.result_type(float)
     low, high = (jnp.asarray(corner, dtype) for corner in (lower, upper))
     partial = _callables.as_partial(fn)
@@ -294,7 +294,7 @@ def _exact_margins(
     labels: np.ndarray,
     how: _How,
 ) -> np.ndarray:
-    """Lower bounds of the least margins in float64 that cover its rounding. [n].
+    """Lower bounds of the minimum margins in float64 that cover its rounding. [n].
 
     Batches are filled up to a power of two, so that few programs are compiled.
     """

@@ -38,7 +38,7 @@ IntegratedLoss = Callable[
 def integrate(
     loss_fn: Loss, adversarial_loss_fn: Loss, *, adversarial_weight: ArrayLike = 1.0
 ) -> IntegratedLoss:
-    """The sum of a clean and of a weighted adversarial loss. [device].
+    """Adds a weighted adversarial loss to a clean one. [device].
 
     Args:
         loss_fn: of clean views, made by `compose`.
@@ -103,7 +103,8 @@ def adversarial_view(
         x: `[n, ...]` inputs, inside the valid range.
         anchors: `[n, d]` embeddings of other views of the same images. Those of x
             itself need the random start: at x their gradient is zero.
-        loss_fn: of `compose`, raised for the views [anchors, encode_fn(inputs)].
+        loss_fn: a loss built by `compose`; the attack maximises it on the views
+            [anchors, encode_fn(inputs)].
         epsilon: radius of the ball, in units of x, a number or `[n]`.
         norm: of the ball, "linf" or "l2".
         num_steps: gradient steps, >= 1.

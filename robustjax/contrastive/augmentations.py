@@ -21,7 +21,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 def make_views(
     key: jax.Array, images: ArrayLike, augment: Augmentation, *, num_views: int = 2
 ) -> jax.Array:
-    """Several random views of every image.
+    """Draws several random views of every image.
 
     [device] Pure, jittable. The key of a view depends on its number and that of the
     image alone.
@@ -61,7 +61,7 @@ def make_views(
 
 
 def in_turn(*steps: Augmentation) -> Augmentation:
-    """One augmentation after another, each with a key of its own. [device].
+    """Applies augmentations one after another, each with its own key. [device].
 
     Args:
         *steps: functions of a key and an image.
@@ -84,7 +84,7 @@ def in_turn(*steps: Augmentation) -> Augmentation:
 
 
 def sometimes(augment: Augmentation, *, probability: float) -> Augmentation:
-    """An augmentation that leaves some images as they are. [device].
+    """Applies an augmentation with a probability, else changes nothing. [device].
 
     Args:
         augment: function of a key and an image.
@@ -118,7 +118,7 @@ def random_resized_crop(
     area: tuple[float, float] = (0.2, 1.0),
     ratio: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> Augmentation:
-    """A rectangle of random area, shape and place, resized to the whole. [device].
+    """Crops a random rectangle and resizes it to the whole image. [device].
 
     Args:
         area: least and largest share of the image, in (0, 1].
@@ -157,7 +157,7 @@ def random_resized_crop(
 
 
 def random_flip(probability: float) -> Augmentation:
-    """Left to right. [device].
+    """Flips images left to right. [device].
 
     Args:
         probability: in [0, 1].
@@ -177,7 +177,7 @@ def random_flip(probability: float) -> Augmentation:
 
 
 def random_grey(probability: float) -> Augmentation:
-    """All channels become the luma of the image. [device].
+    """Replaces all channels by the luma of the image. [device].
 
     Args:
         probability: in [0, 1].
@@ -198,7 +198,7 @@ def random_grey(probability: float) -> Augmentation:
 
 
 def random_brightness(low: float, high: float) -> Augmentation:
-    """A random factor on all values. [device].
+    """Multiplies all values by one random factor. [device].
 
     Args:
         low: least factor, > 0.
@@ -227,7 +227,7 @@ def color_jitter(
     saturation: float = 0.4,
     hue: float = 0.1,
 ) -> Augmentation:
-    """Random brightness, contrast, saturation and hue, in this order. [device].
+    """Changes brightness, contrast, saturation and hue, in this order. [device].
 
     Needs the extra `views` (dm_pix) for the hue.
 
@@ -276,7 +276,7 @@ def color_jitter(
 def random_blur(
     *, sigma: tuple[float, float] = (0.1, 2.0), kernel_size: int = 5
 ) -> Augmentation:
-    """Gaussian blur of random width. [device].
+    """Blurs images by a Gaussian of random width. [device].
 
     Needs the extra `views` (dm_pix).
 
@@ -308,7 +308,7 @@ def random_blur(
 
 
 def cut_out(size: int) -> Augmentation:
-    """A square of zeros at a random place. [device].
+    """Sets a square at a random place to zero. [device].
 
     Args:
         size: side in pixels; the square is inside of the image.
@@ -341,7 +341,7 @@ def cut_out(size: int) -> Augmentation:
 
 
 def pixel_shift(pixels: int) -> Augmentation:
-    """Moved by whole pixels along both axes; what comes in is zero. [device].
+    """Moves images by whole pixels along both axes; new pixels are 0. [device].
 
     Args:
         pixels: largest move, >= 1.
@@ -370,7 +370,7 @@ def pixel_shift(pixels: int) -> Augmentation:
 
 
 def additive_noise(sigma: float) -> Augmentation:
-    """Gaussian noise of each value. [device].
+    """Adds Gaussian noise to each value. [device].
 
     Args:
         sigma: standard deviation, >= 0.

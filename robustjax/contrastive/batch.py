@@ -69,7 +69,7 @@ def from_views(
     Reference: Chen et al. (2020), ICML, arXiv 2002.05709, for two views; more views and
     fewer anchors are ours.
     """
-    views = jnp.asarray(views)
+    views = _floats(views)
     if views.ndim != 3 or len(views) < 2:
         raise ValueError(f"Expected views [2 or more, n, d], got shape {views.shape}.")
     num_views, num_images, _ = views.shape
@@ -131,7 +131,7 @@ def from_arrays(
         >>> found.negatives.shape
         (9, 8)
     """
-    x, y, z = (jnp.asarray(v) for v in (anchors, positives, negatives))
+    x, y, z = (_floats(v) for v in (anchors, positives, negatives))
     y = y[None] if y.ndim == 2 else y
     is_paired = x.ndim == 2 and y.ndim == 3 and y.shape[1:] == x.shape
     is_shared = z.ndim == 2 and z.shape[-1:] == x.shape[-1:]
@@ -158,7 +158,7 @@ def from_arrays(
 def _checked_mixed(mixed: ArrayLike | None, positives: jax.Array) -> jax.Array | None:
     if mixed is None:
         return None
-    found = jnp.asarray(mixed)
+    found = _floats(mixed)
     found = found[None] if found.ndim == 2 else found
     if found.shape != positives.shape:
         raise ValueError(
@@ -212,3 +212,9 @@ def _unit(x: jax.Array) -> jax.Array:
     wide = wide / jnp.where(largest > 0, largest, 1)
     square = jnp.sum(wide**2, axis=-1, keepdims=True)
     return (wide * jax.lax.rsqrt(jnp.where(square > 0, square, 1))).astype(x.dtype)
+
+
+def _floats(x: ArrayLike) -> jax.Array:
+    """Embeddings as floats, which integers have no unit vectors for."""
+    found = jnp.asarray(x)
+    return found if jnp.issubdtype(found.dtype, jnp.floating) else found.astype(float)

@@ -21,7 +21,7 @@ from robustjax.contrastive.steps.similarity import KINDS, Transform, mean, weigh
 
 
 class LossAux(NamedTuple):
-    """What to watch beside a loss; numbers without gradient, over all devices."""
+    """Diagnostics of a loss: numbers without gradient, over all devices."""
 
     clamped_fraction: jax.Array  # of anchors whose debiased negatives met the floor
     positive_cosine: jax.Array  # mean

@@ -22,7 +22,7 @@ from robustjax.contrastive.batch import Pairs
 
 
 class RowSums(NamedTuple):
-    """Sums over the negatives of each anchor; NaN where there are none."""
+    """Sums over the negatives of each anchor; NaN for an anchor without negatives."""
 
     log_mass: jax.Array  # [n]
     num_negatives: jax.Array  # [n]
@@ -149,7 +149,7 @@ def _split(block: _Block, size: int) -> _Block:
 def _sums(
     anchors: jax.Array, block: _Block, exponents: _Exponents, ids: jax.Array | None
 ) -> _Parts:
-    """Of one block."""
+    """Sums of one block."""
     cosines = _products(anchors, block.rows)
     is_negative = _is_negative(cosines, block, ids)
     number = is_negative.sum(axis=1).astype(cosines.dtype)
@@ -171,13 +171,13 @@ def _sums(
 
 
 def _factors(exponents: _Exponents) -> tuple[jax.Array, jax.Array]:
-    """Of the weights alone, and with exp(s)."""
+    """Exponents of the weights alone, and of the weights times exp(s)."""
     step, tilt = exponents
     return (jnp.zeros_like(step), step) if tilt is None else (tilt, tilt + step)
 
 
 def _together(parts: _Parts, exponents: _Exponents) -> _Parts:
-    """Of all blocks, from sums `[b, n]` of each."""
+    """Sums of all blocks, from sums `[b, n]` of each."""
     is_some = parts.num_negatives > 0
     peak = jnp.max(jnp.where(is_some, parts.peak, -jnp.inf), axis=0)
     peak = jnp.where(is_some.any(axis=0), peak, 0)

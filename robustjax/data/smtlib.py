@@ -48,7 +48,7 @@ class Formula(NamedTuple):
 
 
 _Terms = dict[str, Fraction]
-_Value = str | _Terms | Formula | tuple[()] | None  # None: refused where it is used
+_Value = str | _Terms | Formula | tuple[()] | None  # None: an error where it is used
 
 
 class _List(NamedTuple):

@@ -64,7 +64,7 @@ def read_vnnlib(path: str | os.PathLike[str]) -> Property:
     """Reads a property; the file may be gzipped.
 
     [host] Numbers are decimals, or quotients of them as in `(/ 1 4)`. Strict
-    inequalities are told apart in `inner`. The commands set-logic, set-info,
+    inequalities are distinguished in `inner`. The commands set-logic, set-info,
     set-option, check-sat, get-model and exit are skipped.
 
     Guarantee:
@@ -246,8 +246,8 @@ class _Box:
     def _set_sides(self) -> None:
         """Lower and upper sides, the same arrays for all cases with this box.
 
-        Of the smallest box of float64 that holds this one; and the least and the
-        largest float64 in it, crossed where there is none.
+        The corners of the smallest float64 box that contains this one, and the minimum
+        and maximum float64 inside it, crossed if the box contains no float64.
         """
         self.outer = self._outer[0], 0.0 - self._outer[1]
         self.inner = self._inner[0], 0.0 - self._inner[1]
@@ -308,7 +308,7 @@ def _at_most(number: Fraction) -> float:
 
 
 def _at_least(number: Fraction, is_strict: bool) -> float:
-    """The least float64 that is not below a number; above it, if strict."""
+    """Smallest float64 >= a number; > it if strict."""
     near = _nearest(number)
     is_past = near > number if is_strict else near >= number
     return near if is_past else math.nextafter(near, math.inf)

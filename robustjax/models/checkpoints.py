@@ -146,7 +146,7 @@ def load(path: str | os.PathLike[str], *, expect: str | None = None) -> Checkpoi
 
 
 def manifest(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The content of model.json, without reading the weights.
+    """Returns the content of model.json, without reading the weights.
 
     [host]
 

@@ -93,7 +93,7 @@ def create(
 
 
 def describe(module: nn.Module) -> tuple[str, dict[str, Any]]:
-    """The name and the options with which `create` rebuilds the module. [host].
+    """Returns the name and the options that rebuild a module by `create`. [host].
 
     Args:
         module: a module from `create`.

@@ -143,7 +143,7 @@ def from_factory(name: str, dataset: "data.Dataset") -> Classifier:
         shape, num_classes = dataset.images.shape[1:], dataset.num_classes
         base_classifier.check_apply_fn(apply_fn, shape, num_classes=num_classes)
         return Classifier(apply_fn, f"{name} {_behaviour(apply_fn, dataset)}")
-    except Exception as error:  # likewise
+    except Exception as error:  # any error of the user's code
         raise _failed(name, error) from error
 
 

@@ -26,7 +26,7 @@ def radius_histograms(radii: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> "Figu
         A matplotlib figure.
 
     Raises:
-        ValueError: if there are none, or one is not finite.
+        ValueError: if no radius is given, or one is not finite.
         ImportError: if matplotlib is missing.
 
     Example:

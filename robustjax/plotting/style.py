@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# Okabe and Ito (2008), told apart with any colour vision; without its pale yellow.
+# Okabe and Ito (2008), distinguishable with any colour vision; without pale yellow.
 COLOURS = (
     "#0072B2",
     "#D55E00",
@@ -25,7 +25,7 @@ CLASS_COLOURS = (
 )  # fmt: skip
 LINE_STYLES = ("-", "--", ":", "-.")
 INK = "#333333"
-_LEGEND_CHARACTERS = 72  # that fit beside each other, with 8 for each line sample
+_LEGEND_CHARACTERS = 72  # that fit in one row, with 8 for each line sample
 
 
 def save(figure: "Figure", path: str | pathlib.Path) -> None:
@@ -54,7 +54,7 @@ def save(figure: "Figure", path: str | pathlib.Path) -> None:
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":
-    """An empty figure of so many inches, without pyplot."""
+    """Returns an empty figure of this size in inches, without pyplot."""
     try:
         from matplotlib.figure import Figure
     except ImportError as error:

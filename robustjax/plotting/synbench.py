@@ -31,7 +31,7 @@ def synbench_scores(
         A matplotlib figure.
 
     Raises:
-        ValueError: if there are none, or thresholds differ.
+        ValueError: if no result is given, or thresholds differ.
         ImportError: if matplotlib is missing.
 
     Example:

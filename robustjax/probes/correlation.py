@@ -1,4 +1,4 @@
-"""How well a score of models goes with their accuracies, and how sure that is.
+"""Correlation of a score of models with their accuracies, with intervals.
 
     interval = tanh(artanh(r) +- quantile((1 + confidence) / 2) sqrt(v)),
 
@@ -118,7 +118,7 @@ def _with_interval(value: float, n: int, half: float, step: float) -> Correlatio
 
 
 def _pearson(x: np.ndarray, y: np.ndarray) -> float:
-    """Of values that are not all equal; exactly -1 or 1 up to rounding."""
+    """Pearson coefficient of values that are not all equal; clipped to [-1, 1]."""
     a, b = (_centred(v) for v in (x, y))
     value = float(a @ b / math.sqrt((a @ a) * (b @ b)))
     is_end = 1 - abs(value) < 4 * len(x) * np.finfo(np.float64).eps

@@ -1,4 +1,4 @@
-"""How far a feature is from the decision boundary of a linear probe, in float64.
+"""Distance of a feature from the decision boundary of a linear probe, in float64.
 
     radius(x) = min over j != k of (l_k - l_j) / |w_k - w_j|_2,   l = W' x + b,
 
@@ -21,7 +21,7 @@ def certified_feature_radius(
 ) -> np.ndarray:
     """The l2 distance of features to the decision boundary of a linear probe.
 
-    [host] The least over j != k of ``(l_k - l_j) / |w_k - w_j|``, k being the label:
+    [host] Minimum over j != k of ``(l_k - l_j) / |w_k - w_j|``, k being the label:
     exact for any number of classes, as the region of a class is an intersection of half
     spaces.
 
@@ -70,7 +70,7 @@ def robust_probe_accuracy(
 ) -> np.ndarray:
     """Share of features that a probe gets right under every shift up to epsilon.
 
-    [host] Of the features, in l2; see `certified_feature_radius`, which must be larger
+    [host] Radii are l2, in feature space: `certified_feature_radius` must be larger
     than epsilon. At epsilon 0 it is the accuracy, ties counted as wrong.
 
     Args:

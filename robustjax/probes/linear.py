@@ -66,10 +66,10 @@ def linear_probe(
 
     Edge cases:
         With l2 = 0, classes that can be separated have no minimum: the weights then
-        depend on the tolerance. "ridge" takes the least weights that reach the least
-        error. Features that are not finite end unconverged. With epsilon > 0 each norm
-        is smoothed by 1e-5 / epsilon, so the loss is at most 1e-5 above its minimum
-        for that.
+        depend on the tolerance. "ridge" takes the minimum-norm weights that reach the
+        minimum error. Features that are not finite end unconverged. With epsilon > 0
+        each norm is smoothed by 1e-5 / epsilon, so the loss is at most 1e-5 above its
+        minimum for that.
 
     Args:
         features: `[n, p]`, any floating dtype; float32 at least is used.
@@ -182,7 +182,7 @@ def _robust_loss(
     labels: jax.Array,
     lifts: jax.Array | None,
 ) -> jax.Array:
-    """Of logits that are lifted by the row of the label in `[k, k]` lifts."""
+    """Loss of logits that are lifted by the row of the label in `[k, k]` lifts."""
     is_own = labels[:, None] == jnp.arange(len(probe.bias))[None]
     is_counted = is_own.any(axis=1)
     logits = probe.logits(jnp.where(is_counted[:, None], features, 0))
@@ -299,7 +299,7 @@ def _ridge(
     targets = jax.nn.one_hot(labels, num_classes, dtype=x.dtype)
     bias = targets.sum(axis=0) / count
     left = jnp.where(own.is_counted[:, None], targets - bias[None], 0)
-    # the least weights are least in the units of the features
+    # the minimum norm is that in the units of the features
     centred = own.features * own.scale[None]
     values, vectors = jnp.linalg.eigh(_product(centred.T, centred) / count)
     cut = len(values) * jnp.finfo(x.dtype).eps * values[-1]

@@ -1,4 +1,4 @@
-"""Votes of the nearest neighbours, in blocks.
+"""Nearest-neighbour classification of features, in blocks.
 
     prediction(q) = argmax over c of the number of i in N(q) with label c,
 
@@ -35,8 +35,8 @@ def nearest_neighbors(
     differ by less than its rounding may swap.
 
     Edge cases:
-        Of equal distances the earlier training feature is nearer; of equal votes the
-        smaller label wins. Training features that are not finite, or whose traced label
+        Ties of distances go to the earlier training feature; ties of votes to the
+        smaller label. Training features that are not finite, or whose traced label
         is no class, are nobody's neighbours. A query that is not finite, or has no
         neighbour, gets -1. A feature of zeros has a cosine of 0 with every other.
 

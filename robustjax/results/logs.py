@@ -6,7 +6,7 @@ Known columns of others: `radius` (l2; Cohen et al. and their successors), `radi
 
 Scripts that append to their log write the header again after a restart, and some end
 it with lines of averages: neither is a row. An index that is there twice would count
-twice in every average, so a log with one is refused. So is one whose column `correct`
+twice in every average, so it raises an error. So does a log whose column `correct`
 contradicts `predict` and `label`, or with a radius that is not a number >= 0.
 """
 

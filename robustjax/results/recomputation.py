@@ -32,7 +32,7 @@ _COUNTS = (
     "count", "runner_up_count", "num_selection", "num_estimation", "num_invalid",
     "num_classes", "order", "stage", "failed", "simultaneous",
 )  # fmt: skip
-# Of rows that were written before there were first-order radii.
+# Values of rows that were written before there were first-order radii.
 _DEFAULTS = {
     "bound": "clopper_pearson", "stage": 0, "form": "box", "failed": 0,
     "simultaneous": 1, "num_selection": 1, "time": 0.0,
@@ -87,7 +87,7 @@ def verify_run(
 
     Raises:
         ValueError: if the rows lack the columns that are needed, or a file is damaged.
-        OSError: if there are none.
+        OSError: if the folder has no rows.
 
     Example:
         >>> import tempfile
@@ -292,7 +292,7 @@ def _recomputed(run: runs.Run, *, with_radii: bool) -> Iterator[str]:
         if with_radii:
             of_gradients = bounded.rows(_is_sound(faults)) if faults else bounded
             yield from _differences(of_gradients.log, _radii(of_gradients.log))
-    except ValueError as error:  # of values that no check before has refused
+    except ValueError as error:  # of values that passed all checks before
         yield f"the rows cannot be recomputed: {error}"
 
 

@@ -3,7 +3,7 @@
 The noise of an example depends on (seed, idx, block) alone, so each batch of a run can
 be computed again, on any day and without the other batches. With the software, the
 kind of device and the batches of the run every number is the same to the bit.
-Otherwise logits differ in the last bits and a vote that is tied may fall otherwise.
+Otherwise logits differ in the last bits and a near tie may be decided differently.
 """
 
 import pathlib
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from robustjax import data
     from robustjax.models import sources
 
-_TIES = 3  # votes that may fall otherwise on other hardware
+_TIES = 3  # votes that may differ on other hardware
 _NEAR = 1e-3  # relative: of float32 sums in another order
 _VOTES = ("count", "runner_up_count", "num_invalid")
 _SUMS = ("dual_norm", "dual_upper", "length_lower")
@@ -144,7 +144,7 @@ def _source(
     data_dir: str | None,
     model: dict[str, str],
 ) -> _Source:
-    """Data and model of the run; refuses others."""
+    """Loads data and model; raises ValueError unless they are those of the run."""
     from robustjax import data
 
     if "merged_from" in known.versions:

@@ -22,7 +22,7 @@ def summarise(
     confidence: float = 0.999,
     max_samples: int = 0,
 ) -> dict[str, Any]:
-    """The figures of a log as they go into `summary.json`.
+    """Computes the figures of a log that go into `summary.json`.
 
     [host]
 

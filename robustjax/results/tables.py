@@ -69,7 +69,7 @@ def accuracy_table(
     norm: str | Sequence[str] = "l2",
     radii: Sequence[float] = (),
 ) -> list[list[str]]:
-    """Cells of the table: a header, then one line a run.
+    """Builds the cells of the table: a header, then one line per run.
 
     [host]
 
@@ -106,7 +106,7 @@ def accuracy_table(
 
 
 def to_markdown(table: Sequence[Sequence[str]]) -> str:
-    """The table in Markdown, columns aligned.
+    """Formats the table in Markdown, with aligned columns.
 
     [host]
 
@@ -131,7 +131,7 @@ def to_markdown(table: Sequence[Sequence[str]]) -> str:
 
 
 def to_latex(table: Sequence[Sequence[str]]) -> str:
-    r"""The table in LaTeX, for the package booktabs.
+    r"""Formats the table in LaTeX, for the package booktabs.
 
     [host]
 

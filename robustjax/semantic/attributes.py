@@ -1,4 +1,10 @@
-"""The attributes of an image that can move: their numbers, units and transforms."""
+"""The attributes of an image that can move: parameters, units and transforms.
+
+    g(t) = contrast and brightness of (colour of (image read at the sources of t)),
+
+in this order for an attribute of several parameters; g(0) is the image. The equations
+of the parts are in `color` and `geometry`.
+"""
 
 import dataclasses
 from collections.abc import Mapping

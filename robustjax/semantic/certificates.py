@@ -48,7 +48,7 @@ class Certification(NamedTuple):
     states: np.ndarray  # [n]: 0 open, 1 proven, 2 undecided, 3 holds a counterexample
     num_bounded: int  # cells whose margins were bounded
     seconds: float
-    margins: np.ndarray  # [n], lower bounds of the least margin; nan: not bounded
+    margins: np.ndarray  # [n], lower bounds of the minimum margin; nan: not bounded
     witnesses: np.ndarray  # [m, d], the moves of the counterexamples
     question: Question  # what was asked, of which image and model
 
@@ -65,7 +65,7 @@ def of_cells(
     Args:
         cells: `[n, 2, d]`, which cover the limits.
         states: `[n]`.
-        ranges: from `limits.resolve`.
+        ranges: from `parameter_ranges.resolve`.
         found: the counterexamples that are known.
 
     Returns:

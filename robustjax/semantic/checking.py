@@ -1,4 +1,4 @@
-"""Certified ranges bounded once more, cell by cell."""
+"""The check of a certified range: its cells are bounded again, one by one."""
 
 import functools
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Fingerprints of what a certificate is about: an image, and a model as a program."""
+"""Fingerprints of the image and of the model that a certificate is about."""
 
 import functools
 import hashlib

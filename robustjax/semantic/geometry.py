@@ -34,7 +34,7 @@ class Sampling(NamedTuple):
     """Between pixels: "bilinear"; or "radial", max(0, 1 - distance) as weights, made to
     sum to one, as in the reference code."""
     center: str = "geometric"
-    """Of all: "geometric", ((h - 1) / 2, (w - 1) / 2); or "integer", its floor."""
+    """Centre: "geometric", ((h - 1) / 2, (w - 1) / 2); or "integer", its floor."""
 
 
 BILINEAR = Sampling()

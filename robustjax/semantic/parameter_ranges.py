@@ -1,4 +1,4 @@
-"""How far attributes are moved: limits given by the user, and defaults.
+"""Limits of the moves of attributes: given by the user, and defaults.
 
     share of a move t = max_i |t_i| / limit_i,
 

@@ -1,4 +1,4 @@
-"""What a search was asked, so that its answer is not taken for that of another one."""
+"""The settings of a search, by which a result is matched to its search."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -51,7 +51,7 @@ def asked(
         image: `[h, w, c]` float64.
         label: the class.
         attribute: what moves.
-        ranges: from `limits.resolve`.
+        ranges: from `parameter_ranges.resolve`.
         targets: as in `certify`.
         relaxation: as in `certify`.
         method: as in `certify`.

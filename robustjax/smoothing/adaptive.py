@@ -2,7 +2,9 @@
 
 Order 0 looks at its counts again and again, under a confidence sequence that holds at
 any stopping time. Order 1 has a fixed schedule of sample sizes n_1 < n_2 < ...; at
-stage k all its events get alpha / (k (k + 1)), which sums to alpha.
+stage k all its events get
+
+    alpha_k = alpha / (k (k + 1)),   alpha_1 + alpha_2 + ... = alpha.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""From counts and moments of the noise samples to certificates, on the host.
+"""Certificates from counts and moments of the noise samples, on the host.
 
     R = max(R_0(p_A, p_B), R_1(p_A, U, l)) if p_A > p_B, else 0 and abstention,
 

@@ -1,4 +1,4 @@
-"""What a certification returns."""
+"""The result of a certification: `Certificate` and `GradientEstimates`."""
 
 import dataclasses
 from typing import NamedTuple

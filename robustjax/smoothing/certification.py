@@ -198,5 +198,5 @@ def select(
 
 
 def noise_level(sigma: float) -> float:
-    """The least of sigma and its float32 rounding, which scales the noise. [host]."""
+    """Minimum of sigma and its float32 rounding, which scales the noise. [host]."""
     return min(float(sigma), float(np.float32(sigma)))

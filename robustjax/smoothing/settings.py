@@ -1,4 +1,4 @@
-"""What was asked of a certification, checked."""
+"""Settings of a certification, validated."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ _MIN_TWO_HALVES = 129  # the odd blocks start at sample 128
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What is asked for each example; refuses what cannot be given, by name.
+    """Settings of a certification; raises an error that names a bad setting.
 
     Raises:
         ValueError: for the first setting that is out of range.
@@ -94,7 +94,7 @@ class Settings:
                 f"Expected a norm subspace:NAME for each mask, got none for "
                 f"{', '.join(unused)}."
             )
-        len(self.subspaces)  # builds them, and so refuses what is none
+        len(self.subspaces)  # constructing a Subspace validates the mask
 
     @property
     def dim(self) -> int:

@@ -1,8 +1,11 @@
 """The noncentral chi-square distribution in JAX, for any degrees of freedom >= 1.
 
-`x = |z + mu|^2` with z standard normal in df dimensions and |mu|^2 = nc. JAX itself has
-neither this distribution nor the quantile of the central one, and its incomplete gamma
-function is good to 3e-2 only at df = 150,528 in float32.
+With z standard normal in df dimensions and |mu|^2 = nc,
+
+    F(x; nc) = P[|z + mu|^2 <= x],   F(x; nc) = p solved for x or for nc.
+
+JAX itself has neither this distribution nor the quantile of the central one, and the
+error of its incomplete gamma function is 3e-2 at df = 150,528 in float32.
 
 [host] for Python and NumPy numbers, which are computed in float64 whatever the x64
 flag, and [device] (pure, jittable, vmappable, differentiable in x, p and nc) for JAX
@@ -51,7 +54,8 @@ def ncx2_cdf(
         >>> print(f"{ncx2_cdf(3072.0, 3072, 100.0):.10f}")
         0.1073256610
 
-    Reference: ours; see `robustjax.special.contour`.
+    Reference: ours; `docs/papers/hidden_cost.md`, "The noncentral chi-square
+        distribution".
     """
     return jnp.exp(_distribution(x, df, nc, excess).log_cdf)
 
@@ -81,7 +85,8 @@ def ncx2_sf(
         >>> print(f"{ncx2_sf(40.0, 3, 1.0):.4e}")
         3.2895e-07
 
-    Reference: ours.
+    Reference: ours; `docs/papers/hidden_cost.md`, "The noncentral chi-square
+        distribution".
     """
     return jnp.exp(_distribution(x, df, nc, excess).log_sf)
 
@@ -108,7 +113,8 @@ def ncx2_logcdf(
         >>> print(f"{ncx2_logcdf(784.0, 3072, 0.0):.3f}")
         -957.970
 
-    Reference: ours.
+    Reference: ours; `docs/papers/hidden_cost.md`, "The noncentral chi-square
+        distribution".
     """
     return _distribution(x, df, nc, excess).log_cdf
 
@@ -135,7 +141,8 @@ def ncx2_logsf(
         >>> print(f"{ncx2_logsf(9000.0, 3072, 0.0):.3f}")
         -1318.205
 
-    Reference: ours.
+    Reference: ours; `docs/papers/hidden_cost.md`, "The noncentral chi-square
+        distribution".
     """
     return _distribution(x, df, nc, excess).log_sf
 
@@ -164,7 +171,8 @@ def ncx2_logpdf(
         >>> print(f"{ncx2_logpdf(2.0, 2, 0.0):.6f}")  # exp(-1) / 2
         -1.693147
 
-    Reference: ours.
+    Reference: ours; `docs/papers/hidden_cost.md`, "The noncentral chi-square
+        distribution".
     """
     return _distribution(x, df, nc, excess).log_pdf
 
@@ -193,7 +201,8 @@ def ncx2_pdf(
         >>> print(f"{ncx2_pdf(2.0, 2, 0.0):.6f}")
         0.183940
 
-    Reference: ours.
+    Reference: ours; `docs/papers/hidden_cost.md`, "The noncentral chi-square
+        distribution".
     """
     return jnp.exp(_distribution(x, df, nc, excess).log_pdf)
 
@@ -226,7 +235,8 @@ def ncx2_ppf(p: ArrayLike, df: ArrayLike, nc: ArrayLike) -> _Numbers:
         >>> print(f"{ncx2_ppf(0.5, 784, 100.0):.8f}")
         883.26565826
 
-    Reference: ours.
+    Reference: ours; `docs/papers/hidden_cost.md`, "The noncentral chi-square
+        distribution".
     """
     _check(df, nc)
     return tails.quantile(*as_floats(p, df, nc))
@@ -251,7 +261,8 @@ def chi2_ppf(p: ArrayLike, df: ArrayLike) -> _Numbers:
         >>> print(f"{chi2_ppf(0.5, 3072):.8f}")
         3071.33335906
 
-    Reference: ours.
+    Reference: ours; `docs/papers/hidden_cost.md`, "The noncentral chi-square
+        distribution".
     """
     return ncx2_ppf(p, df, 0.0)
 
@@ -279,7 +290,8 @@ def ncx2_noncentrality(p: ArrayLike, x: ArrayLike, df: ArrayLike) -> _Numbers:
         >>> print(f"{ncx2_noncentrality(0.5, 900.0, 784):.8f}")
         116.74308918
 
-    Reference: ours.
+    Reference: ours; `docs/papers/hidden_cost.md`, "The noncentral chi-square
+        distribution".
     """
     _check(df, 0.0)
     return tails.noncentrality(*as_floats(p, x, df))

@@ -50,9 +50,9 @@ def integrate(x: jax.Array, df: jax.Array, nc: jax.Array, *, excess: jax.Array) 
     Args:
         x: where, of any shape.
         df: degrees of freedom, of the shape and dtype of x.
-        nc: noncentrality, likewise.
-        excess: x - nc - df, likewise; an argument since callers may know it better
-            than a difference of rounded numbers does.
+        nc: noncentrality, of the shape and dtype of x.
+        excess: x - nc - df, of the shape and dtype of x; an argument, since callers may
+            know it more exactly than a difference of rounded numbers.
 
     Returns:
         The tail beyond x as seen from the mean, with the density.

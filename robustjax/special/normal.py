@@ -1,4 +1,9 @@
-"""The standard normal density, for JAX on the device and NumPy on the host."""
+"""The standard normal density, for JAX on the device and NumPy on the host.
+
+    phi(z) = exp(-z^2 / 2) / sqrt(2 pi).
+
+Its distribution function Phi and quantile Phi^-1 are those of JAX and SciPy.
+"""
 
 import math
 from typing import Any
@@ -14,7 +19,7 @@ def normal_pdf(x: Any, *, xp: Any = jnp) -> Any:
         xp: jax.numpy, or numpy for the host.
 
     Returns:
-        Of the shape and dtype of x.
+        An array of the shape and dtype of x.
 
     Example:
         >>> print(f"{normal_pdf(jnp.zeros(())):.4f}")

@@ -44,8 +44,8 @@ def distribution(
     Args:
         x: where, of any shape.
         df: degrees of freedom, of the shape and dtype of x.
-        nc: noncentrality, likewise.
-        excess: x - nc - df, likewise.
+        nc: noncentrality, of the shape and dtype of x.
+        excess: x - nc - df, of the shape and dtype of x.
 
     Returns:
         The distribution; its derivatives in df and excess are taken as zero, and all
@@ -130,7 +130,7 @@ def quantile(p: jax.Array, df: jax.Array, nc: jax.Array) -> jax.Array:
     Args:
         p: probabilities, of any shape.
         df: degrees of freedom, of the shape and dtype of p.
-        nc: noncentrality, likewise.
+        nc: noncentrality, of the shape and dtype of p.
 
     Returns:
         Quantiles; 0 at p = 0, inf at p = 1, NaN outside of [0, 1] and where 100 steps
@@ -190,7 +190,7 @@ def noncentrality(p: jax.Array, x: jax.Array, df: jax.Array) -> jax.Array:
     Args:
         p: probabilities in (0, 1), of any shape.
         x: where, of the shape and dtype of p.
-        df: degrees of freedom, likewise.
+        df: degrees of freedom, of the shape and dtype of p.
 
     Returns:
         Noncentralities >= 0; NaN where even nc = 0 gives less than p.
@@ -250,7 +250,7 @@ class _Target(NamedTuple):
 
 
 def _smallest(dtype: Any) -> float:
-    """The least x that `distribution` tells from 0."""
+    """Smallest x that `distribution` distinguishes from 0."""
     return 1e4 * float(jnp.finfo(dtype).tiny)
 
 

@@ -85,7 +85,8 @@ def robust_bayes(
         0.749483 0.863784
 
     Reference: Bhagoji, Cullina and Mittal (2019), NeurIPS; Dan, Wei and Ravikumar
-        (2020), ICML. The ridge form of the weight and its root are ours.
+        (2020), ICML. The ridge form of the weight and its root are ours;
+        `docs/papers/synbench.md`, "Two Gaussians".
     """
     _validate.at_least(0, epsilon=epsilon)
     _validate.open_interval(0, 1, prior=prior)
@@ -265,7 +266,7 @@ def _ridge_rule(
 ) -> tuple[jax.Array, jax.Array]:
     """W = (S + ridge I)^-1 m with |ridge w| = epsilon, and the ridge.
 
-    Of the directions that are used, `[p]` in the basis of the spectrum.
+    It is taken over the used directions, `[p]` in the basis of the spectrum.
 
     The root is found without derivatives; one more Newton step, of size zero, carries
     those of the implicit function.

@@ -1,4 +1,4 @@
-"""Rules that are estimated from features, and what they say of other features.
+"""Linear rules estimated from features, and their margins on other features.
 
 All in float64 on the host. From the class means and the pooled covariance S_n of
 training features, with shrinkage rho and relative radius e,

@@ -1,4 +1,4 @@
-"""How far from the boundary correctly classified Gaussian inputs lie on average.
+"""Mean distance of correctly classified Gaussian inputs from the boundary.
 
 A rule w with offset o has k = w'm / A and t = o / A with A = sqrt(w'Sw). With the mass
 T(r) = r Phi(r) + phi(r) of a truncated normal, and a its accuracy,

@@ -1,4 +1,4 @@
-"""A pair of Gaussian classes: samples of it, made on the device where they are used.
+"""Samples of a pair of Gaussian classes, made on the device where they are used.
 
     P(y = 1) = tau,   x | y = 1 ~ N(c + m, S),   x | y = 0 ~ N(c - m, S).
 

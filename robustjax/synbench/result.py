@@ -1,4 +1,4 @@
-"""The result of a SynBench run, with what it takes to compare it with another."""
+"""The result of a SynBench run, with all settings that a comparison needs."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""SynBench: what a representation keeps of the signal of synthetic Gaussians.
+"""The SynBench score: how much signal of synthetic Gaussians features retain.
 
 With the accuracies a_s and mean scaled bounds b_s of the features at the scales s, and
 A_s, B_s those of the best rule on the inputs themselves, the score at threshold t is
@@ -83,7 +83,8 @@ def synbench(
         (1, 1) True
 
     Reference: Ko, Chen, Das, Mohapatra and Daniel (2024), What Would Gauss Say About
-        Representations?, ICML. Standard errors, ceiling and exact area are ours.
+        Representations?, ICML; `docs/papers/synbench.md`, "The score". Standard errors,
+        ceiling and exact area are ours.
     """
     task = Task(
         tuple(input_shape),

@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 from robustjax import _validate
 
 _NUM_STEPS = 72  # halvings of log lam, from a hundred decades to rounding
-_INDEFINITE = 8  # eigenvalues below minus so many times their rounding are none
+_INDEFINITE = 8  # tolerance for negative eigenvalues, in units of rounding
 _ASYMMETRY = 1e-6  # of entries, relative to the largest, that rounding may leave
 
 

@@ -52,7 +52,7 @@ class Task:
         valid_range: clips the inputs; None does not.
         is_stratified: classes get their shares exactly instead of by chance.
         pixel_mean: subtracted from the inputs, a number or one a channel.
-        pixel_std: divides the centred inputs, likewise.
+        pixel_std: divides the centred inputs, a number or one a channel.
         shrinkage: of the covariance towards the mean variance: a number in [0, 1], or
             "oas" for `oas_shrinkage`.
         cut: rules leave out directions where the eigenvalue of the covariance is at or

@@ -1,4 +1,4 @@
-"""The curve of margin against accuracy, its area and the score that compares two.
+"""The curve of margin against accuracy, its area, and the ratio of two areas.
 
 With accuracies a_s and mean scaled bounds b_s of n scales, and threshold t,
 

@@ -1,4 +1,4 @@
-"""Other scores of a representation, from the moments that SynBench takes anyway.
+"""Other scores of a representation, from the moments that SynBench collects.
 
     RankMe  = exp(-sum_i q_i log q_i),   q_i = s_i / sum_j s_j + epsilon,
     LogME   = mean over classes of max over (a, b) of log p(labels | a, b) / n,

@@ -1,4 +1,4 @@
-"""Errors of SynBench scores, and differences of two on the same inputs.
+"""Standard errors of SynBench scores, and of differences on the same inputs.
 
 The area of a scale is b N(a), with the mean scaled bound b of correct inputs, the
 accuracy a and the height N(a): a - t above the threshold t if the area is exact, and

@@ -332,14 +332,14 @@ class AscentTest(parameterized.TestCase):
         (dict(norm="l1"), "norm"),
         (dict(num_steps=0), "num_steps"),
         (dict(valid_range=(0.5, 0.5)), "valid_range"),
+        (dict(x=np.ones(3)), r"x \[n, ...\], got shape \(3,\)"),
     )
     def test_refuses(self, changes, text):
         with self.assertRaisesRegex(ValueError, text):
             attacks.ascend(
                 jax.random.key(0),
                 jnp.sum,
-                np.ones((2, 3)),
-                **{"epsilon": 0.1} | changes,
+                **{"x": np.ones((2, 3)), "epsilon": 0.1} | changes,
             )
 
 

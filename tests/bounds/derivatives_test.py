@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from jax.extend import core
 
 from robustjax import bounds
 
@@ -168,6 +169,15 @@ class NameTest(absltest.TestCase):
         for own, values in jax.device_get(evaluate(low, high)):
             self.assertLessEqual(own.lower, np.min(values))
             self.assertGreaterEqual(own.upper, np.max(values))
+
+    def test_one_minus_square_is_known_by_its_name(self):
+        """JAX 0.12 writes the derivative of tanh so."""
+        primitive = core.Primitive("one_minus_square")
+        primitive.def_abstract_eval(lambda x: x)
+        box = jnp.float32([-0.5, 1.0]), jnp.float32([2.0, 3.0])
+        own = bounds.interval_bounds(primitive.bind, *box)
+        np.testing.assert_allclose(own.lower, [-3, -8], rtol=1e-6)
+        np.testing.assert_allclose(own.upper, [1, 0], atol=1e-6)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from absl.testing import absltest, parameterized
 from jax import lax
 
 from robustjax import bounds
-from robustjax.bounds import crown, ibp, receptive_fields, tracing
+from robustjax.bounds import crown, ibp, operations, receptive_fields, tracing
 
 
 def _kernel(*shape, seed=0):
@@ -175,8 +175,28 @@ class SharedRowsTest(parameterized.TestCase):
         self.assertTrue(np.all(own.lower <= values.min(axis=0) + 1e-12))
         self.assertTrue(np.all(own.upper >= values.max(axis=0) - 1e-12))
 
+    def test_an_operation_with_interval_rules_alone_may_depend_on_all(self):
+        graph = tracing.trace(
+            lambda x: jnp.sort(x, axis=0), jax.ShapeDtypeStruct((3, 2), jnp.float32)
+        )
+        for axis, found in enumerate(
+            receptive_fields.ranges(graph, jnp.float32)[graph.output]
+        ):
+            np.testing.assert_array_equal(found.first, np.zeros((3, 2)))
+            np.testing.assert_array_equal(found.last, np.full((3, 2), 2 - axis))
+
 
 class EffortTest(parameterized.TestCase):
+    def test_points_are_least_urgent(self):
+        """Where an operation does not tell which entries are settled."""
+        exp = operations.Elementwise("exp", jnp.exp, lambda low, high: (low, high))
+        lower, width = jnp.array([5.0, 1, 9, 0]), jnp.array([0, 0.1, 0, 0.2])
+        rows = crown._most_urgent(
+            receptive_fields.one_by_one((4,)), (lower, lower + width),
+            mock.Mock(operation=exp), 2,
+        )  # fmt: skip
+        self.assertEqual(rows.tolist(), [3, 1])
+
     @parameterized.parameters("strided", "residual")
     @pytest.mark.slow
     def test_chunks_change_nothing(self, name):

@@ -1,5 +1,8 @@
 """What boxes, functions and arguments are refused, and by which words."""
 
+import sys
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,6 +81,14 @@ class RefusalTest(parameterized.TestCase):
         with self.assertRaisesRegex(TypeError, "one array, got 2"):
             bounds.interval_bounds(lambda x: (x, x), *box)
 
+    def test_without_jax_verify(self):
+        with (
+            mock.patch.dict(sys.modules, jax_verify=None),
+            self.assertRaisesRegex(ImportError, r"robustjax\[verify\]"),
+        ):
+            box = jnp.zeros(3), jnp.ones(3)
+            bounds.interval_bounds(jnp.sin, *box, engine="jax_verify")
+
     def test_what_is_not_used_needs_no_rule(self):
         def fn(x):
             lax.lgamma(x)
@@ -92,6 +103,15 @@ class RefusalTest(parameterized.TestCase):
 
         own = bounds.interval_bounds(fn, jnp.zeros(3), jnp.ones(3))
         self.assertEqual((own.lower.tolist(), own.upper.tolist()), ([0, -5], [1, -5]))
+
+    def test_windows_of_padding_alone_lie_below_all_numbers(self):
+        def fn(x):
+            return lax.reduce_window(x, -np.inf, lax.max, (2,), (1,), ((3, 0),))
+
+        own = bounds.interval_bounds(fn, jnp.zeros(3), jnp.arange(1.0, 4))
+        self.assertEqual(own.lower.tolist(), [-np.inf, -np.inf, 0, 0, 0])
+        self.assertEqual(own.upper[2:].tolist(), [1, 2, 3])
+        self.assertLess(own.upper[:2].max(), -1e38)
 
 
 if __name__ == "__main__":

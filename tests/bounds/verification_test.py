@@ -176,6 +176,7 @@ class VerifyTest(parameterized.TestCase):
             ({"method": "magic"}, "magic"),
             ({"upper": x - 1}, "lower <= upper"),
             ({"upper": x * np.nan}, "NaN"),
+            ({"upper": x[:, :2]}, "lower and upper alike, got"),
         ):
             arguments = {"lower": x, "upper": x, "labels": labels} | change
             with self.assertRaisesRegex(ValueError, text):
@@ -206,6 +207,18 @@ class CastsTest(absltest.TestCase):
         np.testing.assert_allclose(own.upper, same.upper, rtol=1e-5)
         with self.assertRaisesRegex(bounds.UnsupportedError, "rounds"):
             bounds.linear_bounds(narrow, *box)
+
+    def test_rounding_to_fewer_bits_is_a_cast(self):
+        def rounded(x):
+            return 2 * jax.lax.reduce_precision(x, exponent_bits=8, mantissa_bits=1)
+
+        box = jnp.float32([-0.3, 0.1]), jnp.float32([0.3, 0.2])
+        own = jax.jit(lambda *box: bounds.linear_bounds(
+            rounded, *box, method="ibp", casts="ignore"
+        ))(*box)  # fmt: skip
+        np.testing.assert_allclose(own, 2 * np.array(box), rtol=1e-6)
+        with self.assertRaisesRegex(bounds.UnsupportedError, "reduce_precision"):
+            bounds.linear_bounds(rounded, *box)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """Augmentations are what they are called, and views depend on their keys alone."""
 
 import colorsys
+import sys
+from unittest import mock
 
 import jax
 import numpy as np
@@ -194,6 +196,12 @@ class ViewsTest(parameterized.TestCase):
         ):
             with self.assertRaisesRegex(ValueError, text):
                 call()
+
+    def test_without_dm_pix(self):
+        with mock.patch.dict(sys.modules, dm_pix=None):
+            for augmentation in (c.color_jitter, c.random_blur):
+                with self.assertRaisesRegex(ImportError, r"robustjax\[views\]"):
+                    augmentation()
 
 
 if __name__ == "__main__":

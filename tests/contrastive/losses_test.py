@@ -266,6 +266,15 @@ class IdentitiesTest(parameterized.TestCase):
         np.testing.assert_allclose(found, np.mean(np.log1p(mass / (3 * p))), rtol=1e-12)
 
 
+class IntegersTest(absltest.TestCase):
+    def test_they_are_taken_as_floats(self):
+        """As integers, a unit vector is zero but for the axes."""
+        views = np.array([[[3, 4], [1, 0]], [[4, 3], [0, 1]]])
+        loss_fn = c.compose(c.similarity(0.5))
+        own, expected = (loss_fn(v)[0] for v in (views, views.astype(np.float32)))
+        np.testing.assert_allclose(own, expected, rtol=1e-6)
+
+
 class WeightsTest(parameterized.TestCase):
     def test_loss_ratio_is_a_weighted_mean_without_gradient_of_weights(self):
         losses = _by_loops(_paired_rows(_views()), temperature=0.5, tau_plus=0, beta=0)
@@ -296,6 +305,16 @@ class WeightsTest(parameterized.TestCase):
         loss, gradient = jax.jit(jax.value_and_grad(value))(apart)
         self.assertEqual(float(loss), 0)
         self.assertTrue(np.all(np.isfinite(gradient)))
+
+    def test_a_batch_stands_for_its_views(self):
+        """With one positive; less than two views are no batch."""
+        views = np.random.default_rng(0).normal(size=(2, 4, 3)).astype(np.float32)
+        of_views, of_batch = jax.jit(
+            lambda x: (c.nt_xent(x), c.nt_xent(c.from_views(x)))
+        )(views)
+        np.testing.assert_array_equal(of_views[0], of_batch[0])
+        with self.assertRaisesRegex(ValueError, r"\[2 or more, n, d\], .*\(1, 4, 3\)"):
+            c.from_views(views[:1])
 
     def test_numbers_of_another_shape(self):
         chain = c.compose(c.similarity(0.5), c.weighted(np.ones((5,))))

@@ -103,6 +103,14 @@ class RunTest(InFolder):
         self.assertEqual(json.loads(path.read_text()), summary)
         self.assertGreater(summary["norms"]["l2"]["average_certified_radius"], 0.3)
 
+    def test_without_matplotlib_there_is_no_curve(self):
+        summary = self.finished()
+        (self.folder / "run" / "curve.png").unlink()
+        with run_folders.without_matplotlib(), self.assertLogs() as logs:
+            self.assertEqual(certify.run(self.config), summary)
+        self.assertIn("no curve.png without matplotlib", "".join(logs.output))
+        self.assertFalse((self.folder / "run" / "curve.png").exists())
+
     def test_flags_reload_to_the_same_configuration(self):
         config = self.replace(alpha=0.01, radii=("0", "0.5"), distributed=False)
         text = flags_from_config.flags_text(config)

@@ -25,7 +25,7 @@ from robustjax_experiments.studies import (
 from robustjax_experiments.studies.contrastive_methods import METHODS, Objective
 from robustjax_experiments.training import recipe
 
-from robustjax import data, models
+from robustjax import data, models, results
 
 _QUICK = {  # attacks of probes in training and in evaluation are the same programs
     "methods": ("simclr", "intnacl"), "num_seeds": 2, "model": "mlp", "width": 8,
@@ -239,6 +239,30 @@ def _objective(config, method, images):
     )  # fmt: skip
     augment = contrastive_methods.augmentation("shift", image_shape=(8, 8, 1))
     return Objective(METHODS[method], module, augment, config)
+
+
+class StartTest(_SharesSteps):
+    def test_other_software_is_told(self):
+        config = _config(self.folder, compile_cache="programs")
+        with (
+            mock.patch.object(jax.config, "update") as update,
+            mock.patch.object(results, "start_run", return_value=["numpy was 1.0"]),
+            mock.patch.object(contrastive, "_method", side_effect=OSError("stop")),
+            self.assertLogs() as logs,
+            self.assertRaisesRegex(OSError, "stop"),
+        ):
+            contrastive.run(config)
+        self.assertIn("numpy was 1.0", logs.output[0])
+        update.assert_called_once_with("jax_compilation_cache_dir", "programs")
+
+
+class ReportTest(absltest.TestCase):
+    def test_without_matplotlib_there_is_no_picture(self):
+        page = mock.Mock()
+        with run_folders.without_matplotlib(), self.assertLogs() as logs:
+            contrastive_report._add_picture(page, pathlib.Path(), mock.Mock(), {}, {})
+        page.picture.assert_not_called()
+        self.assertIn("no plots without matplotlib", logs.output[0])
 
 
 class DifferencesTest(parameterized.TestCase):

@@ -19,6 +19,7 @@ import pytest
 import run_folders
 import sample_classifiers
 from absl.testing import absltest, parameterized
+from robustjax_experiments.reports import hidden_cost as hidden_cost_report
 from robustjax_experiments.studies import decision_regions
 
 from robustjax import data, results, smoothing
@@ -345,6 +346,12 @@ class LogsTest(_InFolder):
         self.assertTrue(any(re.match("Class frog absorbs.*90.0%", f) for f in findings))
         page = (pathlib.Path(config.workdir) / "report.html").read_text()
         self.assertIn("Class frog absorbs others: it takes 90.0%", page)
+
+    def test_without_matplotlib_there_are_no_pictures(self):
+        with run_folders.without_matplotlib(), self.assertLogs() as logs:
+            found = hidden_cost_report._pictures(mock.Mock(), self.folder)
+        self.assertEqual(found, [])
+        self.assertIn("no plots without matplotlib", logs.output[0])
 
     def test_refuses_bad_logs(self):
         missing = self.folder / "missing"

@@ -247,6 +247,12 @@ class LaunchTest(parameterized.TestCase):
         with locks.run_folder(self.folder):  # it has been given back
             pass
 
+    def test_an_interruption_by_the_user_is_one_line(self):
+        run = mock.Mock(side_effect=KeyboardInterrupt)
+        code, errors = self._launched(recipe.TrainConfig, run)
+        self.assertEqual(code, 130)
+        self.assertEqual(errors, "\nInterrupted; run it again to continue.\n")
+
 
 @pytest.mark.slow
 class TwoProcessesTest(parameterized.TestCase):

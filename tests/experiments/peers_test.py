@@ -74,6 +74,14 @@ class PeersTest(parameterized.TestCase):
             self.assertEqual(stopped.code, stopping.FAILED)
             peer.close(stopped)
 
+    def test_an_interruption_by_the_user_is_told_as_such(self):
+        first, second = self._peer(0), self._peer(1)
+        first.close(KeyboardInterrupt())
+        stopped = self._wait_is_refused(second, "rows", within=1)
+        self.assertIn("process_id 0 of 2 processes was interrupted", str(stopped))
+        self.assertEqual(stopped.code, stopping.STOPPED)
+        second.close(stopped)
+
     def test_the_cause_is_passed_on(self):
         first, second = self._peer(0), self._peer(1)
         first.close(ValueError("two\nlines"))

@@ -7,12 +7,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from unittest import mock
 
 import certify
 import children
+import jax
 import pytest
 import run_folders
 from absl.testing import absltest, parameterized
+from robustjax_experiments.harness import processes
 
 from robustjax import results
 
@@ -47,6 +50,32 @@ def _wait_for_growth(path: pathlib.Path, process: subprocess.Popen) -> None:
     size = path.stat().st_size if path.exists() else 0
     while process.poll() is None and (not path.exists() or path.stat().st_size <= size):
         time.sleep(0.002)
+
+
+class HarnessTest(absltest.TestCase):
+    def test_processes_that_do_not_meet_are_told_what_to_check(self):
+        config = mock.Mock(coordinator="", num_processes=0, process_id=-1)
+        failed = mock.patch.object(
+            jax.distributed, "initialize", side_effect=RuntimeError("nobody there")
+        )
+        with (
+            failed as initialize,
+            mock.patch.object(jax.config, "update"),
+            self.assertRaisesRegex(ConnectionError, "--coordinator, .*: nobody there"),
+        ):
+            processes._agree(config)
+        initialize.assert_called_once_with(
+            coordinator_address=None, num_processes=None, process_id=None
+        )
+
+    def test_a_profile_is_of_what_happens_inside(self):
+        with mock.patch.object(jax.profiler, "trace") as trace:
+            with processes.profile(""):
+                trace.assert_not_called()
+            with processes.profile("folder"):
+                trace.assert_called_once_with("folder")
+                trace.return_value.__exit__.assert_not_called()
+        trace.return_value.__exit__.assert_called_once()
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import io
 import json
 import pathlib
 import random
+import tempfile
 from unittest import mock
 
 import certify_test
@@ -20,6 +21,7 @@ from scipy import stats
 from robustjax import results
 from robustjax.results import commands, replay
 from robustjax.results.run_folder import provenance
+from tests.results import sample_runs
 
 
 def _seed(chosen, num_rows):
@@ -173,6 +175,9 @@ class ReplayTest(certify_test.InFolder):
             results.replay_run(self.run_folder, num_rows=0)
         with self.assertRaisesRegex(ValueError, "Unknown model 'keras'"):
             results.replay_run(self.run_folder, num_rows=1, model={"keras": "x"})
+        for kind, name in (("onnx", "gone.onnx"), ("checkpoint", "gone")):
+            with self.assertRaisesRegex(FileNotFoundError, name):
+                results.replay_run(self.run_folder, num_rows=1, model={kind: name})
         with self.assertRaisesRegex(FileNotFoundError, "is not a run"):
             results.replay_run(self.folder, num_rows=1)
 
@@ -211,6 +216,27 @@ class ReplayTest(certify_test.InFolder):
         self.assertIn("idx 3: label is 0", output)
         self.assertIn("10 rows recomputed from model, data and seed (1 ", output)
         self.assertIn("batches): 1 problems\n", output)
+
+
+class RefusalTest(parameterized.TestCase):
+    @parameterized.parameters(
+        ((), "run holds no rows"),
+        ((1,), "flags of a certification run, got none named"),
+    )
+    def test_runs_that_cannot_be_replayed(self, indices, text):
+        folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()), "run")
+        sample_runs.write_run(folder, indices)
+        with self.assertRaisesRegex(ValueError, text):
+            results.replay_run(folder, num_rows=1)
+
+    @parameterized.parameters(
+        ("count", "7", "10", True), ("count", "6", "10", False),
+        ("count", "x", "10", False), ("dual_upper_l2", "0.5", "0.50049", True),
+        ("dual_upper_l2", "0.5", "0.502", False), ("dual_upper_l2", "x", "0.5", False),
+        ("predict", "-1", "3", True), ("predict", "2", "3", False),
+    )  # fmt: skip
+    def test_what_other_hardware_explains(self, name, logged, new, is_near):
+        self.assertEqual(replay._is_near(name, logged, new), is_near)
 
 
 class WeightedReplayTest(first_order_run_test.InFolder):

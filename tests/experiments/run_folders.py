@@ -47,5 +47,10 @@ def pictures(*, are_drawn: bool) -> contextlib.AbstractContextManager:
     return mock.patch.object(plotting, "save", _save if are_drawn else _blank)
 
 
+def without_matplotlib() -> contextlib.AbstractContextManager:
+    """As where it is not installed, for the reports of scripts."""
+    return mock.patch("importlib.util.find_spec", return_value=None)
+
+
 def _blank(figure: object, path: pathlib.Path) -> None:
     pathlib.Path(path).write_bytes(b"")

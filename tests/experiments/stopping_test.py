@@ -1,11 +1,14 @@
 """SIGTERM: met between two units of work, or the end where the script is."""
 
+import contextlib
+import io
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import children
 from absl.testing import absltest
@@ -44,6 +47,23 @@ class StoppingTest(absltest.TestCase):
             stop.ask(stopping.Stopped(reason, code=stopping.FAILED))
         with self.assertRaisesRegex(stopping.Stopped, "first"):
             stop.check()
+
+    def test_a_request_ends_the_process_unless_it_was_met(self):
+        stop, late = stopping.Stop(), stopping.Stopped("too late", code=7)
+        with (
+            mock.patch.object(os, "_exit") as ended,
+            contextlib.redirect_stderr(io.StringIO()) as errors,
+        ):
+            stop._leave(late)  # which was not asked for, or taken back
+            stop.ask(late)
+            ended.assert_not_called()
+            stop._leave(late)
+            ended.assert_called_once_with(7)
+            with self.assertRaises(stopping.Stopped):
+                stop.check()
+            stop._leave(late)
+            ended.assert_called_once()
+        self.assertRegex(errors.getvalue(), r"\A[^\n]*: too late; all rows [^\n]*\n\Z")
 
     def test_a_script_that_is_busy_ends_in_time(self):
         with subprocess.Popen(

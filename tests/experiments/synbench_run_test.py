@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 import pathlib
 import sys
 import tempfile
@@ -15,8 +16,12 @@ import pytest
 import run_folders
 import synbench
 from absl.testing import absltest, parameterized
+from robustjax_experiments.harness import encoders
+from robustjax_experiments.reports import synbench as synbench_report
 
 from robustjax import models
+from robustjax import synbench as synbench_package
+from robustjax.results.run_folder import provenance
 
 _HERE = pathlib.Path(__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore:.*a perfect representation")
@@ -148,6 +153,61 @@ class RunTest(parameterized.TestCase):
         self.assertEqual(found["notes"], [])
         task = config.task((8, 8, 1), num_features=200)
         self.assertEqual(task.num_train, 4096)
+
+    def test_other_software_and_missing_plots_are_told(self):
+        self.finished()
+        other = provenance.environment() | {"numpy": "99.0"}
+        config = dataclasses.replace(self.config, allow_version_change=True)
+        with (
+            mock.patch.object(provenance, "environment", return_value=other),
+            run_folders.without_matplotlib(),
+            self.assertLogs() as logs,
+        ):
+            synbench.run(config)
+        text = "\n".join(logs.output)
+        self.assertRegex(text, "numpy was .* and is now 99.0")
+        self.assertIn("no plots without matplotlib", text)
+
+    def test_a_trained_classifier_from_its_folder(self):
+        self.finished()
+        path = self.folder / "run" / encoders.MODEL_FOLDER / "epochs_1" / "checkpoint"
+        facts = json.loads((self.folder / "run" / "versions.json").read_text())["facts"]
+        found = encoders._loaded(self.config, str(path))
+        self.assertEqual((found.name, found.input_shape), ("checkpoint", (8, 8, 1)))
+        self.assertEqual(found.fingerprint, facts["epochs_1"])
+
+    @parameterized.parameters("no_such_module:encoder", "sample_encoders:none")
+    def test_a_factory_that_is_not_there_is_named(self, name):
+        with self.assertRaisesRegex(ValueError, f"Cannot import --feature_fn={name}"):
+            encoders._imported(self.config, name)
+
+    @parameterized.parameters(True, False)
+    def test_features_are_a_row_an_input(self, is_on_host):
+        images = encoders.Encoder("same", lambda x: x, (2, 2, 1), is_on_host, "")
+        with self.assertRaisesRegex(
+            ValueError, r"same .* \[16, p\], got \(16, 2, 2, 1\)"
+        ):
+            synbench._num_features(images)
+
+    def test_scores_on_other_inputs_are_not_compared(self):
+        other = ValueError("other inputs")
+        with (
+            mock.patch.object(synbench_package, "compare_scores", side_effect=other),
+            self.assertLogs() as logs,
+        ):
+            own = dict.fromkeys("ab", mock.Mock())
+            self.assertEqual(synbench_report._differences(own), [])
+        self.assertIn("a and b are not compared: other inputs", logs.output[0])
+
+    def test_compiled_programs_are_kept_where_told(self):
+        config = dataclasses.replace(self.config, compile_cache="programs")
+        with (
+            mock.patch.object(encoders, "obtain", side_effect=OSError("stop")),
+            mock.patch.object(jax.config, "update") as update,
+            self.assertRaisesRegex(OSError, "stop"),
+        ):
+            synbench.run(config)
+        update.assert_called_once_with("jax_compilation_cache_dir", "programs")
 
     @parameterized.parameters(
         ({"workdir": ""}, "workdir"),

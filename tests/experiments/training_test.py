@@ -207,6 +207,24 @@ class ConfigTest(parameterized.TestCase):
             recipe.TrainConfig(**{"workdir": "run"} | changes)
 
 
+class ReportTest(absltest.TestCase):
+    def test_a_terminal_shows_the_accuracies_beside_the_bar(self):
+        row = {"loss": 0.5, "test_accuracy": 0.9, "test_accuracy_noisy": 0.75}
+        bar = mock.Mock(disable=False)
+        recipe._report(row, mock.Mock(), bar)
+        bar.set_postfix_str.assert_called_once_with(
+            "loss 0.500, test accuracy 0.9000, noisy 0.7500"
+        )
+
+    def test_test_images_that_are_those_of_training_are_told(self):
+        train, test = (data.load("digits", split=s) for s in ("train", "test"))
+        with self.assertNoLogs():
+            recipe.warn_without_test("mine", train, test)
+        with self.assertLogs() as logs:
+            recipe.warn_without_test("mine", train, train)
+        self.assertIn("mine has no test images of its own", logs.output[0])
+
+
 class ScriptTest(_InFolder):
     def _train(self, *arguments):
         command = [sys.executable, str(_TRAIN), *arguments]

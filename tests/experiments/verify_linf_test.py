@@ -7,6 +7,7 @@ import sys
 import tempfile
 from unittest import mock
 
+import jax
 import numpy as np
 import pytest
 import run_folders
@@ -140,6 +141,19 @@ class RunTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, text):
             dataclasses.replace(self.config, **change)
 
+    def test_compiled_programs_are_kept_where_told(self):
+        config = dataclasses.replace(
+            self.config, compile_cache="programs", dataset="gone.npz"
+        )
+        with (
+            mock.patch.object(jax.config, "update") as update,
+            self.assertRaisesRegex(FileNotFoundError, "gone.npz"),
+        ):
+            verify_linf.run(config)
+        names = {call.args[0]: call.args[1] for call in update.call_args_list}
+        self.assertEqual(names["jax_compilation_cache_dir"], "programs")
+        self.assertEqual(names["jax_persistent_cache_min_compile_time_secs"], 0)
+
     def test_an_operation_without_a_rule_is_named(self):
         config = dataclasses.replace(
             self.config, apply_fn="sample_classifiers:cube_roots", max_examples=2
@@ -166,11 +180,14 @@ class ReportTest(absltest.TestCase):
                 "arithmetic": np.array(["float64"] * 2),
             })  # fmt: skip
             run = mock.Mock(path=pathlib.Path(folder))
-            with (
-                mock.patch.object(results, "read_log", return_value=log),
-                self.assertRaisesRegex(ValueError, r"defect: idx \[1\]"),
-            ):
+            self.enterContext(mock.patch.object(results, "read_log", return_value=log))
+            with self.assertRaisesRegex(ValueError, r"defect: idx \[1\]"):
                 linf_report.write_report(config, run)
+            log.columns["radius"][1] = 0.15
+            with run_folders.without_matplotlib(), self.assertLogs() as logs:
+                summary = linf_report.write_report(config, run)
+        self.assertIn("no verified.png without matplotlib", logs.output[0])
+        self.assertEqual(summary["above_attack"], [])
 
 
 if __name__ == "__main__":

@@ -157,11 +157,14 @@ class ReportTest(absltest.TestCase):
             }  # fmt: skip
             log = results.Log(pathlib.Path(folder), columns)
             run = mock.Mock(path=pathlib.Path(folder))
-            with (
-                mock.patch.object(results, "read_log", return_value=log),
-                self.assertRaisesRegex(ValueError, r"defect: .*\[1\]"),
-            ):
+            self.enterContext(mock.patch.object(results, "read_log", return_value=log))
+            with self.assertRaisesRegex(ValueError, r"defect: .*\[1\]"):
                 semantic_report.write_report(config, run, mock.Mock())
+            columns["brightness:radius"][1] = 0.15
+            with run_folders.without_matplotlib(), self.assertLogs() as logs:
+                summary = semantic_report.write_report(config, run, mock.Mock())
+        self.assertIn("no plots without matplotlib", logs.output[0])
+        self.assertEqual(summary["attributes"]["brightness"]["above_attack"], [])
 
 
 if __name__ == "__main__":

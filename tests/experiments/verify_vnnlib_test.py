@@ -14,8 +14,10 @@ import verify_vnnlib
 from absl.testing import absltest, parameterized
 from onnx import helper
 from real_data import folder as data_folder
+from robustjax_experiments.studies import vnnlib_decision
 
 from robustjax import bounds, data, models
+from robustjax.results.run_folder import provenance
 from tests import compilations
 from tests.models import onnx_networks
 
@@ -146,6 +148,68 @@ class RunTest(parameterized.TestCase):
         with (self.workdir / "results.csv").open(newline="") as file:
             written = [row["status"] for row in csv.DictReader(file)]
         self.assertEqual(written, ["sat", "error", "unsat"])
+
+    def test_files_that_change_while_they_are_read(self):
+        config = self._config(instances=self._own(_property(0, 1)), workdir="")
+        with self.assertRaisesRegex(ValueError, "net.onnx changed while it was read"):
+            vnnlib_decision.load(self.folder / "net.onnx", "0" * 64)
+        read = data.read_vnnlib
+
+        def changing(path):
+            found = read(path)
+            path.write_text(_property(0, 2))
+            return found
+
+        with mock.patch.object(data, "read_vnnlib", changing):
+            (row,) = verify_vnnlib.run(config)
+        self.assertEqual(row["status"], "error")
+        self.assertRegex(row["reason"], "p0.vnnlib changed while it was read")
+
+    def test_the_oldest_network_is_forgotten(self):
+        path = self.folder / "net.onnx"
+        known = {"_MOST_NETWORKS": 1, "_NETWORKS": {}}
+        with mock.patch.multiple(vnnlib_decision, **known):
+            for bias in (0.0, 5.0):
+                path.write_bytes(_network(bias))
+                content = vnnlib_decision.digest(path)
+                model = vnnlib_decision.load(path, content)
+            self.assertEqual(vnnlib_decision._NETWORKS, {content: model})
+
+    def test_answers_with_other_columns_are_refused(self):
+        config = self._config(instances=self._own(_property(2, 1)))
+        other = provenance.environment() | {"numpy": "99.0"}
+        with mock.patch.object(provenance, "environment", return_value=other):
+            verify_vnnlib.run(config)
+        path = self.workdir / "results.csv"
+        path.write_text(path.read_text().replace("seconds", "minutes", 1))
+        config = dataclasses.replace(config, allow_version_change=True)
+        with (
+            self.assertLogs() as logs,
+            self.assertRaisesRegex(ValueError, "results.csv: expected the columns num"),
+        ):
+            verify_vnnlib.run(config)
+        self.assertIn("numpy was 99.0", logs.output[0])
+
+    def test_cases_that_bounds_exclude_are_not_attacked(self):
+        """Where there are many; and nothing is attacked when the time is over."""
+        safe, unsafe = "(>= Y_0 2)", "(>= Y_0 0.99)"
+        text = _property(0, 1, f"(assert (or {safe} {unsafe}))")
+        bounded = bounds.PropertyResult("unknown", None, 2, open_cases=(1,))
+        config = self._config(instances=self._own(text), workdir="")
+        with (
+            mock.patch.object(vnnlib_decision, "_MANY_CASES", 1),
+            mock.patch.object(bounds, "verify_cases", return_value=bounded),
+            mock.patch.object(
+                vnnlib_decision, "_attacked", return_value=np.ones(1)
+            ) as attacked,
+        ):
+            (row,) = verify_vnnlib.run(config)
+        self.assertEqual((row["status"], row["boxes"]), ("sat", 2))
+        (slot,) = attacked.call_args.args[2]
+        self.assertEqual((slot[0], slot[1].offsets.tolist()), (1, [0.99]))
+        over = mock.Mock(seconds_left=lambda: 0.0)
+        effort = mock.Mock(seed=0, attack_restarts=1)
+        self.assertIsNone(vnnlib_decision._attacked(over, effort, [slot]))
 
     def test_a_path_that_names_no_file_does_not_stop_the_list(self):
         good = _property(0, 1, "(assert (>= Y_0 2))")

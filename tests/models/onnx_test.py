@@ -214,10 +214,17 @@ class FileTest(parameterized.TestCase):
         proto = _dense()
         proto.functions.append(
             helper.make_function(
-                "org", "twice", ["a"], ["b"], [sum_node("Add", ["a", "a"], ["b"])], opsets
+                "org",
+                "twice",
+                ["a"],
+                ["b"],
+                [sum_node("Add", ["a", "a"], ["b"])],
+                opsets,
             )
         )
-        with self.assertRaisesRegex(ValueError, "net.onnx: functions and sparse tensor"):
+        with self.assertRaisesRegex(
+            ValueError, "net.onnx: functions and sparse tensor"
+        ):
             self.load(proto.SerializeToString())
 
     def test_data_in_other_files_are_refused(self):

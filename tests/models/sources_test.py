@@ -23,7 +23,11 @@ class SourcesTest(parameterized.TestCase):
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
 
     @parameterized.parameters(
-        (3, 4, r"net.safetensors takes images \(2, 2, 1\), those of mine are \(3, 2, 1"),
+        (
+            3,
+            4,
+            r"net.safetensors takes images \(2, 2, 1\), those of mine are \(3, 2, 1",
+        ),
         (2, 3, "net.safetensors has 4 classes, mine has 3"),
     )
     def test_checkpoints(self, height, num_classes, text):

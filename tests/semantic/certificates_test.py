@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import tempfile
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -234,6 +235,7 @@ class CheckTest(parameterized.TestCase):
              {"are_cells_proven", "are_claims_met"}),
             ({"cells": cells}, {"is_covered"}),
             ({"attack_left": 0.25}, {"is_attack_met"}),
+            ({"attack_left": 0.05}, {"are_claims_met"}),  # proven beyond it
             ({"witnesses": known.witnesses + 0.01}, {"is_attack_met"}),
             ({"question": known.question._replace(ranges=((0.25, 0.5),))},
              {"is_covered"}),
@@ -322,6 +324,10 @@ class FileTest(absltest.TestCase):
             write()
             with self.assertRaisesRegex(ValueError, "range.npz"):
                 semantic.load(self.path)
+        with mock.patch.object(certificates, "_FORMAT", "1967"):
+            semantic.save(_certify(), self.path)
+        with self.assertRaisesRegex(ValueError, "range.npz in the format .*got '1967'"):
+            semantic.load(self.path)
         with self.assertRaises(FileNotFoundError):
             semantic.load(self.path.with_name("none.npz"))
 

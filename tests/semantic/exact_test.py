@@ -1,6 +1,7 @@
 """Exact radii against noted ones, dense evaluation and certificates."""
 
 import functools
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from fixed_images import (
 from jax.tree_util import Partial
 
 from robustjax import bounds, semantic
+from robustjax.bounds import tracing
 from robustjax.semantic import parameter_ranges
 from robustjax.semantic.exact import piecewise_linear
 
@@ -219,6 +221,49 @@ class EdgeTest(absltest.TestCase):
 
         found = semantic.exact_radius(fn, fixed_image(), 0, attribute="brightness")
         self.assertEqual((found.left, found.right), (0.0, 0.0))
+
+    def test_stretches_of_too_many_knots_are_cut(self):
+        """And the walk ends where no stretch is short enough."""
+        walk, widths = piecewise_linear.along_curve, []
+
+        def short(fn, curve, times):
+            widths.append(times[-1] - times[0])
+            if widths[-1] > longest:
+                raise piecewise_linear.TooManyKnotsError
+            return walk(fn, curve, times)
+
+        whole = _exact("lightness")
+        with mock.patch.object(piecewise_linear, "along_curve", short):
+            longest = 0.02
+            found = semantic.exact_radius(
+                _NETS["tiny"], fixed_image(), 2, attribute="lightness"
+            )
+            self.assertGreater(max(widths), longest)
+            np.testing.assert_allclose(found[:4], whole[:4], atol=1e-12)
+            longest = -1.0
+            with self.assertRaises(piecewise_linear.TooManyKnotsError):
+                semantic.exact_radius(
+                    _NETS["tiny"], fixed_image(), 2, attribute="lightness"
+                )
+        self.assertLess(min(widths), 1e-8)
+
+    def test_parts_that_nothing_needs_are_passed_over(self):
+        graph = tracing.trace(
+            lambda x: jnp.unstack(jax.nn.relu(x))[1],
+            jax.ShapeDtypeStruct((2, 3), jnp.float32),
+        )
+        (bend,) = piecewise_linear.bends(graph)
+        self.assertEqual(graph.nodes[bend - 1].operation.breakpoint, 0)
+
+    def test_more_knots_than_fit(self):
+        """As many as there are, and one for each of 64 units that bend between."""
+        net = Partial(lambda x: jax.nn.relu(x - (np.arange(64) + 0.1) / 64))
+        times = np.linspace(0, 1, piecewise_linear.CAPACITY)
+        line = Partial(lambda t: jnp.full(64, t))
+        with self.assertRaises(piecewise_linear.TooManyKnotsError):
+            piecewise_linear.along_curve(net, line, times)
+        knots, _ = piecewise_linear.along_curve(net, line, times[::2])
+        self.assertLen(knots, len(times[::2]) + 64)
 
     def test_limits(self):
         found = semantic.exact_radius(

@@ -144,6 +144,12 @@ class AttributeTest(absltest.TestCase):
         np.testing.assert_allclose(whole[1:, :-2], image[:-1, 2:], atol=1e-12)
         self.assertEqual(np.abs(whole[0]).max(), 0)
 
+    def test_a_row_of_pixels_is_its_own_reflection(self):
+        image, reflect = fixed_image()[:1], Sampling("reflect")
+        translate = jax.jit(functools.partial(semantic.translate, sampling=reflect))
+        moved = translate(image, np.array([0.4, 0.0]))
+        np.testing.assert_allclose(moved, image, atol=1e-6)
+
     def test_images_keep_their_dtype(self):
         image = jax.ShapeDtypeStruct((5, 8, 3), np.float32)
         with jax.enable_x64(True):

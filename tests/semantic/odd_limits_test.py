@@ -59,6 +59,12 @@ class LimitsTest(parameterized.TestCase):
             found = _certify(limit=limit)
             self.assertEqual((found.status, *found[:2]), ("certified", *limit))
 
+    def test_cells_that_no_number_of_devices_divides_stay_on_one(self):
+        cells = jnp.zeros((4, 2, 1))
+        with mock.patch.object(jax, "local_devices", return_value=jax.devices() * 3):
+            found = cell_bounds._spread_out([jnp.ones(1), cells, jnp.ones(1)])
+        self.assertIs(found[1], cells)
+
     def test_limits_of_another_number_of_parameters(self):
         with self.assertRaisesRegex(ValueError, "or a pair for each of brightness, co"):
             _certify(attribute="brightness_contrast", limit=((0, 1), (1, 1), (0, 1)))

@@ -279,6 +279,10 @@ class RefusalTest(parameterized.TestCase):
     @parameterized.parameters(
         (dict(num_estimation=9), "num_estimation >= 10"),
         (dict(num_selection=0), "num_selection"),
+        (
+            dict(num_selection=2**31),
+            r"num_estimation < 2\*\*31, got 2147483648 and 100",
+        ),
         (dict(alpha=0.0), "alpha"),
         (dict(alpha=1.0), "alpha"),
         (dict(alpha=float("nan")), "alpha"),

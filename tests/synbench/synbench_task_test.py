@@ -21,6 +21,11 @@ class TaskTest(parameterized.TestCase):
         self.assertEqual(one, Task((2, 2, 3), **{n: [v] for n, v in numbers.items()}))
         self.assertEqual(hash(one), hash(dataclasses.replace(one)))
 
+    @parameterized.parameters((), (0, 2))
+    def test_refuses_shapes_without_numbers(self, *shape):
+        with self.assertRaisesRegex(ValueError, "input_shape of sizes, got"):
+            Task(shape)
+
     @parameterized.parameters(
         ({"relative_epsilons": (1.0,)}, r"relative_epsilons in \[0, 1\)"),
         ({"relative_epsilons": (0, 0.0)}, "relative_epsilons, each once"),

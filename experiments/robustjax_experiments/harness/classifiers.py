@@ -30,7 +30,7 @@ def check_source(config: Any) -> None:
             f"Expected one of {', '.join(sources)}, got {', '.join(given) or 'none'}."
         )
     if config.onnx and config.dtype:
-        raise ValueError("Expected --onnx without --dtype.")
+        raise ValueError("Expected no --dtype with --onnx: the file fixes it.")
     if config.apply_fn and (":" not in config.apply_fn or config.dtype):
         raise ValueError(
             "Expected --apply_fn=package.module:factory without --dtype, got "

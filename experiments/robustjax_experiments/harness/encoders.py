@@ -19,7 +19,7 @@ _NUM_PROBES = 16  # inputs that tell one encoder from another
 
 
 class Encoder(NamedTuple):
-    """A representation and what tells it from others."""
+    """A representation with its name and fingerprint."""
 
     name: str  # also that of its folder
     feature_fn: Callable[[Any], Any]
@@ -32,7 +32,9 @@ def check_sources(config: Any) -> None:
     """Raises ValueError unless at least one encoder is asked for, each by one name."""
     names = _names(config)
     if not names:
-        raise ValueError("Expected --train, --checkpoint, --feature_fn or --pixels.")
+        raise ValueError(
+            "Expected --train, --checkpoint, --feature_fn or --pixels, got none."
+        )
     twice = [name for name in names if names.count(name) > 1]
     if twice:
         raise ValueError(f"Expected encoders of different names, got {twice[0]} twice.")
@@ -44,7 +46,7 @@ def check_sources(config: Any) -> None:
                 f"Expected --feature_fn=package.module:factory, got {text!r}."
             )
     if config.feature_fn and not _input_shape(config):
-        raise ValueError("Expected --input_shape with --feature_fn, as 224,224,3.")
+        raise ValueError("Expected --input_shape with --feature_fn, e.g. 224,224,3.")
 
 
 def obtain(config: Any) -> list[Encoder]:
@@ -135,7 +137,7 @@ def _of_checkpoint(name: str, checkpoint: models.Checkpoint) -> Encoder:
 
 
 def _imported(config: Any, text: str) -> Encoder:
-    """What `factory()` of the user returns: NumPy in and out with --on_host."""
+    """Calls the user's `factory()`; with --on_host its function takes NumPy arrays."""
     try:
         factory = _callables.named(text)
     except (ImportError, AttributeError) as error:
@@ -152,7 +154,7 @@ def _encoder(
     *,
     is_on_host: bool = False,
 ) -> Encoder:
-    """With a fingerprint: a digest of its features of a few fixed inputs."""
+    """Encoder with a fingerprint: a digest of its features of a few fixed inputs."""
     probes = np.linspace(-2, 3, _NUM_PROBES * int(np.prod(shape)), dtype=np.float32)
     probes = np.sin(1e3 * probes).reshape(_NUM_PROBES, *shape)
     if is_on_host:

@@ -1,4 +1,4 @@
-"""From the command line to a frozen configuration, and from errors to exit codes.
+"""Converts flags to a frozen configuration, and errors to exit codes.
 
 A script keeps its settings in one frozen dataclass. Every field becomes a flag of the
 same name, so that `flags.txt` reloads with `--flagfile`, and `run(config)` never looks
@@ -39,7 +39,7 @@ def setting(default: Any, help_text: str) -> Any:
 
 
 def numbers(name: str, texts: Sequence[str]) -> tuple[float, ...]:
-    """What a list flag says, as numbers.
+    """Returns the numbers of a list flag.
 
     Raises:
         ValueError: if an item is not a number.
@@ -48,7 +48,7 @@ def numbers(name: str, texts: Sequence[str]) -> tuple[float, ...]:
 
 
 def integers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
-    """What a list flag says, as integers.
+    """Returns the integers of a list flag.
 
     Raises:
         ValueError: if an item is not a number.

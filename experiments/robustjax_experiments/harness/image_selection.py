@@ -1,4 +1,4 @@
-"""Which images a run works on."""
+"""Selection of the images of a run."""
 
 from typing import Any
 

@@ -32,7 +32,7 @@ _REASON = 600  # bytes that are passed on; JSON may write six for one
 
 @dataclasses.dataclass(frozen=True)
 class Seconds:
-    """How often processes look at each other, and how long they wait, in seconds."""
+    """Intervals and time limits of the processes that watch each other, in seconds."""
 
     beat: float = 1.0
     silence: float = 15.0  # after which a process is lost

@@ -1,4 +1,4 @@
-"""Ends a script early, where nothing is half done.
+"""Ends a script early, between two units of work.
 
 SIGTERM (SLURM, a machine that is taken away) or the failure of another process asks
 for the end. Loops call `check` after each unit of work, and it raises `Stopped`. A

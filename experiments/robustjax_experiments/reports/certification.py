@@ -1,4 +1,4 @@
-"""What a finished certification run tells: a summary, a curve and a table."""
+"""Reports of a certification run: a summary, a curve and a table."""
 
 import importlib.util
 import pathlib

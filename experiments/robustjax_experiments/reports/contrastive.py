@@ -38,7 +38,7 @@ class Column(NamedTuple):
 
     @property
     def title(self) -> str:
-        """As in "PGD .05"."""
+        """Title of the column, such as "PGD .05"."""
         if self.attack == "clean":
             return "clean"
         return f"{self.attack.upper()} {self.epsilon:g}"
@@ -159,7 +159,7 @@ def _differences(
 def _difference(
     one: np.ndarray, other: np.ndarray, num_test: int
 ) -> dict[str, float | bool]:
-    """With its standard error; test images as if each method had its own."""
+    """Difference and standard error, with test images treated as independent."""
     variance = 0.0
     for values in (one, other):
         mean = (values.mean() * num_test + 1) / (num_test + 2)  # never 0 or 1

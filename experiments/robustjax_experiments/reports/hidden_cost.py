@@ -1,4 +1,4 @@
-"""What a finished study of smoothing tells: a summary, plots and an HTML page."""
+"""Reports of a study of smoothing: a summary, plots and an HTML page."""
 
 import importlib.util
 import math
@@ -179,7 +179,7 @@ def _classwise(
 
 
 def _noise_needed(config: Any) -> dict[str, float]:
-    """Target radius -> least noise level at which it can be certified at all."""
+    """Target radius -> minimum noise level at which it can be certified at all."""
     return {
         f"{radius:g}": float(
             hidden_cost.min_sigma_for_radius(
@@ -194,7 +194,7 @@ def _noise_needed(config: Any) -> dict[str, float]:
 def _region_rows(
     regions: region_study.Regions, names: Sequence[str], *, dim: int
 ) -> list[dict[str, Any]]:
-    """How far regions reach, by noise level and class; medians over rays."""
+    """Extents of regions by noise level and class, as medians over rays."""
     rows = []
     for sigma, rays in regions.rays.items():
         for label in [*np.unique(regions.labels), None]:
@@ -292,7 +292,7 @@ def _page(study: Study, pictures: Sequence[tuple[pathlib.Path, str]]) -> str:
 
 
 def _findings(study: Study) -> list[str]:
-    """All findings of few runs; of many, the largest sure gap and every collapse."""
+    """All findings of few runs; for many runs the largest gap and every collapse."""
     runs = study.runs
     told = {entry["name"]: entry["findings"] for entry in study.summary["runs"]}
     unequal = [name for name, p in study.p_values.items() if p < study.config.alpha]

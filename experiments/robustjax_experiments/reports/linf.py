@@ -1,4 +1,4 @@
-"""What a finished verification run tells: a summary, a curve and a table."""
+"""Reports of a verification run: a summary, a curve and a table."""
 
 import importlib.util
 import pathlib

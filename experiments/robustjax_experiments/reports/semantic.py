@@ -1,4 +1,4 @@
-"""What a run of semantic verification tells: columns, a summary, a table, plots."""
+"""Reports of semantic verification: columns, a summary, a table, plots."""
 
 import importlib.util
 import pathlib

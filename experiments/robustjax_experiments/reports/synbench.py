@@ -1,4 +1,4 @@
-"""What a run of SynBench tells: a table, differences, a summary, a plot and a page."""
+"""Reports of a SynBench run: a table, differences, a summary, a plot and a page."""
 
 import importlib.util
 import itertools
@@ -30,7 +30,7 @@ _MEANING = (
 
 
 class Scored(NamedTuple):
-    """What is known of one encoder."""
+    """Results of one encoder."""
 
     result: synbench.SynBenchResult
     companions: dict[str, float]  # means over the scales

@@ -33,7 +33,7 @@ class Cell(NamedTuple):
 
 
 class Task(NamedTuple):
-    """What probes are trained and attacked on."""
+    """Data on which probes are trained and attacked."""
 
     config: Any  # ContrastiveConfig
     module: nn.Module  # a classifier of robustjax.models, whose head is a probe

@@ -19,7 +19,7 @@ Params = Any
 
 
 class Method(NamedTuple):
-    """Which parts of the integrated loss are used."""
+    """Parts of the integrated loss that a method uses."""
 
     title: str
     estimator: str = "g0"  # of the mass of negatives: g0, g1 (debiased), g2 (and hard)
@@ -59,7 +59,7 @@ class Projected(nn.Module):
 
 
 def backbone_variables(variables: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the classifier inside of `Projected`."""
+    """Variables of the classifier inside `Projected`."""
     return {name: tree["backbone"] for name, tree in variables.items()}
 
 
@@ -229,7 +229,7 @@ class Objective:
 def classifier_variables(
     variables: Mapping[str, Any], weight: jax.Array, bias: jax.Array
 ) -> dict[str, Any]:
-    """Those of a classifier of `robustjax.models` with a linear probe as last layer."""
+    """Variables of a classifier whose last layer is a linear probe."""
     found = backbone_variables(variables)
     head = {"kernel": weight, "bias": bias}
     return found | {"params": {**found["params"], "head": head}}

@@ -27,7 +27,7 @@ COLUMNS = ("epoch", "seed", *METRICS, "seconds")
 
 
 class State(NamedTuple):
-    """All that a step changes, with a leading axis of seeds."""
+    """State of training, with a leading axis of seeds."""
 
     step: jax.Array  # int32
     params: Any
@@ -36,12 +36,12 @@ class State(NamedTuple):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the module's `apply` takes."""
+        """Variables for the `apply` of the module."""
         return {"params": self.params, **self.statistics}
 
 
 class Plan(NamedTuple):
-    """How long a method is trained, and with which images at a time."""
+    """Number of epochs and batches of a method."""
 
     num_epochs: int
     steps_per_epoch: int
@@ -154,7 +154,7 @@ def _initial_state(
 def _make_step(
     objective: Objective, optimizer: optax.GradientTransformation
 ) -> Callable[..., tuple[State, dict[str, jax.Array]]]:
-    """A jitted step of all seeds that re-uses the memory of its state.
+    """A jitted step of all seeds that reuses the memory of its state.
 
     Steps are not scanned: on a CPU XLA runs the gradients of convolutions inside a loop
     several times slower than outside.

@@ -1,4 +1,4 @@
-"""How far the decision regions of a classifier reach, with noise and without.
+"""Measures the decision regions of a classifier, with noise and without.
 
 Rays go from correctly classified images towards the nearest image of another class;
 the slice is the plane through an image and its nearest neighbours of two other classes.
@@ -110,7 +110,7 @@ def save(regions: Regions, folder: pathlib.Path) -> None:
 
 
 def load(folder: pathlib.Path) -> Regions | None:
-    """What `save` wrote; None if there is no such file or it is incomplete."""
+    """Reads the file of `save`; returns None if it is missing or incomplete."""
     if not (folder / _FILE).exists():
         return None
     try:

@@ -32,7 +32,7 @@ class Model(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """All images under one model and one noise level of smoothing."""
+    """A run over all images with one model and one noise level of smoothing."""
 
     number: int
     model: Model
@@ -64,7 +64,7 @@ def obtain_models(config: Any, dataset: data.Dataset) -> list[Model]:
 
 
 def fingerprint(models: list[Model]) -> str:
-    """What tells these models from others."""
+    """Fingerprint of these models."""
     texts = [f"{m.train_sigma} {m.classifier.fingerprint}" for m in models]
     return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 

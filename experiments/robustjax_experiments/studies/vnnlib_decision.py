@@ -30,7 +30,7 @@ _NETWORKS: dict[str, models.OnnxModel] = {}  # by the digest of their files
 
 @dataclasses.dataclass(frozen=True)
 class Effort:
-    """How much is tried."""
+    """Limits of the search."""
 
     method: str  # of the bounds
     num_steps: int  # of method alpha
@@ -50,11 +50,11 @@ class Problem:
     deadline: float  # as time.perf_counter
 
     def seconds_left(self) -> float:
-        """Until the deadline."""
+        """Seconds until the deadline."""
         return self.deadline - time.perf_counter()
 
     def cases(self) -> list[data.Case]:
-        """Those of the property, with boxes of the shape of an input."""
+        """Cases of the property, with boxes of the shape of an input."""
         return [
             case._replace(
                 lower=case.lower.reshape(self.shape),
@@ -214,7 +214,7 @@ def _attacked(
 def _rounds(
     cases: Sequence[tuple[int, data.Case]], num_restarts: int
 ) -> Iterator[list[tuple[int, data.Case]]]:
-    """What is attacked at a time: each case at least as often as there are starts."""
+    """Batches of an attack: each case at least as often as there are starts."""
     for first in range(0, len(cases), _SLOTS[-1]):
         part = cases[first : first + _SLOTS[-1]]
         size = next(size for size in _SLOTS if len(part) <= size)

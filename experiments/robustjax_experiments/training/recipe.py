@@ -131,7 +131,7 @@ def model_options(config: TrainConfig) -> dict[str, Any]:
 
 
 class _Task(NamedTuple):
-    """What a run works on, fixed from its start to its end."""
+    """Inputs of a run, constant from its start to its end."""
 
     config: TrainConfig
     module: nn.Module
@@ -214,7 +214,7 @@ def _prepare(config: TrainConfig) -> _Task:
 
 
 def warn_without_test(name: str, train: data.Dataset, test: data.Dataset) -> None:
-    """Says so where a data set gives the same images for training and test."""
+    """Logs a warning if a data set has the same images for training and test."""
     if np.array_equal(train.images, test.images):
         logging.warning(
             "%s has no test images of its own: test accuracy is on those of training",

@@ -1,4 +1,4 @@
-"""What a training run leaves after every few epochs, and how it goes on from there."""
+"""Saved states of a training run, from which it resumes."""
 
 import contextlib
 import json

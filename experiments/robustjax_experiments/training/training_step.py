@@ -17,7 +17,7 @@ _INIT, _NOISE, _AUGMENT = range(3)  # streams of the root key
 
 
 class TrainState(NamedTuple):
-    """All that a step changes."""
+    """State of training, which a step updates."""
 
     step: jax.Array  # [], int32
     params: Any
@@ -26,7 +26,7 @@ class TrainState(NamedTuple):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the module's `apply` takes."""
+        """Variables for the `apply` of the module."""
         return {"params": self.params, **self.statistics}
 
 
@@ -108,7 +108,7 @@ def make_train_step(
     augment: str,
     certified: Certified | None = None,
 ) -> Callable[..., tuple[TrainState, tuple[jax.Array, jax.Array]]]:
-    """A jitted function that makes one step and re-uses the memory of its state.
+    """A jitted function that makes one step and reuses the memory of its state.
 
     Steps are not scanned: on a CPU XLA runs the gradients of convolutions inside a loop
     several times slower than outside.
@@ -213,7 +213,7 @@ def num_correct(
     labels: jax.Array,
     sigma: float,
 ) -> tuple[jax.Array, jax.Array]:
-    """How many images get their label, without noise and with one draw. [device]."""
+    """Numbers of correct images, without noise and with one draw. [device]."""
     clean = apply_fn(images).argmax(axis=-1) == labels
     with_noise = apply_fn(noisy(key, images, sigma=sigma)).argmax(axis=-1) == labels
     return clean.sum(), with_noise.sum()

@@ -2,7 +2,8 @@
 
 Works with jax_verify 1.0, the only release on the package index, on JAX 0.10 and 0.12.
 The head of its repository, which also calls itself 1.0, is laid out otherwise; it could
-not be tested and is refused. Nothing happens before a call, and JAX is never changed.
+not be tested and raises an error. Nothing happens before a call, and JAX is never
+changed.
 
 "ibp" and "crown-ibp" are the methods of `robustjax.bounds` and give the same numbers.
 "crown" is another: 1.0 carries the lines of CROWN forward from layer to layer, which is

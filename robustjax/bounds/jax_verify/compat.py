@@ -1,4 +1,4 @@
-"""What jax_verify 1.0 needs to run on the JAX of today.
+"""The compatibility layer with which jax_verify 1.0 runs on current JAX.
 
 Its modules are executed with an `__import__` of their own, which hands them overlays of
 `jax` and `jax.lax`: the real modules with the names of 2021 on top. JAX itself is never
@@ -245,7 +245,7 @@ def _backward(
 ) -> list[Any]:
     """Linear forms of the result of an affine primitive as forms of its operands.
 
-    The interval pass has refused products of two bounds by now.
+    The interval pass has already raised an error for products of two bounds.
     """
     bounded = [i for i, v in enumerate(invals) if hasattr(v, "lower")]
 

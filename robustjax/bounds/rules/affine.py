@@ -1,8 +1,11 @@
 """Rules of primitives that are affine in what is bounded.
 
-For z = J x + b and x with centre c and radius r, z lies within |J| r of J c + b, where
-|J| r is the same primitive with the absolute value of its constants, and zero in place
-of constants that are added.
+For z = J x + b and x with centre c and radius r,
+
+    J c + b - |J| r <= z <= J c + b + |J| r,
+
+where |J| r is the same primitive with the absolute value of its constants, and zero in
+place of constants that are added.
 """
 
 import functools

@@ -69,7 +69,7 @@ def _rising(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
 
 
 def _jumping(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
-    """Of a rising function with jumps, on whose side of which rounding decides."""
+    """Interval of an increasing step function, whose jumps rounding may shift."""
     return _rising(f, *operations.outward((lower, upper)))
 
 
@@ -88,7 +88,7 @@ def _abs_lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
 def _s_shaped_lines(
     f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
 ) -> Lines:
-    """Of a rising f that is convex below 0, concave above, and odd but for f(0)."""
+    """Lines of an increasing f, convex below 0, concave above, odd except for f(0)."""
     middle = f(jnp.zeros((), lower.dtype))
 
     def turned(x: jax.Array) -> jax.Array:
@@ -140,7 +140,7 @@ def _register(primitive: str, f: _Function, lines: Any, bounds: Any = None) -> N
 
 
 def _larger_side(lower: jax.Array, upper: jax.Array) -> jax.Array:
-    """1 where more of the interval lies above zero: the least area between lines."""
+    """1 where more of the interval lies above zero: minimum area between the lines."""
     return jnp.where(upper > -lower, 1.0, 0.0).astype(lower.dtype)
 
 

@@ -1,4 +1,4 @@
-"""Rules of what compares numbers: the larger one, the largest of a window, sorting.
+"""Rules of maximum, minimum, pooling and sorting.
 
     max(x, y) = y + relu(x - y),   min(x, y) = -max(-x, -y).
 

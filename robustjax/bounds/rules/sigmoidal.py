@@ -1,4 +1,4 @@
-"""Rules of functions that bend both ways: sine, cosine, silu.
+"""Rules of functions with inflection points: sine, cosine, silu.
 
     s x + min_y (f(y) - s y) <= f(x) <= s x + max_y (f(y) - s y),
     s = (f(u) - f(l)) / (u - l),   y in [l, u].
@@ -44,7 +44,7 @@ def _parallel_lines(
 def _wave_lines(
     shift: float, f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
 ) -> Lines:
-    """Of sine, with x measured from a crest; level over more than half a turn.
+    """Lines of sine, with x measured from a crest; level over more than half a turn.
 
     The slope of sin at a crest plus y is -sin(y); it is that of the secant at y = -a
     and pi + a, with a = arcsin(slope).

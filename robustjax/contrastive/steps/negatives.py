@@ -32,7 +32,7 @@ class NegativeEstimate(NamedTuple):
 
 
 def plain() -> Transform:
-    """Negatives as they are, the default: N G = sum_k exp(s_k). [device].
+    """Leaves negatives unweighted, the default: N G = sum_k exp(s_k). [device].
 
     Returns:
         A `Transform`.
@@ -54,7 +54,7 @@ def plain() -> Transform:
 
 
 def hard(beta: ArrayLike) -> Transform:
-    """Negatives weighted by exp(beta s): the nearer, the heavier.
+    """Weights negatives by exp(beta s), so that nearer ones count more.
 
     [device] N G = sum_k w_k exp(s_k) / mean_k w_k, w_k = exp(beta s_k). Weights carry
     gradients.
@@ -88,11 +88,11 @@ def hard(beta: ArrayLike) -> Transform:
 
 
 def debias(tau_plus: ArrayLike) -> Transform:
-    """Negatives less the share of them that are positives in truth.
+    """Subtracts the expected share of false negatives from the mass of negatives.
 
     [device] With R the mass so far, N of them, and p the mean of exp(s) over positives,
-    N G = max((R - N tau p) / (1 - tau), N exp(-1 / t)): at the floor, the least that
-    unit embeddings can have, no gradient goes through negatives. How often that is so
+    N G = max((R - N tau p) / (1 - tau), N exp(-1 / t)): at the floor, the minimum for
+    unit embeddings, no gradient goes through negatives. How often that is so
     is `LossAux.clamped_fraction`.
 
     Args:

@@ -90,7 +90,7 @@ def supcon() -> Transform:
 
 
 def soft_target(mixing: ArrayLike) -> Transform:
-    """Mixed inputs as neighbours with a probability: mean of the cross-entropies.
+    """Treats mixed inputs as neighbours with a probability, by cross-entropies.
 
     [device] With u the logit of a mixed input, mixing * positive + (1 - mixing) *
     negative, its cross-entropy is
@@ -126,7 +126,7 @@ def soft_target(mixing: ArrayLike) -> Transform:
 
 
 def clean_plus_soft(mixing: ArrayLike) -> Transform:
-    """The first positive as it is, plus soft targets of the mixed inputs of the others.
+    """Adds soft targets of mixed inputs to the loss of the first, unmixed positive.
 
     [device]
 

@@ -75,7 +75,7 @@ def similarity(
 
 
 def weighted(weights: Weights) -> Transform:
-    """Losses of anchors times weights that carry no gradient. [device].
+    """Multiplies losses of anchors by weights without gradient. [device].
 
     Args:
         weights: "uniform", 1 each; "loss_ratio", a loss by the mean of all losses; a
@@ -117,7 +117,7 @@ def weighted(weights: Weights) -> Transform:
 
 
 def mean() -> Transform:
-    """The default: mean over anchors, those of all devices under an axis name.
+    """Takes the mean over anchors of all devices under an axis name; the default.
 
     [device]
 
@@ -134,7 +134,7 @@ def mean() -> Transform:
 
 
 def per_anchor() -> Transform:
-    """No reduction: losses `[n]`, those of the own device under an axis name.
+    """Returns losses `[n]` without reduction, of one device under an axis name.
 
     [device]
 

@@ -46,8 +46,8 @@ def entries(root: pathlib.Path) -> Iterator[Entry]:
         for, and the order is the archive's.
 
     Raises:
-        ValueError: if an archive is truncated or is none, or a link in it names no file
-            of the archive.
+        ValueError: if a file is not an archive or is truncated, or a link in it names
+            no file of the archive.
         OSError: if a folder cannot be listed.
     """
     for name, read in _folder(root) if root.is_dir() else _archive(root):

@@ -17,7 +17,7 @@ def read(path: pathlib.Path, *, split: str, name: str) -> dataset.Dataset:
     optional; without it the largest label in the file + 1 counts.
 
     Args:
-        path: the file; pickled objects in it are refused.
+        path: the file; pickled objects in it raise an error.
         split: "train" or "test".
         name: name of the data set.
 

@@ -1,4 +1,4 @@
-"""What Gaussian smoothing does to a decision region that is a ball.
+"""Gaussian smoothing of a decision region that is a ball, in closed form.
 
 For a ball of radius R in d dimensions, a point at distance r from its centre and a
 threshold tau, with F_d(x; nc) the noncentral chi-square distribution function,
@@ -104,8 +104,9 @@ def smoothed_ball_radius(
         >>> print(smoothed_ball_radius(1.0, sigma=0.04, dim=784))
         nan
 
-    Reference: ours; in the spirit of Mohapatra, Ko, Weng, Chen, Liu and Daniel (2021),
-        Hidden Cost of Randomized Smoothing, arXiv 2003.01249.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Balls"; in the spirit of Mohapatra,
+        Ko, Weng, Chen, Liu and Daniel (2021), Hidden Cost of Randomized Smoothing,
+        arXiv 2003.01249.
     """
     _check(radius, sigma, dim, threshold)
     radius, sigma, dim, threshold = as_floats(radius, sigma, dim, threshold)
@@ -139,7 +140,8 @@ def ball_vanishing_sigma(
         >>> print(f"{ball_vanishing_sigma(1.0, dim=3072):.10f}")
         0.0180441539
 
-    Reference: ours; in the spirit of Mohapatra et al. (2021), arXiv 2003.01249.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Balls"; in the spirit of Mohapatra
+        et al. (2021), arXiv 2003.01249.
     """
     _check(radius, 1.0, dim, threshold)
     radius, dim, threshold = as_floats(radius, dim, threshold)
@@ -171,8 +173,8 @@ def ball_radius_bounds(
         >>> print(f"{lower:.4f} {upper:.4f}")
         0.8285 0.8287
 
-    Reference: ours; checked on a grid, from bounds of the median of the noncentral
-        chi-square distribution.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Balls"; checked on a grid, from
+        bounds of the median of the noncentral chi-square distribution.
     """
     _check(radius, sigma, dim)
     radius, sigma, dim = as_floats(radius, sigma, dim)
@@ -206,7 +208,7 @@ def curvature_shift(curvatures: ArrayLike, *, sigma: ArrayLike) -> _Numbers:
         >>> print(f"{curvature_shift([1.0, 1.0], sigma=0.1):.4f}")  # the unit sphere
         0.0100
 
-    Reference: ours.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Any region".
     """
     _validate.positive(sigma=sigma)
     total, sigma = as_floats(np.sum(curvatures, axis=-1), sigma)
@@ -246,7 +248,7 @@ def max_certified_quantile(*, num_samples: ArrayLike, alpha: ArrayLike) -> _Numb
 def min_sigma_for_radius(
     radius: ArrayLike, *, num_samples: ArrayLike, alpha: ArrayLike
 ) -> _Numbers:
-    """The least noise level at which a radius can be certified at all.
+    """Minimum noise level at which a radius can be certified at all.
 
     [host] for numbers and [device] for JAX arrays. The radius over
     `max_certified_quantile`: what makes a user raise sigma, and classes vanish.
@@ -302,7 +304,7 @@ def best_center_certificate(
         >>> print(f"{best.sigma:.8f} {best.radius:.8f}")
         0.03254688 0.12405102
 
-    Reference: ours.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Balls".
     """
     _check(radius, 1.0, dim)
     _check_samples(num_samples, alpha)

@@ -1,4 +1,4 @@
-"""What Gaussian smoothing does to boxes, slabs, half-spaces and regions of the line.
+"""Gaussian smoothing of boxes, slabs, half-spaces and regions of the line.
 
     p(x) = prod_j Phi((upper_j - x_j) / sigma) - Phi((lower_j - x_j) / sigma),
     sigma_0 = -h / Phi^-1((1 - tau^(1/d)) / 2)   for a cube of half side h.
@@ -33,7 +33,7 @@ def box_class_probability(
     Args:
         x: points `[..., d]`.
         lower: lower ends of the sides, `[..., d]`; -inf for none.
-        upper: upper ends, likewise; inf for none.
+        upper: upper ends, `[..., d]`; inf for none.
         sigma: noise level, positive, a number or `[...]`.
 
     Returns:
@@ -81,7 +81,7 @@ def cube_vanishing_sigma(
         >>> print(f"{cube_vanishing_sigma(1.0, dim=10):.10f}")
         0.5458827010
 
-    Reference: ours.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Boxes and the line".
     """
     _validate.positive(half_side=half_side)
     _validate.at_least(1, dim=dim)

@@ -1,4 +1,4 @@
-"""What Gaussian smoothing does to a decision region that is a circular cone.
+"""Gaussian smoothing of a decision region that is a circular cone.
 
 For half-angle theta in d dimensions, a point t below the apex and rho from the axis,
 and a threshold tau, in units of sigma,
@@ -66,8 +66,9 @@ def cone_class_probability(
         >>> print(f"{p:.10f}")
         0.6420759269
 
-    Reference: ours; in the spirit of Mohapatra, Ko, Weng, Chen, Liu and Daniel (2021),
-        Hidden Cost of Randomized Smoothing, arXiv 2003.01249.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Cones"; in the spirit of Mohapatra,
+        Ko, Weng, Chen, Liu and Daniel (2021), Hidden Cost of Randomized Smoothing,
+        arXiv 2003.01249.
     """
     _check(half_angle, sigma, dim)
     _validate.at_least(0, offset=offset)
@@ -109,7 +110,8 @@ def cone_apex_shift(
         >>> print(f"{cone_apex_shift(np.pi / 6, sigma=1.0, dim=3072):.6f}")
         95.974997
 
-    Reference: ours; in the spirit of Mohapatra et al. (2021), arXiv 2003.01249.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Cones"; in the spirit of Mohapatra
+        et al. (2021), arXiv 2003.01249.
     """
     _check(half_angle, sigma, dim)
     _validate.open_interval(0, 1, threshold=threshold)

@@ -1,4 +1,4 @@
-"""Two worlds in which training with noise can be followed in closed form.
+"""Two examples of training with noise, in closed form.
 
 Training with noise of level s learns the Bayes rule of the *noised* data; smoothing
 needs a rule that is right on *clean* data after noise of level t. These are different
@@ -88,9 +88,9 @@ def gaussian_world(
         1.000 1.000
         1.000 0.018
 
-    Reference: ours; in the spirit of Mohapatra, Ko, Weng, Chen, Liu and Daniel (2021),
-        Hidden Cost of Randomized Smoothing, arXiv 2003.01249, whose own examples were
-        not at hand.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Training with noise"; in the spirit
+        of Mohapatra, Ko, Weng, Chen, Liu and Daniel (2021), Hidden Cost of Randomized
+        Smoothing, arXiv 2003.01249, whose own examples we could not access.
     """
     _validate.positive(inner_variance=inner_variance, outer_variance=outer_variance)
     _check_order(inner_variance, outer_variance)
@@ -143,7 +143,8 @@ def point_world(
         >>> print(f"{world.middle_probability:.3f} {world.outer_probability:.3f}")
         0.722 0.515
 
-    Reference: ours; in the spirit of Mohapatra et al. (2021), arXiv 2003.01249.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Training with noise"; in the spirit
+        of Mohapatra et al. (2021), arXiv 2003.01249.
     """
     _validate.positive(distance=distance, sigma=sigma)
     _validate.open_interval(0, 1, prior=prior)
@@ -158,7 +159,7 @@ def point_world(
 
 
 def _arccosh_of_exp(log_value: jax.Array) -> jax.Array:
-    """arccosh(exp(z)) without overflow; 0 for z < 0, where there is none."""
+    """arccosh(exp(z)) without overflow; 0 for z < 0, where it is not defined."""
     z = jnp.maximum(log_value, 0.0)
     is_inside = z > 0
     inside = jnp.where(is_inside, z, 1.0)

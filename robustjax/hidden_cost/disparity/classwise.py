@@ -25,7 +25,7 @@ Floats = NDArray[np.float64]
 class ClassRadii(NamedTuple):
     """Certified radii of K classes, in input units; nan for a class without examples.
 
-    Quantiles are of the correct examples alone, nan where there is none: errors and
+    Quantiles are of the correct examples alone, nan without any: errors and
     abstentions are counted by the accuracies.
     """
 

@@ -1,4 +1,4 @@
-"""What is predicted for each true class.
+"""Confusion matrices of smoothed classifiers: predictions for each true class.
 
     rate[c, j] = share of the examples of class c that are predicted as j,
 
@@ -28,7 +28,8 @@ def plurality(counts: ArrayLike) -> NDArray[np.int32]:
         int32 labels `[n]`; -1 where more samples are invalid than of any class.
 
     Raises:
-        ValueError: if counts are none, a row has no sample or a count is negative.
+        ValueError: if `counts` is not an integer array [n, k + 1], a row sums to zero,
+            or an entry is negative.
 
     Example:
         >>> plurality([[5, 3, 2], [4, 4, 2], [1, 2, 7]]).tolist()

@@ -1,11 +1,11 @@
-"""How unequal classes are treated: figures from counts by class, [host], float64.
+"""Statistics of disparity, from counts by class, [host], float64.
 
 For accuracies a_c of K classes, and shares s_c of the predictions next to priors q_c,
 
     gap = max a_c - min a_c,   gini = sum_{c,j} |a_c - a_j| / (2 K sum_c a_c),
     total variation = 1/2 sum_c |s_c - q_c|,   KL = sum_c s_c log(s_c / q_c).
 
-Classes are told apart by their position; a class without examples has accuracy nan and
+Classes are identified by their position; a class without examples has accuracy nan and
 is left out of every figure about accuracies.
 """
 

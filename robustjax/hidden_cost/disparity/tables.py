@@ -1,4 +1,4 @@
-"""A class-wise report as rows of a table and as sentences."""
+"""Class-wise reports as rows of a table and as sentences."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""First exits of functions of a distance, and the numbers of votes that mark them.
+"""First exits of functions of a distance, and the vote counts that mark them.
 
 [host] Many rays at once: arrays run over the rays. With p(t) the probability of the
 class at distance t, estimated by votes(t) of n samples,
@@ -22,7 +22,7 @@ _CUT_SHARE = 0.1  # of alpha, for grid points where p >= threshold is ruled out
 class VoteLevels(NamedTuple):
     """Numbers of votes, of a fixed number of samples, to compare with."""
 
-    inside: int  # the least with a share >= threshold
+    inside: int  # minimum number of votes with a share >= threshold
     low: int  # p = threshold is accepted where low <= votes <= high
     high: int
     cut: int  # fewer are too few for p >= threshold at any of the grid points

@@ -1,7 +1,7 @@
-"""What a classifier decides at points anywhere in R^d, with and without noise.
+"""Decisions of a classifier at points anywhere in R^d, with and without noise.
 
-`class_counts` refuses inputs outside [0, 1]. Regions of a classifier, and the theory of
-their smoothing, live in R^d: here points may lie anywhere and nothing is clipped.
+`class_counts` raises for inputs outside [0, 1]. Regions of a classifier, and the theory
+of their smoothing, live in R^d: here points may lie anywhere and nothing is clipped.
 """
 
 import math

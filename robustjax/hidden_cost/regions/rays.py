@@ -1,4 +1,4 @@
-"""How far a decision region reaches along rays, before and after smoothing.
+"""Extent of a decision region along rays, before and after smoothing.
 
     t_base = inf {t : f(x + t u) != A},
     t_smooth = inf {t : P[f(x + t u + eps) = A] < tau},
@@ -40,7 +40,7 @@ class RayShrinkage(NamedTuple):
     lower: NDArray[np.float64]  # [n], confidence interval of the smoothed exit
     upper: NDArray[np.float64]  # [n], inf if it may lie beyond max_distance
     ratio: NDArray[np.float64]  # [n], smoothed_exit / base_exit, nan unless both finite
-    difference: NDArray[np.float64]  # [n], smoothed_exit - base_exit, likewise
+    difference: NDArray[np.float64]  # [n], smoothed_exit - base_exit, or nan
     label: NDArray[np.int32]  # [n], num_classes where a logit at x is not finite
     is_outside: NDArray[np.bool_]  # [n], f(x) is not `label`
     is_empty: NDArray[np.bool_]  # [n], share of the votes at x < threshold
@@ -149,8 +149,8 @@ def ray_shrinkage(
         >>> print(rays.base_exit.round(3), rays.smoothed_exit.round(1))  # exact: 0.768
         [1.] [0.8]
 
-    Reference:
-        ours; in the spirit of Mohapatra et al. (2021), AISTATS, arXiv 2003.01249.
+    Reference: ours, `docs/papers/hidden_cost.md`, "Measurement"; in the spirit of
+        Mohapatra et al. (2021), AISTATS, arXiv 2003.01249.
     """
     _validate.positive(max_distance=max_distance)
     _validate.open_interval(0, 1, threshold=threshold, alpha=alpha)

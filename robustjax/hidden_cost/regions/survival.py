@@ -1,4 +1,4 @@
-"""At which noise level a class stops being predicted at its own points.
+"""Noise level at which a class is no longer predicted at its own points.
 
     fraction[c, sigma] = share of the points of class c with argmax of votes = c.
 

@@ -4,8 +4,8 @@ A file describes a network for a batch of fixed size, mostly one. It is evaluate
 so, on a batch of one example, and `jax.vmap` makes of that a function of many: what a
 network does to its batch axis (reshape, flatten, squeeze) keeps its meaning.
 
-Files are only parsed. Functions and operators of other domains are refused, and so is
-data outside of the file.
+Files are only parsed. Functions and operators of other domains raise an error, and
+so does data outside the file.
 """
 
 import dataclasses

@@ -114,7 +114,7 @@ def max_pool(
     Args:
         x: the images.
         kernel_shape: size of the windows.
-        ceil_mode: 1 for a last window that may stick out; refused where one would.
+        ceil_mode: 1 for a last window that may stick out; raises if one would.
         storage_order: of the indices, which are not computed.
         **window: attributes of `layout`.
     """
@@ -137,7 +137,7 @@ def average_pool(
     Args:
         x: the images.
         kernel_shape: size of the windows.
-        ceil_mode: 1 for a last window that may stick out; refused where one would.
+        ceil_mode: 1 for a last window that may stick out; raises if one would.
         count_include_pad: 1 to take padding as zeros, 0 to leave it out of the mean.
         **window: attributes of `layout`.
     """
@@ -189,7 +189,7 @@ def _check_ceil_mode(ceil_mode: int, x: jax.Array, windows: Windows) -> None:
 
 
 def _num_inside(lengths: Sequence[int], windows: Windows) -> np.ndarray:
-    """How many entries of each window are none of the padding."""
+    """Number of entries of each window that are not padding."""
     counts = []
     for axis, length in enumerate(lengths):
         starts = np.arange(_steps(length, axis, windows)[0] + 1)

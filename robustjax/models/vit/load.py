@@ -88,9 +88,9 @@ def load_vit(
     ==========  ========================================================  =============
 
     A setting comes from the argument, else from `config.json` and
-    `preprocessor_config.json` beside a .safetensors file (as timm and transformers
-    write them), else from the layout. What none of them tells must be given: wrong
-    normalisation or another GELU would go unnoticed.
+    `preprocessor_config.json` next to a .safetensors file (as timm and transformers
+    write them), else from the layout. A setting that none of them has is required,
+    because a wrong normalisation or another GELU would go unnoticed.
 
     Args:
         path: the file.
@@ -100,7 +100,7 @@ def load_vit(
             "vit_jax", "timm", "timm_npz" (timm's rule for .npz files), "dinov2" (the
             code of DINOv2, with its offset of 0.1 patches) or "transformers" (also
             exports of DINOv2). Default: the rule of the source, where the layout, the
-            keys or the files beside tell it. The rule that was applied is
+            keys or the files next to it tell. The rule that was applied is
             `config.position_rule`.
         head: False leaves out the head and the layer `pre_logits` before it.
         heads: number of attention heads, where the width is not a standard one.
@@ -147,7 +147,7 @@ def load_vit(
 
 
 def _settings_beside(path: pathlib.Path) -> dict[str, Any]:
-    """What timm and transformers say about a .safetensors file in files beside it."""
+    """What timm and transformers say about a .safetensors file in files next to it."""
     found: dict[str, Any] = {}
     for name in ("config.json", "preprocessor_config.json"):
         file = path.with_name(name)

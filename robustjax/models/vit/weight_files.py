@@ -1,6 +1,6 @@
 """Weight files, opened lazily: names first, each array when it is asked for. [host].
 
-Pickled content is refused, in whatever kind of file.
+Pickled content raises an error, in any kind of file.
 """
 
 import contextlib

@@ -1,8 +1,8 @@
 """The evidence in the rows: counts that can be, bounds of gradients that can be.
 
-Of n samples, `count` fell to the selected class, `runner_up_count` to the strongest of
-the other columns and `num_invalid` to the column of samples with non-finite logits,
-which is one of the others, or the selected one where it won the selection.
+Among n samples, `count` are votes for the selected class, `runner_up_count` for the
+strongest of the other columns, and `num_invalid` samples with non-finite logits, which
+is one of the others, or the selected one where it won the selection.
 
 The gradient m = sigma * grad p of a probability p has at most the length that half-
 spaces have, phi(Phi^-1(p)). In d dimensions the dual norm of m, that of lq with

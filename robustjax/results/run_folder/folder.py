@@ -1,4 +1,4 @@
-"""The run folder: started once, resumed with the same flags, refused with others."""
+"""The run folder: started once, resumed with the same flags only."""
 
 import pathlib
 import time
@@ -251,7 +251,7 @@ def check_run(
     expected_entries: Collection[str] = (),
     allow_version_change: bool = False,
 ) -> None:
-    """Raises where `open_run` would refuse a folder; writes nothing.
+    """Raises the errors of `open_run`; writes nothing.
 
     [host] For scripts, before they train or load anything.
 
@@ -337,7 +337,7 @@ def _start(
     *,
     is_first: bool,
 ) -> None:
-    """Makes the folder a run unless it is one; refuses one that holds other things."""
+    """Makes the folder a run unless it is one; raises if it holds other files."""
     if (path / provenance.FILE_NAME).exists():
         return
     _refuse_foreign(path, expected_entries)
@@ -371,7 +371,7 @@ def _changed_versions(
     *,
     is_allowed: bool,
 ) -> list[str]:
-    """Refuses software or hardware that the run has not been computed with.
+    """Raises ValueError for software or hardware that the run has not used.
 
     A change that was allowed once is part of the run, and is not asked for again.
     """

@@ -88,8 +88,8 @@ def differences(
 def changed_versions(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Software and hardware that may change numbers and differs, one phrase each.
 
-    The noise depends on neither; logits may differ in the last bits, votes that are
-    tied may fall otherwise, and another robustjax may bound differently.
+    The noise depends on neither; logits may differ in the last bits, near ties
+    may be decided differently, and another robustjax may compute other bounds.
 
     Args:
         there: versions of an earlier start; what it does not tell is passed over.

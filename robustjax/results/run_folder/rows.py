@@ -75,7 +75,7 @@ def collect(paths: Iterable[pathlib.Path]) -> Rows:
     """Reads several rows files as one, sorted by idx.
 
     A row that stands in two files, equal in all but its time and its start, is one
-    row: a merged `rows.tsv` lies beside the files it was made from, and two launches
+    row: a merged `rows.tsv` lies next to the files it was made from, and two launches
     of one run may have computed the same examples.
 
     Raises:
@@ -88,7 +88,7 @@ def collect(paths: Iterable[pathlib.Path]) -> Rows:
         part = read_rows(path)
         left_out += part.left_out
         if columns and part.columns and part.columns != columns:
-            raise ValueError(f"{path} has other columns than the files beside it.")
+            raise ValueError(f"{path} has other columns than the files next to it.")
         columns = columns or part.columns
         known = {_result(record, columns) for record in records}
         records += [r for r in part.records if _result(r, columns) not in known]

@@ -2,7 +2,7 @@
 
 `versions.json` describes the first start. Each start of a process that computes a row
 leaves `starts/00001.json`, `starts/00002.json`, ..., and the column `start` of a row
-holds that number, so rows of different software or hardware can be told apart.
+holds that number, so rows of different software or hardware can be distinguished.
 """
 
 import contextlib

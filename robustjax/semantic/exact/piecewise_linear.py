@@ -88,7 +88,7 @@ def bends(graph: Graph) -> list[int]:
     """The values with breakpoints that the output depends on, in order. [host].
 
     Args:
-        graph: from `propagate.trace`.
+        graph: from `tracing.trace`.
 
     Returns:
         Their numbers.

@@ -58,7 +58,7 @@ def enclosure(
         max_widths: `[d]`, no cell is wider, in the parameters of the planes; they fix
             the number of knots of spatial parameters and hue. Default: the widths of
             the cell, if they are known.
-        num_samples: knots on a rotation or scaling beside those it needs.
+        num_samples: additional breakpoints on a rotation or scaling.
 
     Returns:
         lower and upper `[h, w, c]`, and `AffineInputs` over the parameters; those of
@@ -77,6 +77,8 @@ def enclosure(
         >>> lower, upper, _ = fn(brightness, image, cell, max_widths=(0.5,))
         >>> print(lower.ravel(), upper.ravel())
         [0.125 0.75 ] [0.5 1. ]
+
+    Reference: ours; `docs/papers/semantify.md`, "Certificates".
     """
     x = color.as_image(image, is_color=attribute.is_color)
     _check(attribute, cell)

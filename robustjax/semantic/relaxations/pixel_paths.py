@@ -1,4 +1,4 @@
-"""Where pixels bend while a single parameter moves, and by how much in between.
+"""Breakpoints of pixels along one parameter, and bounds of the curvature between.
 
 The source of a pixel at distance r from the centre goes from one cell between four
 pixels to the next where its row or column is an integer. Inside a cell, with gradient

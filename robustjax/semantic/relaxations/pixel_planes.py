@@ -1,6 +1,6 @@
-"""Arrays between planes over a few parameters, and what can be done with them.
+"""Arrays bounded by planes over a few parameters, and operations on them.
 
-Of a curve with values v_i at knots t_i, the upper line of least area has
+For a curve with values v_i at breakpoints t_i, the upper line of minimum area has
 
     slope s = that of the concave envelope in the middle of the ends,
     offset  = max_i (v_i - s t_i),
@@ -139,7 +139,7 @@ def narrowed(sheet: Sheet, low: jax.Array, high: jax.Array) -> Sheet:
 def _least(
     slope: jax.Array, offset: jax.Array, low: jax.Array, high: jax.Array
 ) -> jax.Array:
-    """The least value of slope . parameters + offset over the cell."""
+    """Minimum of slope . parameters + offset over the cell."""
     corner = (-1, *(1,) * offset.ndim)
     ends = slope * low.reshape(corner), slope * high.reshape(corner)
     return jnp.sum(jnp.minimum(*ends), axis=0) + offset
@@ -220,7 +220,8 @@ def bilinear(corners: Sequence[jax.Array], first: _Pair, second: _Pair) -> Sheet
     high = jnp.stack([first[1], second[1]])
     size = jnp.where(high > low, high - low, 1.0)
     x, y = (parameter(k, low, high, like=a) for k in (0, 1))
-    # Of u = (x - low) / size and v alike: a + (c - a) u + (b - a) v + cross u v.
+    # With u = (x - low) / size and v = (y - low) / size:
+    # a + (c - a) u + (b - a) v + cross u v.
     cross = (a - b - c + d) / (size[0] * size[1])
     twist = product(x, y, corners=(low, high))
     lines = [_scaled(twist, cross, side) for side in (-1, 1)]

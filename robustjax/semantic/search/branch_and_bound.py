@@ -80,7 +80,7 @@ def certify(
         min_share: cells no wider than that share of the limits, in (0, 1], are given
             up; of several parameters those near zero are halved up to five times more.
             Default: 1/4096 of one parameter, 1/64 of several.
-        max_cells: no further batch is begun once so many cells are bounded.
+        max_cells: number of bounded cells after which no batch is begun.
         time_limit: in seconds, after which no batch is begun.
         relaxation: "planes": affine bounds of pixels; "layers": SP-layers; "both": the
             better for each class; "pixel_box" or "scalar_box": intervals, as baselines.
@@ -187,8 +187,8 @@ def _starts(
 class _Pool:
     """Cells that wait, and what became of the others.
 
-    Of one parameter the nearest to zero is next; of several the widest, which adds most
-    to the area, and of those the nearest.
+    With one parameter, cells are processed in order of distance from zero. With
+    several, the widest cell comes first; ties go to the cell nearest to zero.
     """
 
     def __init__(
@@ -276,11 +276,11 @@ class _Pool:
         return float(cell_grids.nearest_share(cell[None], self.ranges)[0])
 
     def _widths(self, cell: np.ndarray) -> np.ndarray:
-        """Of each parameter, as a share of its limits."""
+        """Widths of a cell by parameter, as shares of the limits."""
         return (cell[1] - cell[0]) / self.sizes
 
     def _least_width(self, cell: np.ndarray) -> float:
-        """Of one parameter the same anywhere; of several finer near zero."""
+        """Minimum width: constant for one parameter, finer near zero for several."""
         if len(self.ranges) == 1:
             return self.least
         distance = self._distance(cell)

@@ -34,7 +34,7 @@ class How(NamedTuple):
     """"planes": affine bounds of pixels; "layers": SP-layers; "both": the better for
     each class; "pixel_box": intervals of pixels; "scalar_box": the widest for all."""
     method: str = "crown"
-    subdivisions: int = 1  # of the first parameter: the union of so many boxes
+    subdivisions: int = 1  # number of boxes along the first parameter, united
     chunk_size: int | None = None
 
 
@@ -46,7 +46,7 @@ def of_cells(
     spec: np.ndarray,
     how: How,
 ) -> np.ndarray:
-    """Lower bounds of the least margin of each cell; NaN and negative prove nothing.
+    """Lower bounds of the minimum margin of each cell; NaN and negative prove nothing.
 
     [host] NaN as well where a margin may be infinite: a logit of inf proves nothing.
     Off the CPU, cells are bounded in float32 first, and those that seem proven again
@@ -221,7 +221,7 @@ def layer_of(attribute: Attribute, image: Any) -> Any:
         A Flax module, or what has its `apply`.
 
     Raises:
-        ValueError: if there is none.
+        ValueError: if the attribute has no SP-layer.
     """
     names = attribute.names
     if len(names) == 1 and names[0] in HSL:

@@ -45,7 +45,8 @@ def first_cells(
 
     Args:
         attribute: what moves.
-        ranges: from `limits.resolve`; a parameter whose limits are zero stays there.
+        ranges: from `parameter_ranges.resolve`; a parameter whose limits are zero stays
+            there.
         known: smaller limits; what is inside of them is left out.
 
     Returns:
@@ -115,7 +116,7 @@ def covers(cells: np.ndarray, ranges: Sequence[tuple[float, float]]) -> bool:
 
     Args:
         cells: `[n, 2, d]`.
-        ranges: from `limits.resolve`.
+        ranges: from `parameter_ranges.resolve`.
 
     Returns:
         True if the closed cells have the whole box of limits as their union.

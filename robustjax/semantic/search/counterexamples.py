@@ -32,7 +32,7 @@ class Attack(NamedTuple):
 
     left: float  # of one parameter: the model loses the label at -left; inf: not found
     right: float
-    share: float  # the least share of the limits that holds a counterexample
+    share: float  # smallest share of the limits that holds a counterexample
     witnesses: np.ndarray  # [m, d], the moves found, the nearest first
     classes: np.ndarray  # [m], what the model says there; -1: logits are not finite
 
@@ -196,7 +196,7 @@ def _rays(ranges: list[tuple[float, float]], num_points: int) -> np.ndarray:
 def _first_loss(
     model: Model, end: np.ndarray, steps: np.ndarray, num_rounds: int
 ) -> float:
-    """The least share of the way to an end that is found to be lost, inf if none."""
+    """Smallest share of the way to an end that is found to be lost, inf if none."""
     for _ in range(num_rounds + 1):
         is_lost = model.is_lost(steps[:, None] * end)
         if not is_lost.any():
@@ -215,7 +215,7 @@ def nearest(
 
     Args:
         model: what is attacked.
-        ranges: from `limits.resolve`.
+        ranges: from `parameter_ranges.resolve`.
         witnesses: `[m, d]`, each evaluated once more, as it is returned.
 
     Returns:

@@ -75,7 +75,7 @@ def needed_bounds(norm_names: Sequence[str]) -> tuple[str, ...]:
 def num_events(bound: str, *, method: str = "tight") -> int:
     """Number of groups of events that a bound's failure probability is shared by.
 
-    [host] Of the method "reference" the bounds of lengths take two, all else takes one.
+    [host] In the method "reference" bounds of lengths take two, all others take one.
 
     Args:
         bound: its name, as in `all_bounds`.

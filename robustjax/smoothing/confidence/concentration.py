@@ -1,4 +1,4 @@
-"""How far a mean of noise times outcome can be from its expectation, in one direction.
+"""Confidence widths of a mean of noise times outcome along one fixed direction.
 
 [host] float64. One term is x = s <z, u> with z ~ N(0, I), u a unit vector and s the
 outcome of a classifier minus a baseline: s in [-1, 0] for baseline 1, in [-1/2, 1/2]
@@ -51,7 +51,8 @@ def subgaussian_constant(max_tilt: ArrayLike) -> _Array:
         >>> print(*subgaussian_constant([0.0, 0.1, 1.0]))
         0.25 0.25525 0.40219
 
-    Reference: ours.
+    Reference: ours; proof in `docs/confidence_budget.md`, "Deviation along a fixed
+        direction".
     """
     tilt = np.asarray(max_tilt, np.float64)
     return np.where(tilt <= 0.5, 0.25 + 0.0525 * tilt, _FALLBACK)
@@ -71,7 +72,8 @@ def tilt_costs(q_upper: ArrayLike, *, baseline: ArrayLike = 1.0) -> _Array:
     Returns:
         float64 `[..., 200]`.
 
-    Reference: ours.
+    Reference: ours; proof in `docs/confidence_budget.md`, "Deviation along a fixed
+        direction".
     """
     q, baseline = np.broadcast_arrays(np.asarray(q_upper, np.float64), baseline)
     slopes, intercepts, breaks = _lines()
@@ -114,7 +116,8 @@ def scalar_width(
         >>> print(f"{scalar_width(0.01, 100_000, log_level=np.log(8000)):.6f}")
         0.003905
 
-    Reference: ours.
+    Reference: ours; proof in `docs/confidence_budget.md`, "Deviation along a fixed
+        direction".
     """
     per_sample = log_level / np.asarray(num_samples, np.float64)
     costs = tilt_costs(q_upper, baseline=baseline)
@@ -132,8 +135,8 @@ def empirical_width(
 
     Guarantee:
         For any one fixed coordinate the mean of n independent x = s z_j, with z_j
-        counted as zero beyond `blocks.MAX_NOISE`, falls below its expectation by more
-        than the width with probability at most exp(-log_level); so does -x.
+        counted as zero beyond `noise_blocks.MAX_NOISE`, falls below its expectation by
+        more than the width with probability at most exp(-log_level); so does -x.
 
     Args:
         sum_squares: sums of x^2, `[..., d]`.
@@ -147,7 +150,9 @@ def empirical_width(
         >>> print(f"{empirical_width([100.0], 10_000, log_level=8.0)[0]:.5f}")
         0.00783
 
-    Reference: ours; the bets are those of Waudby-Smith and Ramdas (2024), JRSS B 86(1).
+    Reference: ours; proof in `docs/confidence_budget.md`, "l1 and linf norms: one
+        direction is enough". The bets are those of Waudby-Smith and Ramdas (2024), JRSS
+        B 86(1).
     """
     squares = np.asarray(sum_squares, np.float64)
     n = np.asarray(num_samples, np.float64)[..., None]

@@ -89,7 +89,8 @@ def solve(lengths: Lengths) -> _Array:
     Returns:
         float64 `[n]` in [0, largest].
 
-    Reference: ours.
+    Reference: ours; proof in `docs/confidence_budget.md`, "Lengths: two e-values in one
+        event".
     """
     is_upper = lengths.sign > 0
     low, high = np.zeros_like(lengths.largest), lengths.largest

@@ -72,7 +72,8 @@ class GradientBounds(NamedTuple):
         Raises:
             ValueError: for a norm that is not known.
 
-        Reference: ours for lp; Mohapatra et al. (2020), arXiv 2010.06651, for others.
+        Reference: ours for lp; `docs/confidence_budget.md`, "Implied bounds". Mohapatra
+            et al. (2020), arXiv 2010.06651, for others.
         """
         _validate.integer(1, dim=dim)
         name = norms.subspace_name(norm)
@@ -122,7 +123,7 @@ def gradient_norm_bounds(
     bets on the even samples along the direction that the odd ones found, and of the odd
     ones along the unknown gradient. From above, l1 and linf norms are the product of m
     with one fixed vector, so one scalar width does for them. "reference" is the public
-    code of the paper, mended.
+    code of the paper, corrected.
 
     Guarantee:
         All bounds asked for and `p_lower` hold together with probability at least
@@ -154,19 +155,22 @@ def gradient_norm_bounds(
             the moments were made for other subspaces or votes.
 
     Example:
-        >>> import jax
-        >>> import jax.numpy as jnp
-        >>> from robustjax.smoothing import class_moments
-        >>> apply_fn = lambda x: jnp.stack([x[:, 0], 1.0 - x[:, 0]], axis=-1)
-        >>> moments = class_moments(
-        ...     jax.random.key(0), apply_fn, jnp.ones((1, 1)), sigma=0.5,
-        ...     num_samples=2_000, num_classes=2, selected=[0], baseline=[1.0],
+        >>> moments = Moments(  # of a half-space with p = 0.99, in one dimension
+        ...     counts=np.array([[99_000, 1_000, 0]]), num_even=np.array([50_000]),
+        ...     num_odd=np.array([50_000]), misses_even=np.array([500.0]),
+        ...     misses_odd=np.array([500.0]), sum_even=np.array([[1_333.0]]),
+        ...     sum_odd=np.array([[1_333.0]]), sum_squares=np.array([[7_200.0]]),
+        ...     log_wealth=np.zeros((1, 1, 2, 8)), bets=np.zeros((1, 8)),
+        ...     baseline=np.ones(1), selected=np.zeros(1, np.int32),
+        ...     soft_log_wealth=np.zeros((1, 24)),
         ... )
-        >>> found = gradient_norm_bounds(moments, alpha=0.001)
-        >>> print(f"{found.l2_lower[0]:.3f} < phi(1) = 0.242 < {found.l2_upper[0]:.3f}")
-        0.176 < phi(1) = 0.242 < 0.272
+        >>> found = gradient_norm_bounds(moments, alpha=0.001, bounds=["l2_upper"])
+        >>> print(f"{found.l2[0]:.4f} <= {found.l2_upper[0]:.4f}")
+        0.0267 <= 0.0291
 
-    Reference: ours; "reference" is Mohapatra et al. (2020), arXiv 2010.06651.
+    Reference: ours; proofs in `docs/confidence_budget.md`, "Lengths: two e-values in
+        one event" and "l1 and linf norms: one direction is enough". "reference" is
+        Mohapatra et al. (2020), arXiv 2010.06651.
     """
     _validate.open_interval(0, 1, alpha=alpha)
     _validate.one_of(VOTES, votes=votes)
@@ -233,7 +237,7 @@ def given_probability(
 
 
 def _check_parts(moments: Moments, subspaces: Mapping[str, Subspace]) -> None:
-    """Refuses subspaces that are not those along whose parts was bet, in order."""
+    """Raises ValueError unless `moments` has bets for these subspaces, in order."""
     if moments.part_lengths is None or not np.any(moments.bets):
         return
     lengths = np.asarray(moments.part_lengths, np.float64)

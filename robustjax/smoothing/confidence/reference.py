@@ -1,4 +1,4 @@
-"""Bounds of gradient norms as in the public code of the paper, with its defects mended.
+"""Bounds of gradient norms as in the public code of the paper, with corrections.
 
 [host] float64. For s = +-1/2 and every unit vector u, <u, s z - m> is taken as
 sub-Gaussian with the one constant c = 1/4 + 3 / sqrt(8 pi e). A is the mean of s z over
@@ -10,9 +10,9 @@ failure probability a, with l = log(2 / a),
     |m|_2:    sqrt(e^2 / 4 + <X, Y> +- t) +- e / 2,
               e = sqrt(2 c (1 / n_1 + 1 / n_2) l),   t = c Q_d(l) / sqrt(n_1 n_2),
 
-where <g, h> > Q_d(l) with probability at most exp(-l) for g, h ~ N(0, I_d). Mended: the
-dimension of the part orthogonal to a subspace, the split of the failure probability,
-the Chernoff bound Q_d, and a <X, Y> that is negative.
+where <g, h> > Q_d(l) with probability at most exp(-l) for g, h ~ N(0, I_d). Corrected:
+the dimension of the part orthogonal to a subspace, the split of the failure
+probability, the Chernoff bound Q_d, and a <X, Y> that is negative.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ def norm_bounds(
     Raises:
         ValueError: for another baseline.
 
-    Reference: Mohapatra et al. (2020), arXiv 2010.06651; mended by us.
+    Reference: Mohapatra et al. (2020), arXiv 2010.06651; corrected by us.
     """
     if not (moments.baseline == 0.5).all():
         raise ValueError(
@@ -96,7 +96,7 @@ def _length(
     product = np.sum(x * y, axis=1)
     noise = CONSTANT * _product_quantile(rank, log_level) / np.sqrt(even * odd)
     along = np.sqrt(2 * CONSTANT * (1 / even + 1 / odd) * log_level)
-    # Rounding of x and y moves the product by this much, beside its part along m.
+    # Rounding of x and y moves the product by this much, besides its part along m.
     length = np.linalg.norm(x, axis=1) * moments.y_error
     length += np.linalg.norm(y, axis=1) * moments.x_error
     noise = noise + length + moments.x_error * moments.y_error

@@ -182,7 +182,7 @@ def length_problem(
 
     Args:
         moments: sums over the samples of n examples.
-        costs: `[n, 200]`, as `deviation.tilt_costs` makes them.
+        costs: `[n, 200]`, as `concentration.tilt_costs` makes them.
         largest: `[n]` lengths that m cannot exceed.
         sign: 1 for an upper bound, -1 for a lower one.
         direction: index of the direction that was bet on.

@@ -11,13 +11,16 @@ R U. Averaging f by the Ornstein-Uhlenbeck kernel along a w orthogonal to m keep
 m, and carries delta to any longer delta' = delta + t w without a change of the
 probability there. So only length r needs a proof, with the same delta . m, hence with
 m1 = delta . m / r in [-exposed, exposed]: a shorter delta only has a smaller |m1| when
-it is lengthened. (2) Let a cell [left, right] hold m1. Then a m1 is at least the lesser
-of a left and a right for a of either sign, and the orthogonal part is at least
-sqrt(length^2 - max(left^2, right^2)). Weak duality with these, b >= 0 and c >= 0 gives
-a lower bound D of the probability at delta'. If D > 1/2 in every cell of a cover of
-[-exposed, exposed], all of the ball is safe. Neither part compares two radii or two
-angles, so nothing need be monotone in r or in m1: smaller balls are inside this one.
-In one dimension there is no w; the claim is for two and more.
+it is lengthened. (2) Let a cell [left, right] hold m1. Then, for a of either sign and
+the orthogonal part m2,
+
+    a m1 >= min(a left, a right),   m2 >= sqrt(length^2 - max(left^2, right^2)).
+
+Weak duality with these, b >= 0 and c >= 0 gives a lower bound D of the probability at
+delta'. If D > 1/2 in every cell of a cover of [-exposed, exposed], all of the ball is
+safe. Neither part compares two radii or two angles, so nothing need be monotone in r or
+in m1: smaller balls are inside this one. In one dimension there is no w; the claim is
+for two and more.
 
 Reference: ours.
 """
@@ -47,7 +50,7 @@ from robustjax.special.normal import normal_pdf
 _NUM_NODES = 64  # on each side, to find multipliers
 _STEPS = 8  # Newton steps in every round
 _SETTLING = 2  # rounds without a split at the end
-_NEAR = 1.05  # cells that prove a radius beyond that times the least one can wait
+_NEAR = 1.05  # cells whose radius exceeds the smallest by this factor can wait
 _SPLIT_SHARE = 4  # of the cells of a certificate one in four is halved in a round
 _MOST_SHRINK = 0.7  # of b in one step
 _BATCHES = (32, 512)  # numbers of cells that are compiled

@@ -95,9 +95,9 @@ def first_order_radius(
         >>> print(f"{first_order_radius(0.99, -0.01, 0.02):.6f}")
         2.727061
 
-    Reference:
-        Mohapatra, Ko, Weng, Chen, Liu and Daniel (2020), arXiv 2010.06651, for the
-        worst case; the solver and the proof are ours.
+    Reference: Mohapatra, Ko, Weng, Chen, Liu and Daniel (2020), arXiv 2010.06651, for
+        the worst case; the solver and the proof are ours,
+        `docs/papers/higher_order_proof.md`, "Proof".
     """
     _validate.one_of(FORMS, form=form)
     _validate.positive(sigma=sigma)

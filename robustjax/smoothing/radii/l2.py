@@ -1,13 +1,14 @@
 """The l2 certificate: a perturbation along the gradient itself.
 
-With nothing orthogonal to the perturbation the worst case is an interval of the line:
-f = 1 on [z_low, z_high], Phi(z_high) - Phi(z_low) = p and
-phi(z_low) - phi(z_high) = parallel. The radius R has
-Phi(z_high - R) - Phi(z_low - R) = 1/2. Units: sigma = 1.
+With nothing orthogonal to the perturbation the worst case is an interval of the line,
+f = 1 on [z_low, z_high], with the radius R in units of sigma = 1:
 
-Reference:
-    Mohapatra et al. (2020), arXiv 2010.06651; Levine et al. (2020), arXiv 2010.10549,
-    give the same certificate.
+    Phi(z_high) - Phi(z_low) = p,   phi(z_low) - phi(z_high) = parallel,
+    Phi(z_high - R) - Phi(z_low - R) = 1/2.
+
+Reference: Mohapatra et al. (2020), arXiv 2010.06651; Levine et al. (2020), arXiv
+    2010.10549, give the same certificate. `docs/papers/higher_order_proof.md`, "Nothing
+    orthogonal: l2".
 """
 
 from typing import Any, NamedTuple

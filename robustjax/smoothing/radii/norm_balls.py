@@ -47,7 +47,7 @@ def norm_radius(
         below the radius, if the bounds hold. The proof needs no monotonicity: one dual
         value at the circumradius covers the ball (see the page of the paper).
         "cells": the same, proved for every component that the ball can meet, cell by
-        cell (`cells.cell_radius`); larger, slower, host only.
+        cell (`ball_cover.cell_radius`); larger, slower, host only.
         "exact": larger still; rests on a monotonicity that was only seen numerically.
         In a subspace all three are "box".
 
@@ -73,9 +73,9 @@ def norm_radius(
         >>> print(f"{norm_radius(0.99, 0.0028, 0.0225, norm='l1'):.4f}")
         2.8889
 
-    Reference:
-        Mohapatra et al. (2020), arXiv 2010.06651, for l1, l2, linf and subspaces; lp
-        and the proof for whole balls are ours.
+    Reference: Mohapatra et al. (2020), arXiv 2010.06651, for l1, l2, linf and
+        subspaces; lp and the proof for whole balls are ours,
+        `docs/papers/higher_order_proof.md`, "Theorem".
     """
     _validate.one_of(FORMS, form=form)
     circumradius = norms.l2_circumradius(norm, dim)

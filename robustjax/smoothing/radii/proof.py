@@ -1,4 +1,4 @@
-"""When a radius is proved, and what the rounding of the proof may add at most.
+"""The test that a radius is proved, with a margin for the rounding of the proof.
 
 For any multipliers (a, b, c) and any radius r, the dual value D(a, b, c; r) is a lower
 bound on the class probability at distance r. A radius is proved where
@@ -12,7 +12,7 @@ On the host D is computed in float64 by quadrature with 128 and with 192 nodes, 
 
 on the device by 128 nodes, with one margin for quadrature and rounding.
 
-Reference: ours.
+Reference: ours; `docs/papers/higher_order_proof.md`, "From real numbers to float64".
 """
 
 from typing import Any

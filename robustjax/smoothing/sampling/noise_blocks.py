@@ -220,7 +220,7 @@ def reduce_blocks(
         num_classes: number of classes of the logits.
         items_per_step: blocks in one forward batch.
         skip: blocks to leave out at the beginning of each example.
-        every: take one of so many blocks from there on.
+        every: stride; visit every `every`-th block.
 
     Returns:
         The carry after the last step.

@@ -162,6 +162,7 @@ class RowsTest(parameterized.TestCase):
         self.assertEqual(rows.read_rows(beside), rows.Rows((), []))
         found = rows.collect([beside, self.path])
         self.assertEqual((found.columns, found.indices()), (_COLUMNS, [1]))
+        beside.unlink()
         with rows.RowsFile(beside, rows.STANDARD_COLUMNS) as file:
             file.append([dict.fromkeys(rows.STANDARD_COLUMNS, 2)])
         with self.assertRaisesRegex(ValueError, "rows.tsv has other columns than"):

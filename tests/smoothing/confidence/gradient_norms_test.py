@@ -234,12 +234,16 @@ class TightTest(parameterized.TestCase):
                     getattr(together, name)[rows], getattr(alone, name)
                 )
 
-    def test_a_basis_is_treated_as_its_mask(self):
-        case = Experiment(_HALF_SPACE, 12, 5000, with_subspace=True)
+    @parameterized.parameters("tight", "reference")
+    def test_a_basis_is_treated_as_its_mask(self, method):
+        case = Experiment(_HALF_SPACE, 12, 5000, 0.5, with_subspace=True)
         moments = _draw(case)
         basis = np.eye(12)[:, case.subspace_mask == 1]
         spaces = (Subspace(mask=case.subspace_mask), Subspace(basis=basis))
-        found = [_bounds(moments, alpha=0.1, subspaces={"s": s}) for s in spaces]
+        found = [
+            _bounds(moments, alpha=0.1, method=method, subspaces={"s": s})
+            for s in spaces
+        ]
         for name in ("subspace_upper", "complement_lower", "subspace"):
             values = [getattr(b, name)["s"] for b in found]
             np.testing.assert_allclose(*values, rtol=1e-9)

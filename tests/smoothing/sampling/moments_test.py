@@ -433,6 +433,7 @@ class RefusalTest(parameterized.TestCase):
             "of 40 coordinates",
         ),
         (dict(chunk_size=100), "chunk_size"),
+        (dict(chunk_size=5248), "chunk_size <= 5120 for moments, got 5248"),
         (dict(sigma=0.0), "sigma"),
         (dict(x=2 * _X), "x in"),
         (dict(apply_fn=lambda x: x), "apply_fn"),
