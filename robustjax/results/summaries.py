@@ -185,7 +185,7 @@ def _unknown(summary: Any, expected: Any, name: str) -> list[str]:
 
 
 def _agree(logged: Any, expected: Any) -> bool:
-    if isinstance(expected, list):
+    if isinstance(expected, list | Mapping):
         return bool(logged == expected)
     if not isinstance(logged, int | float):
         return logged is None and not np.isfinite(expected)

@@ -302,6 +302,12 @@ class VnnlibTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, rf"net\.vnnlib:{message}"):
             self.read(_DECLARED + text)
 
+    def test_numbers_beyond_the_range_of_float64(self):
+        text = "(assert (<= (* 1e308 1e10 Y_0) 1e308))(assert (<= Y_1 (* 1e308 1e10)))"
+        found = self.read(_DECLARED + text)
+        np.testing.assert_allclose(found.cases[0].offsets, [-1e-10, -np.inf], 1e-15)
+        self.assertEqual(found.inner[0].offsets[1], -np.finfo(np.float64).max)
+
     @parameterized.parameters(("", "X_0"), ("(declare-const X_0 Real)", "Y_0"))
     def test_inputs_and_outputs_are_needed(self, text, name):
         with self.assertRaisesRegex(ValueError, f"net.vnnlib: {name} is not declared"):

@@ -361,7 +361,7 @@ class LogsTest(_InFolder):
             ([str(missing)], {}, "no column predict"),
             ([good], dict(num_classes=5), "labels in .0, 5."),
             ([good], dict(class_names=("a",)), "8 class_names, got 1"),
-            ([f"a={good}", f"a={good}"], {}, "different names"),
+            ([f"a={good}", f"a={good}"], {}, "distinct names"),
         ):
             workdir = str(self.folder / f"run{text[:3]}")
             config = hidden_cost.HiddenCostConfig(
