@@ -1,6 +1,7 @@
 """float64 for numbers, the dtype of the user for JAX arrays."""
 
 import contextlib
+import dataclasses
 import functools
 import warnings
 from collections.abc import Callable, Iterator
@@ -60,17 +61,33 @@ def as_run(fn: Partial) -> Partial:
     Returns:
         It, or a function that turns x64 off while it is traced.
     """
-    return fn if has_x64() else Partial(_without_x64, fn)
+    if has_x64():
+        return fn
+    fixed = jax.tree.map(
+        lambda leaf: _Whole(leaf) if type(leaf) in (bool, int) else leaf, fn
+    )
+    return Partial(_without_x64, fixed)
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class _Whole:
+    """A number of Python in a Partial: as an array it would widen other integers."""
+
+    value: int
 
 
 def _without_x64(fn: Partial, x: jax.Array) -> jax.Array:
     with jax.enable_x64(False), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Explicitly requested dtype")
         # Casts of floats are left out: arguments of a Partial stay what they are.
-        return jax.tree.map(_narrower, fn)(_narrower(x))
+        run = jax.tree.map(_narrower, fn, is_leaf=lambda leaf: isinstance(leaf, _Whole))
+        return run(_narrower(x))
 
 
 def _narrower(leaf: Any) -> Any:
+    if isinstance(leaf, _Whole):
+        return leaf.value
     dtype = _NARROWER.get(str(getattr(leaf, "dtype", "")))
     return leaf if dtype is None else jax.lax.convert_element_type(leaf, dtype)
 

@@ -44,6 +44,19 @@ class AsRunTest(absltest.TestCase):
         """bfloat16 has no numbers between .2490 and .25, nor between .25 and .2520."""
         self._meets(_narrow, 0.25)
 
+    def test_integers_of_a_partial_are_numbers_of_python(self):
+        """As an array, 100 would widen uint8, and 200 + 100 would not wrap around."""
+
+        def model(n, x):
+            wrapped = (jnp.uint8(200) + n).astype(x.dtype) / 255  # 44 / 255
+            return _logits(1 - wrapped, x)
+
+        fn = Partial(model, 100)
+        with jax.enable_x64(False):
+            self.assertLess(fn(np.float32(_IMAGE[None]))[0, 0], 0)
+            found = semantic.certify(fn, _IMAGE, 0, attribute="brightness", limit=0.1)
+            self.assertEqual((found.left, found.attack_left), (0, 0))
+
     def test_a_model_that_bounds_cannot_follow_is_attacked_as_it_is(self):
         found = semantic.attack(_looped, _IMAGE, 0, attribute="brightness")
         self.assertAlmostEqual(found.left, 0.25, delta=1e-6)

@@ -1,5 +1,7 @@
 """The general framework: it contains zeroth and first order, and goes beyond them."""
 
+from unittest import mock
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,6 +79,30 @@ class RadiusTest(parameterized.TestCase):
     def test_second_order_is_below_the_truth(self):
         """Of bands of any width, also where few nodes cannot resolve them."""
         self._check_bands(20, num_nodes=32)
+
+    def test_moments_that_the_solver_cannot_resolve_claim_nothing_wrong(self):
+        """Waves of 12 radians, of which 64 nodes see little."""
+
+        def waves(z):
+            turns = 12 * z[..., 0]
+            return jnp.stack([jnp.ones_like(turns), jnp.cos(turns), jnp.sin(turns)], -1)
+
+        # f = 1 where 505.6 + 828.7 cos + 252.3 sin > 0: moments by quadrature.
+        known = jnp.array([0.69792194, 0.24752084, 0.0753442])
+        worst = general_moments.worst_case_probability(
+            waves, known, 0.01672677, num_nodes=64
+        )
+        self.assertBetween(float(worst.probability), 0.6, 0.6979)
+
+    def test_a_bound_above_one_is_none(self):
+        def failed(*_):
+            return jnp.array(1.5), jnp.array(0.0)
+
+        with mock.patch.object(general_moments, "_bound", failed):
+            worst = general_moments.worst_case_probability(
+                _zeroth, jnp.array([0.9]), 1.0, num_nodes=33
+            )
+        self.assertEqual(worst.probability, 0)
 
     @parameterized.parameters((48, 200), (96, 60), (256, 10))
     @pytest.mark.slow
