@@ -104,7 +104,7 @@ class RadiusTest(parameterized.TestCase):
             )
         self.assertEqual(worst.probability, 0)
 
-    @parameterized.parameters((48, 200), (96, 60), (256, 10))
+    @parameterized.parameters((48, 100), (96, 30), (256, 5))
     @pytest.mark.slow
     def test_second_order_of_many_bands_is_below_the_truth(self, num_nodes, num_draws):
         self._check_bands(num_draws, num_nodes=num_nodes)
