@@ -39,7 +39,7 @@ _SMALLER = {
     "contrastive.py": "--methods=simclr --num_seeds=1 --model=cnn --channels=4 "
     "--width=8 --hidden=8 --projection=4 --epochs=1 --max_images=64 --batch_size=32 "
     "--max_examples=16 --probes=standard --pgd_steps=2 --apgd_steps=0 --block_size=0",
-    "shrinkage.py": "--train_sigmas=0,0.5 --sigmas=0,0.5 --num_samples=64 "
+    "hidden_cost.py": "--train_sigmas=0,0.5 --sigmas=0,0.5 --num_samples=64 "
     f"--max_examples=20 --num_rays=4 --num_ray_samples=64 --resolution=4 {_MODEL}",
     "synbench.py": "--scales=2 --num_train=256 --num_test=256 --max_images=256 "
     "--thresholds=0.7,0.8 --relative_epsilons=0 --model=mlp --hidden=8 --train=0",
@@ -49,7 +49,7 @@ _SMALLER = {
     "verify_semantic.py": f"--max_examples=1 --max_cells=8 {_MODEL}",
     "verify_vnnlib.py": "--attack_steps=3 --attack_restarts=1 --num_steps=2",
 }
-_NOT_WITH = {"--from_logs": "shrinkage.py"}  # a report on logs is small already
+_NOT_WITH = {"--from_logs": "hidden_cost.py"}  # a report on logs is small already
 
 _PYTHON = """#!{python} -IS
 import json, os, pathlib, re, subprocess, sys
