@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
 from fixed_images import class_of, fixed_image, margins_at, tiny_net
+from jax.tree_util import Partial
 
 from robustjax import _callables, bounds, semantic
 from robustjax.semantic import certificates, parameter_ranges
@@ -197,7 +198,7 @@ class AcceleratorTest(absltest.TestCase):
         cells = np.array([[0, 0.125], [0.125, 0.25], [-0.25, -0.125], [0.0625, 0.125]])
         how = cell_bounds.How(semantic.attribute("brightness"), (0.125,))
         bound = functools.partial(
-            cell_bounds.of_cells, fn, image, cells[..., None],
+            cell_bounds.of_cells, Partial(fn), image, cells[..., None],
             spec=np.array([[1.0, -1.0]]), how=how,
         )  # fmt: skip
         true, straight = 8 * cells[:, 0] - 0.5, bound()
