@@ -24,7 +24,7 @@ from absl import logging
 from robustjax_experiments.harness import (
     classifiers,
     flags_from_config,
-    image_selection,
+    image_run,
 )
 from robustjax_experiments.harness.flags_from_config import setting
 from robustjax_experiments.reports import hidden_cost as hidden_cost_report
@@ -34,16 +34,14 @@ from robustjax import _validate, data, results
 from robustjax.smoothing.sampling import vote_counts
 
 _OPERATIONAL = (  # change no row
-    "workdir", "data_dir", "checkpoint", "chunk_size", "class_names", "target_radii",
-    "allow_version_change",
+    *image_run.OPERATIONAL, "chunk_size", "class_names", "target_radii",
 )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
-class HiddenCostConfig:
+class HiddenCostConfig(image_run.ImageRunConfig):
     """Settings of a run; raises an error that names a bad value."""
 
-    workdir: str = setting("", "folder of the run; an existing run in it is resumed")
     from_logs: tuple[str, ...] = setting(
         (), "NAME=PATH or PATH of certification logs to report on, instead of a model"
     )
@@ -52,24 +50,6 @@ class HiddenCostConfig:
     )
     class_names: tuple[str, ...] = setting((), "names of the classes, for the report")
 
-    dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
-    data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
-    split: str = setting("test", "split to measure on: train or test")
-    start: int = setting(0, "index of the first image")
-    skip: int = setting(1, "stride: use every skip-th image")
-    max_examples: int = setting(0, "maximum number of images (0 = all)")
-
-    model: str = setting(
-        "", "architecture of the models to train; checked for a given model"
-    )
-    checkpoint: str = setting(
-        "", "trained model: a folder written by train.py, or a safetensors file"
-    )
-    apply_fn: str = setting(
-        "", "package.module:factory; factory() returns a classifier"
-    )
-    onnx: str = setting("", "file of an ONNX network")
-    dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
     train: tuple[str, ...] = setting(
         (), "settings of train.py for the models of --train_sigmas: epochs=60,..."
     )
@@ -103,21 +83,16 @@ class HiddenCostConfig:
     chunk_size: int = setting(
         0, "samples per forward batch (0 = chosen for the device)"
     )
-    allow_version_change: bool = setting(
-        False, "resume a run of other software or hardware; results may differ"
-    )
 
     def __post_init__(self) -> None:
         """Raises ValueError or TypeError naming the first bad setting."""
-        if not self.workdir:
-            raise ValueError("Expected --workdir to name a folder, got ''.")
+        super().__post_init__()
         _validate.integer(0, num_classes=self.num_classes, num_rays=self.num_rays)
         _validate.integer(0, resolution=self.resolution, chunk_size=self.chunk_size)
-        _validate.integer(0, start=self.start, max_examples=self.max_examples)
-        _validate.integer(1, skip=self.skip, num_samples=self.num_samples)
         _validate.integer(
-            1, num_selection=self.num_selection, num_ray_samples=self.num_ray_samples
-        )
+            1, num_samples=self.num_samples, num_selection=self.num_selection,
+            num_ray_samples=self.num_ray_samples,
+        )  # fmt: skip
         _validate.seed(seed=self.seed)
         _validate.open_interval(0, 1, alpha=self.alpha)
         _validate.open_interval(0, 1, certificate_alpha=self.certificate_alpha)
@@ -178,10 +153,7 @@ def _run_on_model(config: HiddenCostConfig) -> dict[str, Any]:
         given = [float(text) for text in getattr(config, name)]
         if given != sorted(set(given)):
             logging.info("%s are taken in increasing order, each once", name)
-    dataset = data.load(
-        config.dataset, split=config.split, data_dir=config.data_dir or None
-    )
-    indices = image_selection.indices(config, len(dataset.labels))
+    dataset, indices = image_run.load_images(config)
     identity: dict[str, Any] = {
         "flags": flags_from_config.flags_of(config),
         "operational": _OPERATIONAL,

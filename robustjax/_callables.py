@@ -38,7 +38,7 @@ def named(name: str) -> Any:
     """What `package.module:attribute` names, the current folder first. [host].
 
     A module there is found even if another one of that name is installed, or lies
-    next to the script that runs.
+    next to the script that runs, unless that one has been imported already.
 
     Args:
         name: a module and an attribute of it.

@@ -21,7 +21,7 @@ from robustjax_experiments.harness.flags_from_config import setting
 from robustjax import _validate, data, results
 
 _RANGE = ("start", "skip", "max_examples")
-_OPERATIONAL = (  # flags that change no row, in all scripts
+OPERATIONAL = (  # flags that change no row, in all scripts
     "workdir", "data_dir", "checkpoint", "compile_cache", "allow_version_change",
 )  # fmt: skip
 _ALONE = processes.Process(0, 1)
@@ -76,6 +76,29 @@ class ImageRun(NamedTuple):
     folder: results.RunFolder
 
 
+def load_images(config: ImageRunConfig) -> tuple[data.Dataset, list[int]]:
+    """The data set, and the indices of the images of the run; sets the compile cache.
+
+    Args:
+        config: the settings.
+
+    Returns:
+        The data set and its chosen indices.
+
+    Raises:
+        ValueError: if no image is chosen.
+        OSError: if data is missing.
+    """
+    if config.compile_cache:
+        jax.config.update("jax_compilation_cache_dir", config.compile_cache)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    dataset = data.load(
+        config.dataset, split=config.split, data_dir=config.data_dir or None
+    )
+    indices = image_selection.indices(config, len(dataset.labels))
+    return dataset, indices
+
+
 @contextlib.contextmanager
 def open_run(
     config: ImageRunConfig,
@@ -103,17 +126,11 @@ def open_run(
         ValueError: if the folder holds another run, or data or model do not suit.
         OSError: if data is missing or the folder cannot be written.
     """
-    if config.compile_cache:
-        jax.config.update("jax_compilation_cache_dir", config.compile_cache)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    dataset = data.load(
-        config.dataset, split=config.split, data_dir=config.data_dir or None
-    )
-    indices = image_selection.indices(config, len(dataset.labels))
+    dataset, indices = load_images(config)
     check(dataset)
     identity: dict[str, Any] = {
         "flags": flags_from_config.flags_of(config),
-        "operational": (*_OPERATIONAL, *operational),
+        "operational": (*OPERATIONAL, *operational),
         "allow_version_change": config.allow_version_change,
         "expected_entries": (classifiers.MODEL_FOLDER,),
     }
