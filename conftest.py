@@ -56,7 +56,7 @@ def _count(event, **_):
 jax.monitoring.register_event_listener(_count)
 
 
-_KEPT = 220  # programs: a worker stays small; dropping them takes .4 s
+_KEPT = 260  # programs: a worker stays small; dropping them takes .4 s
 _dropped = dict(_cache_events)
 # The C library of Linux keeps freed memory unless told; others have no such function.
 _give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)

@@ -270,7 +270,7 @@ class IntegersTest(absltest.TestCase):
     def test_they_are_taken_as_floats(self):
         """As integers, a unit vector is zero but for the axes."""
         views = np.array([[[3, 4], [1, 0]], [[4, 3], [0, 1]]])
-        loss_fn = c.compose(c.similarity(0.5))
+        loss_fn = jax.jit(c.compose(c.similarity(0.5)))
         own, expected = (loss_fn(v)[0] for v in (views, views.astype(np.float32)))
         np.testing.assert_allclose(own, expected, rtol=1e-6)
 

@@ -95,6 +95,7 @@ class LimitsTest(parameterized.TestCase):
         if name in ("brightness", "translation"):  # a hole is seen
             self.assertFalse(cell_grids.covers(np.delete(cells, 7, axis=0), ranges))
 
+    @pytest.mark.slow
     def test_a_search_in_huge_limits_stops_when_told(self):
         began = time.perf_counter()
         pair = functools.partial(_certify, _pair_model, _PAIR)
