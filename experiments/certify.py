@@ -10,144 +10,26 @@ Reference:
     Smoothing.
 """
 
-import dataclasses
-import math
 import time
 from typing import Any
 
 from absl import logging
+from robustjax_experiments.configs.certification import CertifyConfig
 from robustjax_experiments.harness import (
-    classifiers,
     flags_from_config,
     image_run,
     processes,
 )
-from robustjax_experiments.harness.flags_from_config import setting
 from robustjax_experiments.reports import certification as certification_report
 
-from robustjax import _validate, data, norms, smoothing
+from robustjax import data, smoothing
 from robustjax.results.certification import rows, selection, settings
 from robustjax.results.certification.batch import certify_batch
-from robustjax.smoothing.sampling import vote_counts
 
 _OPERATIONAL = (  # change no row
     "devices", "distributed", "coordinator", "num_processes", "process_id",
     "profile_dir", "radii",
 )  # fmt: skip
-
-
-@dataclasses.dataclass(frozen=True)
-class CertifyConfig(image_run.ImageRunConfig):
-    """Settings of a certification run; raises an error that names a bad value."""
-
-    sigma: float = setting(
-        0.25, "standard deviation of the noise, in input units ([0, 1])"
-    )
-    alpha: float = setting(0.001, "failure probability of each certificate")
-    num_selection: int = setting(100, "number of noise samples that select the class")
-    num_estimation: int = setting(
-        100_000, "number of noise samples that estimate its probability"
-    )
-    norms: tuple[str, ...] = setting(
-        ("l2",), "l2, l1, linf, l3, subspace:red, ...; column radius is the first norm"
-    )
-    order: int = setting(0, "0: class probabilities only; 1: gradients as well")
-    simultaneous: bool = setting(
-        True, "radii of all norms hold jointly at alpha, instead of each separately"
-    )
-    runner_up: str = setting(
-        "complement", "bound of the other classes: complement or bonferroni"
-    )
-    votes: str = setting(
-        "hard", "hard: argmax of the logits; soft: softmax probabilities"
-    )
-    form: str = setting(
-        "box", "formula of first-order radii: box, cells, or exact (unproven)"
-    )
-    method: str = setting("tight", "bounds of the gradient: tight or reference")
-    masks: tuple[str, ...] = setting(
-        (), "NAME=FILE.npy: masks or projectors for the norms subspace:NAME"
-    )
-    target_radius: float = setting(
-        0.0, "radius at which sampling of an image stops; needs --max_samples"
-    )
-    max_samples: int = setting(
-        0, "maximum number of estimation samples of an adaptive run"
-    )
-    seed: int = setting(0, "seed of all noise")
-
-    chunk_size: int = setting(
-        0, "samples per forward batch (0 = chosen for the device)"
-    )
-    devices: int = setting(
-        0, "number of devices that share the samples (0 = all of this process)"
-    )
-    distributed: bool = setting(
-        False, "divide the images among processes by jax.distributed"
-    )
-    coordinator: str = setting(
-        "", "host:port of process 0; default: detected from the cluster"
-    )
-    num_processes: int = setting(
-        0, "number of processes; default: detected from the cluster"
-    )
-    process_id: int = setting(
-        -1, "index of this process; default: detected from the cluster"
-    )
-    profile_dir: str = setting("", "folder for a profile of the second batch")
-    radii: tuple[str, ...] = setting((), "radii of the table; default: a round grid")
-
-    def __post_init__(self) -> None:
-        """Raises ValueError or TypeError naming the first bad setting."""
-        super().__post_init__()
-        vote_counts.check_sigma(self.sigma)
-        _validate.integer(0, chunk_size=self.chunk_size, devices=self.devices)
-        _validate.seed(seed=self.seed)
-        if self.chunk_size % vote_counts.BLOCK_SIZE:
-            raise ValueError(
-                f"Expected chunk_size as a multiple of {vote_counts.BLOCK_SIZE}, got "
-                f"{self.chunk_size}."
-            )
-        self._check_adaptive()
-        _check_norms(self, None)
-        self.table_radii()
-        classifiers.check_source(self)
-        if not self.distributed and (
-            self.coordinator or self.num_processes or self.process_id >= 0
-        ):
-            raise ValueError(
-                "Expected --distributed with --coordinator, --num_processes and "
-                "--process_id."
-            )
-
-    def _check_adaptive(self) -> None:
-        _validate.integer(0, max_samples=self.max_samples)
-        if not 0 <= self.target_radius < math.inf:
-            raise ValueError(f"Expected target_radius >= 0, got {self.target_radius}.")
-        if self.target_radius and not self.max_samples:
-            raise ValueError("Expected --max_samples with --target_radius.")
-        fixed = (self.runner_up, self.votes, self.method)
-        if self.max_samples and fixed != ("complement", "hard", "tight"):
-            raise ValueError(
-                "An adaptive run (--max_samples) takes runner_up=complement, "
-                f"votes=hard and method=tight only, got {', '.join(fixed)}."
-            )
-
-    @property
-    def settings(self) -> settings.Settings:
-        """Settings that determine the rows."""
-        return settings.from_flags(flags_from_config.flags_of(self))
-
-    def table_radii(self) -> list[float]:
-        """The radii asked for, as numbers."""
-        try:
-            radii = [float(text) for text in self.radii]
-        except ValueError:
-            radii = [math.nan]
-        if not all(math.isfinite(radius) and radius >= 0 for radius in radii):
-            text = ",".join(self.radii)
-            raise ValueError(f"Expected radii as numbers >= 0, got {text}.")
-        return radii
 
 
 def run(config: CertifyConfig) -> dict[str, Any]:
@@ -166,7 +48,7 @@ def run(config: CertifyConfig) -> dict[str, Any]:
     """
 
     def check(dataset: data.Dataset) -> None:
-        _check_norms(config, dataset)
+        config.check_norms(dataset)
         _warn_of_few_samples(config, dataset.num_classes)
         here.mesh(config.devices)  # raises an error if there are fewer devices
 
@@ -194,26 +76,6 @@ def run(config: CertifyConfig) -> dict[str, Any]:
                 f"idx {listed}. All other rows are complete."
             )
         return summary
-
-
-def _check_norms(config: CertifyConfig, dataset: data.Dataset | None) -> None:
-    """Raises the errors of `certify` that are known before it runs."""
-    plain = [n for n in config.norms if norms.subspace_name(n) is None]
-    smoothing.settings.Settings(
-        sigma=config.sigma,
-        shape=dataset.images.shape[1:] if dataset else (1,),
-        num_classes=dataset.num_classes if dataset else 2,
-        num_selection=config.num_selection,
-        num_estimation=config.settings.most_samples,
-        alpha=config.alpha,
-        order=config.order,
-        norms=config.norms if dataset or not config.norms else tuple(plain or ["l2"]),
-        runner_up=config.runner_up,
-        votes=config.votes,
-        form=config.form,
-        method=config.method,
-        masks=config.settings.load_masks() if dataset else {},
-    )
 
 
 def _warn_of_few_samples(config: CertifyConfig, num_classes: int) -> None:

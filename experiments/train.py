@@ -6,11 +6,12 @@
 `--help` lists the settings; the trained model is `<workdir>/checkpoint`.
 """
 
+from robustjax_experiments.configs.training import TrainConfig
 from robustjax_experiments.harness import flags_from_config
 from robustjax_experiments.training import recipe
 
 
-def main(config: recipe.TrainConfig) -> None:
+def main(config: TrainConfig) -> None:
     """Trains and prints the accuracies."""
     metrics = recipe.run(config)
     print(
@@ -20,4 +21,4 @@ def main(config: recipe.TrainConfig) -> None:
 
 
 if __name__ == "__main__":
-    flags_from_config.launch(recipe.TrainConfig, main)
+    flags_from_config.launch(TrainConfig, main)

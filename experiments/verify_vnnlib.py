@@ -16,7 +16,6 @@ content; other settings or files need another workdir.
 """
 
 import csv
-import dataclasses
 import io
 import pathlib
 import time
@@ -26,12 +25,12 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from robustjax_experiments.configs import fields
+from robustjax_experiments.configs.vnnlib import VnnlibConfig
 from robustjax_experiments.harness import flags_from_config, stopping
-from robustjax_experiments.harness.flags_from_config import setting
 from robustjax_experiments.studies import vnnlib_decision
 
-from robustjax import _validate, bounds, data, results
-from robustjax.bounds import methods
+from robustjax import bounds, data, results
 from robustjax.results.run_folder import atomic
 
 _ANSWERS = ("unsat", "sat", "unknown", "error")
@@ -41,48 +40,6 @@ _COLUMNS = (*_SHOWN, *_DECISIVE, "reason")
 _OPERATIONAL = ("workdir", "instances", "onnx", "vnnlib", "allow_version_change")
 _ERRORS = (ValueError, OSError, bounds.UnsupportedError, jax.errors.JaxRuntimeError)
 _TIMEOUT = 60.0  # seconds, where neither the settings nor the list say
-
-
-@dataclasses.dataclass(frozen=True)
-class VnnlibConfig:
-    """Settings of a run; raises an error that names a bad value."""
-
-    instances: str = setting(
-        "", "CSV file with the columns network, property and seconds"
-    )
-    onnx: str = setting("", "file of an ONNX network")
-    vnnlib: str = setting("", "file of its VNN-LIB property")
-    workdir: str = setting(
-        "", "folder for results.csv; default: only print the answers"
-    )
-    method: str = setting(
-        "alpha", f"method of the bounds: {', '.join(methods.METHODS)}"
-    )
-    num_steps: int = setting(50, "steps of Adam, for method=alpha")
-    max_boxes: int = setting(20000, "maximum number of boxes in branch and bound")
-    timeout: float = setting(
-        0.0, "time limit per instance in seconds (0 = that of the list, or 60)"
-    )
-    attack_steps: int = setting(200, "gradient steps of each start of PGD")
-    attack_restarts: int = setting(10, "random starts of PGD")
-    seed: int = setting(0, "seed of the attack")
-    allow_version_change: bool = setting(
-        False, "resume a run of other software or hardware; results may differ"
-    )
-
-    def __post_init__(self) -> None:
-        """Raises ValueError or TypeError naming the first bad setting."""
-        if bool(self.instances) == bool(self.onnx) or bool(self.onnx) != bool(
-            self.vnnlib
-        ):
-            raise ValueError("Expected --instances, or both --onnx and --vnnlib.")
-        _validate.one_of(methods.METHODS, method=self.method)
-        _validate.integer(
-            1, num_steps=self.num_steps, max_boxes=self.max_boxes,
-            attack_steps=self.attack_steps, attack_restarts=self.attack_restarts,
-        )  # fmt: skip
-        _validate.at_least(0, timeout=self.timeout)
-        _validate.seed(seed=self.seed)
 
 
 def main(config: VnnlibConfig) -> None:
@@ -177,8 +134,8 @@ def _known(
     inputs += [path for instance in instances for path in instance[:2] if _digest(path)]
     messages = results.start_run(
         folder,
-        flags=flags_from_config.flags_of(config),
-        flags_text=flags_from_config.flags_text(config),
+        flags=fields.flags_of(config),
+        flags_text=fields.flags_text(config),
         facts={},
         operational=_OPERATIONAL,
         expected_entries=_entries(folder, inputs),

@@ -135,6 +135,18 @@ class ImportsTest(absltest.TestCase):
         }
         self.assertLessEqual(used, {"sampling", "confidence"})
 
+    def test_settings_of_scripts_know_no_script(self):
+        """They are imported by runs and reports, and import neither."""
+        folder = _ROOT.parent / "experiments/robustjax_experiments"
+        offenders = [
+            f"{path}: {name}"
+            for path in folder.glob("configs/*.py")
+            for name in _imports(path)
+            if name.startswith("robustjax_experiments.")
+            and not name.startswith("robustjax_experiments.configs.")
+        ]
+        self.assertEmpty(offenders)
+
     def test_no_folder_is_crowded(self):
         count = collections.Counter(
             path.parent for path in _files() if path.name != "__init__.py"

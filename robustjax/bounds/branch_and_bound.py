@@ -79,7 +79,7 @@ def verify_property(
         time_limit: in seconds, after which no batch is begun.
 
     Returns:
-        An `PropertyResult`.
+        A `PropertyResult`.
 
     Raises:
         ValueError: if shapes do not match, or the box is empty or not finite.
@@ -138,7 +138,7 @@ def verify_cases(
             input, or another one to report in its place, or None to search on.
 
     Returns:
-        An `PropertyResult`.
+        A `PropertyResult`.
 
     Raises:
         ValueError: if shapes do not match, a box is empty, or anything is not finite.

@@ -1,7 +1,7 @@
 """Readers of image data sets in their official formats, as NumPy arrays in [0, 1].
 
 `load` reads a data set by name; the readers behind it are the modules `idx`, `cifar`,
-`gtsrb`, `folders`, `arrays` (npz), `digits` and `huggingface`. Nothing is downloaded
+`gtsrb`, `image_folder`, `npz`, `digits` and `huggingface`. Nothing is downloaded
 except by `hf:` names, and nothing is ever unpickled. `read_vnnlib` and `read_instances`
 read what verifiers are asked about networks.
 """

@@ -112,7 +112,7 @@ def certify_adaptively(
         raise ValueError(f"Expected target_radius >= 0, got {target_radius}.")
     _validate.integer(_FEWEST, max_samples=max_samples)
     vote_counts.check_sigma(sigma)
-    request = Settings(
+    settings = Settings(
         sigma=certification.noise_level(sigma),
         shape=np.shape(x)[1:],
         num_classes=num_classes,
@@ -133,7 +133,7 @@ def certify_adaptively(
         np.arange(len(np.asarray(x)))
         if example_ids is None
         else np.asarray(example_ids),
-        request.sigma,
+        settings.sigma,
         num_classes,
         chunk_size,
         mesh,
@@ -142,11 +142,11 @@ def certify_adaptively(
     first_look = noisy._replace(key=select_key).counts(
         everything, first=0, last=num_selection
     )
-    selected, baseline = certification.select(first_look, request)
+    selected, baseline = certification.select(first_look, settings)
     if order == 0:
-        return _by_sequence(request, noisy, selected=selected, target=target_radius)
+        return _by_sequence(settings, noisy, selected=selected, target=target_radius)
     return _by_stages(
-        request, noisy, selected=selected, baseline=baseline, target=target_radius
+        settings, noisy, selected=selected, baseline=baseline, target=target_radius
     )
 
 
@@ -217,35 +217,35 @@ class _Noisy(NamedTuple):
 
 
 def _by_sequence(
-    request: Settings,
+    settings: Settings,
     noisy: _Noisy,
     *,
     selected: NDArray[np.int32],
     target: float,
 ) -> Certificate:
     """Order 0: counts until the confidence sequence decides."""
-    counts = np.zeros((len(selected), request.num_classes + 1), np.int32)
+    counts = np.zeros((len(selected), settings.num_classes + 1), np.int32)
     active, first = np.arange(len(selected)), 0
-    for last in _LOOKS(request.num_estimation):
+    for last in _LOOKS(settings.num_estimation):
         if not active.size:
             break
         counts[active] += noisy.counts(active, first=first, last=last)
         votes, _ = vote_counts.votes_of(counts[active], selected[active])
-        active, first = active[~_is_settled(request, votes, last, target)], last
-    return assembly.from_counts(request, counts, selected=selected, bound="sequence")
+        active, first = active[~_is_settled(settings, votes, last, target)], last
+    return assembly.from_counts(settings, counts, selected=selected, bound="sequence")
 
 
 def _is_settled(
-    request: Settings, votes: NDArray[np.int32], num_samples: int, target: float
+    settings: Settings, votes: NDArray[np.int32], num_samples: int, target: float
 ) -> NDArray[np.bool_]:
     """Whether the target is reached, or will hardly ever be."""
-    lower = sequences.binomial_sequence_lower(votes, num_samples, alpha=request.alpha)
+    lower = sequences.binomial_sequence_lower(votes, num_samples, alpha=settings.alpha)
     upper = sequences.binomial_sequence_upper(votes, num_samples, alpha=_HOPELESS)
     reached, possible = (
         (p > 0.5)
         & (
             zeroth_order.zeroth_order_radius(
-                p, sigma=request.sigma, norm=request.norms[0], dim=request.dim
+                p, sigma=settings.sigma, norm=settings.norms[0], dim=settings.dim
             )
             >= target
         )
@@ -255,7 +255,7 @@ def _is_settled(
 
 
 def _by_stages(
-    request: Settings,
+    settings: Settings,
     noisy: _Noisy,
     *,
     selected: NDArray[np.int32],
@@ -266,7 +266,7 @@ def _by_stages(
     active, first = np.arange(len(selected)), 0
     sums: moments.Moments | None = None
     parts = []
-    *early, most = _STAGES(request.num_estimation)
+    *early, most = _STAGES(settings.num_estimation)
     # Each stage has to reach into two blocks, for its halves.
     schedule = [n for n in early if n + noise_blocks.BLOCK_SIZE < most] + [most]
     for stage, last in enumerate(schedule, start=1):
@@ -275,12 +275,12 @@ def _by_stages(
         )
         sums = _added(sums, new)
         certificate = assembly.from_moments(
-            request,
+            settings,
             sums,
-            alpha=float(sequences.stage_alpha(stage, alpha=request.alpha)),
+            alpha=float(sequences.stage_alpha(stage, alpha=settings.alpha)),
             stage=stage,
         )
-        is_done = _has_ended(request, certificate, target) | (last == schedule[-1])
+        is_done = _has_ended(settings, certificate, target) | (last == schedule[-1])
         parts.append((active[is_done], _take(vars(certificate), is_done)))
         sums, active, first = _take(sums, ~is_done), active[~is_done], last
         if not active.size:
@@ -292,14 +292,14 @@ def _by_stages(
 
 
 def _has_ended(
-    request: Settings, certificate: Certificate, target: float
+    settings: Settings, certificate: Certificate, target: float
 ) -> NDArray[np.bool_]:
     upper = binomial.clopper_pearson_upper(
         certificate.count, certificate.num_samples, alpha=_HOPELESS
     )
     is_certified = certificate.prediction >= 0
-    reached = is_certified & (certificate.radius[request.norms[0]] >= target)
-    is_invalid = certificate.selected == request.num_classes
+    reached = is_certified & (certificate.radius[settings.norms[0]] >= target)
+    is_invalid = certificate.selected == settings.num_classes
     return reached | (upper <= 0.5) | is_invalid | certificate.failed
 
 

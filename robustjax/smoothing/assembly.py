@@ -27,7 +27,7 @@ from robustjax.smoothing.settings import Settings
 
 
 def from_counts(
-    request: Settings,
+    settings: Settings,
     counts: NDArray[np.int32],
     *,
     selected: NDArray[np.int32],
@@ -40,7 +40,7 @@ def from_counts(
     are of a fixed number of samples, or of any number with bound="sequence".
 
     Args:
-        request: what is asked for.
+        settings: what is asked for.
         counts: samples won by each class, the last column invalid ones.
         selected: class A of each example.
         bound: "clopper_pearson" or "sequence", which holds at any stopping time.
@@ -53,7 +53,7 @@ def from_counts(
     votes, runner_up_votes = vote_counts.votes_of(counts, selected)
     if bound == "sequence":
         p_lower = sequences.binomial_sequence_lower(
-            votes, num_samples, alpha=request.alpha
+            votes, num_samples, alpha=settings.alpha
         )
         p_upper = 1 - p_lower
     else:
@@ -61,12 +61,12 @@ def from_counts(
             votes,
             runner_up_votes,
             num_samples,
-            alpha=request.alpha,
-            num_classes=request.num_classes,
-            runner_up=request.runner_up,
+            alpha=settings.alpha,
+            num_classes=settings.num_classes,
+            runner_up=settings.runner_up,
         )
     return _certificate(
-        request,
+        settings,
         probability=(p_lower, p_upper),
         gradient={},
         counts=counts,
@@ -78,7 +78,7 @@ def from_counts(
 
 
 def from_moments(
-    request: Settings,
+    settings: Settings,
     sums: moments.Moments,
     *,
     alpha: float | None = None,
@@ -90,33 +90,33 @@ def from_moments(
     `budget`.
 
     Args:
-        request: what is asked for.
+        settings: what is asked for.
         sums: sums over the noise samples, as NumPy arrays.
-        alpha: failure probability of this stage, request.alpha by default.
+        alpha: failure probability of this stage, settings.alpha by default.
         stage: in which an adaptive run ended.
 
     Returns:
         The certificates; examples with sums that are not finite have `failed`.
     """
-    alpha = request.alpha if alpha is None else alpha
-    share = budget.split((), alpha=alpha).probability if request.order else alpha
+    alpha = settings.alpha if alpha is None else alpha
+    share = budget.split((), alpha=alpha).probability if settings.order else alpha
     p_lower = gradient_norms.class_probability_lower(
-        sums, alpha=share, votes=request.votes
+        sums, alpha=share, votes=settings.votes
     )
     return _certificate(
-        request,
+        settings,
         probability=(p_lower, 1 - p_lower),
-        gradient=_gradient(request, sums, p_lower, alpha=alpha),
+        gradient=_gradient(settings, sums, p_lower, alpha=alpha),
         counts=np.asarray(sums.counts),
         selected=np.asarray(sums.selected),
-        bound="betting" if request.votes == "soft" else "clopper_pearson",
+        bound="betting" if settings.votes == "soft" else "clopper_pearson",
         stage=stage,
         failed=~moment_sums.is_finite(sums),
     )
 
 
 def _gradient(
-    request: Settings,
+    settings: Settings,
     sums: moments.Moments,
     p_lower: NDArray[np.float64],
     *,
@@ -126,13 +126,13 @@ def _gradient(
 
     Every budget has the same share for p_lower.
     """
-    if request.order == 0:
+    if settings.order == 0:
         return {}
     shares = budget.events(
-        request.norms,
+        settings.norms,
         alpha=alpha,
-        simultaneous=request.simultaneous,
-        method=request.method,
+        simultaneous=settings.simultaneous,
+        method=settings.method,
     )
     paid: Any = None
     found = {}
@@ -143,27 +143,27 @@ def _gradient(
                 p_lower,
                 sums,
                 levels=share.gradient,
-                method=request.method,
-                subspaces=request.subspaces or {},
-                votes=request.votes,
+                method=settings.method,
+                subspaces=settings.subspaces or {},
+                votes=settings.votes,
             )
-        found[norm] = _evidence_of(norm, bounds, request)
+        found[norm] = _evidence_of(norm, bounds, settings)
     return found
 
 
 def _evidence_of(
-    norm: str, bounds: gradient_norms.GradientBounds, request: Settings
+    norm: str, bounds: gradient_norms.GradientBounds, settings: Settings
 ) -> GradientEstimates:
     name = norms.subspace_name(norm)
     return GradientEstimates(
         bounds.dual_estimate(norm),
-        bounds.dual_upper(norm, dim=request.dim),
+        bounds.dual_upper(norm, dim=settings.dim),
         bounds.l2_lower if name is None else bounds.complement_lower[name],
     )
 
 
 def _certificate(
-    request: Settings,
+    settings: Settings,
     *,
     probability: tuple[NDArray[np.float64], NDArray[np.float64]],
     gradient: Mapping[str, GradientEstimates],
@@ -175,15 +175,15 @@ def _certificate(
 ) -> Certificate:
     p_lower = np.where(failed, 0.0, probability[0])
     p_upper = np.where(failed, 1.0, probability[1])
-    is_certified = (p_lower > p_upper) & (selected < request.num_classes)
+    is_certified = (p_lower > p_upper) & (selected < settings.num_classes)
     votes, runner_up_votes = vote_counts.votes_of(counts, selected)
-    zeroth = _zeroth_radii(request, p_lower, p_upper)
+    zeroth = _zeroth_radii(settings, p_lower, p_upper)
     radii = {
         norm: np.maximum(
             zeroth[norm],
-            0.0 if not gradient else _first_radius(request, norm, p_lower, gradient),
+            0.0 if not gradient else _first_radius(settings, norm, p_lower, gradient),
         )
-        for norm in request.norms
+        for norm in settings.norms
     }
     return Certificate(
         prediction=np.where(is_certified, selected, vote_counts.ABSTAIN).astype(
@@ -193,21 +193,21 @@ def _certificate(
         p_lower=p_lower,
         count=votes,
         num_samples=counts.sum(axis=-1, dtype=np.int32),
-        alpha=request.alpha,
-        sigma=request.sigma,
-        simultaneous=request.simultaneous or request.order == 0,
+        alpha=settings.alpha,
+        sigma=settings.sigma,
+        simultaneous=settings.simultaneous or settings.order == 0,
         num_invalid=counts[:, -1],
         p_upper=p_upper,
         runner_up_count=runner_up_votes,
-        runner_up=request.runner_up,
-        votes=request.votes,
+        runner_up=settings.runner_up,
+        votes=settings.votes,
         selected=selected,
         counts=counts,
-        num_selection=request.num_selection,
-        order=request.order,
+        num_selection=settings.num_selection,
+        order=settings.order,
         zeroth_radius={n: np.where(is_certified, r, 0.0) for n, r in zeroth.items()},
         gradient=dict(gradient),
-        form=request.form,
+        form=settings.form,
         bound=bound,
         stage=np.broadcast_to(np.int32(stage), selected.shape).copy(),
         failed=failed,
@@ -215,22 +215,22 @@ def _certificate(
 
 
 def _zeroth_radii(
-    request: Settings, p_lower: NDArray[np.float64], p_upper: NDArray[np.float64]
+    settings: Settings, p_lower: NDArray[np.float64], p_upper: NDArray[np.float64]
 ) -> dict[str, Any]:
     return {
         norm: zeroth_order.zeroth_order_radius(
             p_lower,
-            sigma=request.sigma,
-            p_upper=None if request.runner_up == "complement" else p_upper,
+            sigma=settings.sigma,
+            p_upper=None if settings.runner_up == "complement" else p_upper,
             norm=norm,
-            dim=request.dim,
+            dim=settings.dim,
         )
-        for norm in request.norms
+        for norm in settings.norms
     }
 
 
 def _first_radius(
-    request: Settings,
+    settings: Settings,
     norm: str,
     p_lower: NDArray[np.float64],
     gradient: Mapping[str, GradientEstimates],
@@ -240,7 +240,7 @@ def _first_radius(
         gradient[norm].dual_upper,
         gradient[norm].length_lower,
         norm=norm,
-        dim=request.dim,
-        sigma=request.sigma,
-        form=request.form,
+        dim=settings.dim,
+        sigma=settings.sigma,
+        form=settings.form,
     )

@@ -123,7 +123,7 @@ def certify(
         the "tight" bounds and the "cells" form are ours.
     """
     vote_counts.check_sigma(sigma)
-    request = Settings(
+    settings = Settings(
         sigma=noise_level(sigma),
         shape=np.shape(x)[1:],
         num_classes=num_classes,
@@ -147,7 +147,7 @@ def certify(
             key,
             fn,
             x,
-            sigma=request.sigma,
+            sigma=settings.sigma,
             num_samples=num_samples,
             num_classes=num_classes,
             example_ids=example_ids,
@@ -155,45 +155,45 @@ def certify(
             mesh=mesh,
         )
 
-    selected, baseline = select(count(select_key, num_selection), request)
-    if not request.gradient_samples:
+    selected, baseline = select(count(select_key, num_selection), settings)
+    if not settings.gradient_samples:
         counts = np.asarray(count(estimate_key, num_estimation))
-        return assembly.from_counts(request, counts, selected=selected)
+        return assembly.from_counts(settings, counts, selected=selected)
     sums = moments.class_moments(
         estimate_key,
         fn,
         x,
-        sigma=request.sigma,
+        sigma=settings.sigma,
         num_samples=num_estimation,
         num_classes=num_classes,
         selected=selected,
         baseline=baseline,
-        subspaces=tuple(request.subspaces.values()),
+        subspaces=tuple(settings.subspaces.values()),
         votes=votes,
-        with_bets=request.order == 1,
+        with_bets=settings.order == 1,
         example_ids=example_ids,
         chunk_size=chunk_size,
         mesh=mesh,
     )
-    return assembly.from_moments(request, jax.tree.map(np.asarray, sums))
+    return assembly.from_moments(settings, jax.tree.map(np.asarray, sums))
 
 
 def select(
-    counts: Any, request: Settings
+    counts: Any, settings: Settings
 ) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
     """Class A and the control variate of each example, from selection counts. [host].
 
     Args:
         counts: `[n, k + 1]` of the selection samples.
-        request: what is asked for.
+        settings: what is asked for.
 
     Returns:
         The most frequent class `[n]`, and the constant `[n]` that is taken off f.
     """
     counts = np.asarray(counts)
     selected = np.argmax(counts, axis=-1).astype(np.int32)
-    misses = 1 - np.max(counts, axis=-1, initial=0) / request.num_selection
-    is_one = (misses < _FEW_MISSES) & (request.method == "tight")
+    misses = 1 - np.max(counts, axis=-1, initial=0) / settings.num_selection
+    is_one = (misses < _FEW_MISSES) & (settings.method == "tight")
     return selected, np.where(is_one, 1.0, 0.5).astype(np.float32)
 
 

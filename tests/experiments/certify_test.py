@@ -22,6 +22,7 @@ import run_folders
 import sample_classifiers
 from absl import flags
 from absl.testing import absltest, parameterized
+from robustjax_experiments.configs import fields
 from robustjax_experiments.harness import flags_from_config
 
 from robustjax import models, results
@@ -113,7 +114,7 @@ class RunTest(InFolder):
 
     def test_flags_reload_to_the_same_configuration(self):
         config = self.replace(alpha=0.01, radii=("0", "0.5"), distributed=False)
-        text = flags_from_config.flags_text(config)
+        text = fields.flags_text(config)
         path = self.folder / "flags.txt"
         path.write_text(text)
         values = flags.FlagValues()

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import absltest, parameterized
+from robustjax_experiments.configs.contrastive import METHODS
 from robustjax_experiments.studies import contrastive_methods, contrastive_training
-from robustjax_experiments.studies.contrastive_methods import METHODS, Objective
+from robustjax_experiments.studies.contrastive_methods import Objective
 
 from robustjax import contrastive as losses
 

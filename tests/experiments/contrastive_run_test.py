@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import run_folders
 from absl.testing import absltest, parameterized
+from robustjax_experiments.configs.contrastive import METHODS
 from robustjax_experiments.reports import contrastive as contrastive_report
 from robustjax_experiments.studies import (
     contrastive_evaluation,
     contrastive_methods,
     contrastive_training,
 )
-from robustjax_experiments.studies.contrastive_methods import METHODS, Objective
+from robustjax_experiments.studies.contrastive_methods import Objective
 from robustjax_experiments.training import recipe
 
 from robustjax import data, models, results
@@ -46,7 +47,7 @@ def _shared_step(objective, optimizer):
     """The training step of a method, compiled once for all runs with its settings."""
     settings = dataclasses.replace(
         objective.settings, workdir="any", methods=("adv",), probes=("standard",),
-        transfer="",
+        transfer="", seed=0,
     )  # fmt: skip
     key = objective.method, settings
     if key not in _steps:
@@ -178,19 +179,27 @@ class RunTest(_SharesSteps):
         with self.assertRaisesRegex(ValueError, "temperature"):
             contrastive.run(dataclasses.replace(config, temperature=0.1))
 
-    def test_a_seed_is_the_same_alone_and_among_others(self):
+    @pytest.mark.slow
+    def test_a_seed_is_the_same_alone(self):
+        self._check_seed_1(num_seeds=1)
+
+    def test_a_seed_is_the_same_among_others(self):
+        self._check_seed_1(num_seeds=2)
+
+    def _check_seed_1(self, num_seeds):
+        """It is the second seed of the whole run, and the first here."""
         images = data.load("digits", split="train").images[:128]
-        alone = _config("unused", num_seeds=1, seed=1)
+        other = _config("unused", num_seeds=num_seeds, seed=1)
         contrastive_training.train(
-            alone, _objective(alone, "simclr", images), images,
-            folder=self.folder / "methods" / "simclr", name="alone",
+            other, _objective(other, "simclr", images), images,
+            folder=self.folder / "methods" / "simclr", name="other",
         )  # fmt: skip
-        (_, *single), (_, *both) = (
+        (_, *others), (_, *both) = (
             _metrics(folder, "simclr") for folder in (self.folder, self.whole)
         )
         for place in (0, 1):
             first, second = (float(line[2]) for line in both[2 * place :][:2])
-            found = float(single[place][2])
+            found = float(others[num_seeds * place][2])
             self.assertAlmostEqual(second, found, delta=1e-4 * found)
             self.assertGreater(abs(first - second), 1e-3 * found)
 

@@ -19,10 +19,11 @@ from absl.testing import absltest, parameterized
 from robustjax_experiments.harness import encoders
 from robustjax_experiments.reports import synbench as synbench_report
 
-from robustjax import models
+from robustjax import data, models
 from robustjax import synbench as synbench_package
 from robustjax.results.run_folder import provenance
 
+_load = data.load
 _HERE = pathlib.Path(__file__).parent
 pytestmark = pytest.mark.filterwarnings("ignore:.*a perfect representation")
 
@@ -37,12 +38,24 @@ def _config(folder):
     )  # fmt: skip
 
 
+def _few_digits():
+    """A split has 256 images, one batch of the shape that scores take."""
+
+    @functools.cache
+    def load(name, **options):
+        whole = _load(name, **options)
+        return whole._replace(images=whole.images[:256], labels=whole.labels[:256])
+
+    return mock.patch.object(data, "load", load)
+
+
 @functools.cache
 def _finished_run():
     """Files and summary of a run of three encoders, and what it warned of."""
     with (
         tempfile.TemporaryDirectory() as folder,
         run_folders.pictures(are_drawn=True),
+        _few_digits(),
         warnings.catch_warnings(record=True) as caught,
     ):
         warnings.simplefilter("always")
@@ -55,6 +68,7 @@ class RunTest(parameterized.TestCase):
         super().setUp()
         self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         self.enterContext(run_folders.pictures(are_drawn=False))
+        self.enterContext(_few_digits())
         self.enterContext(mock.patch.object(sys, "path", [*sys.path, str(_HERE)]))
         self.config = _config(self.folder / "run")
 

@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from robustjax_experiments.harness import flags_from_config
+from robustjax_experiments.configs.synbench import SynBenchConfig, trained_name
 from robustjax_experiments.training import recipe
 
-from robustjax import _callables, _validate, data, models
+from robustjax import _callables, data, models
 
 MODEL_FOLDER = "models"  # in the run folder, of encoders trained for the run
 _NUM_PROBES = 16  # inputs that tell one encoder from another
@@ -28,32 +28,11 @@ class Encoder(NamedTuple):
     fingerprint: str
 
 
-def check_sources(config: Any) -> None:
-    """Raises ValueError unless at least one encoder is asked for, each by one name."""
-    names = _names(config)
-    if not names:
-        raise ValueError(
-            "Expected --train, --checkpoint, --feature_fn or --pixels, got none."
-        )
-    twice = [name for name in names if names.count(name) > 1]
-    if twice:
-        raise ValueError(f"Expected encoders of different names, got {twice[0]} twice.")
-    for epochs in flags_from_config.integers("train", config.train):
-        _validate.integer(0, train=epochs)
-    for text in config.feature_fn:
-        if ":" not in text:
-            raise ValueError(
-                f"Expected --feature_fn=package.module:factory, got {text!r}."
-            )
-    if config.feature_fn and not _input_shape(config):
-        raise ValueError("Expected --input_shape with --feature_fn, e.g. 224,224,3.")
-
-
-def obtain(config: Any) -> list[Encoder]:
+def obtain(config: SynBenchConfig) -> list[Encoder]:
     """Trains, loads or imports every encoder of a run, in the order of its flags."""
     found = []
     if config.pixels:
-        shape = _input_shape(config) or _dataset_shape(config)
+        shape = config.feature_shape() or _dataset_shape(config)
         found.append(_encoder("pixels", _pixels, shape))
     for text in config.train:
         found.append(_trained(config, int(text)))
@@ -64,37 +43,22 @@ def obtain(config: Any) -> list[Encoder]:
     return found
 
 
-def _names(config: Any) -> list[str]:
-    names = ["pixels"] if config.pixels else []
-    names += [_trained_name(text) for text in config.train]
-    names += [pathlib.Path(path).stem for path in config.checkpoint]
-    return names + [text.replace(":", ".") for text in config.feature_fn]
-
-
-def _trained_name(text: str) -> str:
-    return "untrained" if text == "0" else f"epochs_{text}"
-
-
-def _input_shape(config: Any) -> tuple[int, ...]:
-    return flags_from_config.integers("input_shape", config.input_shape)
-
-
 def _pixels(x: jax.Array) -> jax.Array:
     return x.reshape(len(x), -1)
 
 
-def _dataset_shape(config: Any) -> tuple[int, ...]:
+def _dataset_shape(config: SynBenchConfig) -> tuple[int, ...]:
     dataset = data.load(config.dataset, split="train", data_dir=config.data_dir or None)
     return dataset.images.shape[1:]
 
 
-def _hidden(config: Any) -> int:
+def _hidden(config: SynBenchConfig) -> int:
     return config.hidden if config.model in ("mlp", "cnn") else 0
 
 
-def _trained(config: Any, epochs: int) -> Encoder:
+def _trained(config: SynBenchConfig, epochs: int) -> Encoder:
     """The layers before the head of a classifier trained for `epochs` epochs."""
-    name = _trained_name(str(epochs))
+    name = trained_name(epochs)
     if epochs == 0:
         shape = _dataset_shape(config)
         settings = recipe.TrainConfig(
@@ -116,7 +80,7 @@ def _trained(config: Any, epochs: int) -> Encoder:
     return _of_checkpoint(name, models.load(found["checkpoint"]))
 
 
-def _loaded(config: Any, path: str) -> Encoder:
+def _loaded(config: SynBenchConfig, path: str) -> Encoder:
     """A folder of train.py, or a vision transformer in one file."""
     name = pathlib.Path(path).stem
     if os.path.isdir(path):
@@ -136,13 +100,13 @@ def _of_checkpoint(name: str, checkpoint: models.Checkpoint) -> Encoder:
     return _encoder(name, features, checkpoint.input_shape)
 
 
-def _imported(config: Any, text: str) -> Encoder:
+def _imported(config: SynBenchConfig, text: str) -> Encoder:
     """Calls the user's `factory()`; with --on_host its function takes NumPy arrays."""
     try:
         factory = _callables.named(text)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"Cannot import --feature_fn={text}: {error}.") from None
-    shape = _input_shape(config)
+    shape = config.feature_shape()
     name = text.replace(":", ".")
     return _encoder(name, factory(), shape, is_on_host=config.on_host)
 

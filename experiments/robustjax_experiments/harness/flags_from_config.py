@@ -1,8 +1,8 @@
 """Converts flags to a frozen configuration, and errors to exit codes.
 
-A script keeps its settings in one frozen dataclass. Every field becomes a flag of the
-same name, so that `flags.txt` reloads with `--flagfile`, and `run(config)` never looks
-at flags: tests and notebooks call it directly.
+Every field of a `RunConfig` becomes a flag of the same name, so that `flags.txt`
+reloads with `--flagfile`. `run(config)` never looks at flags: tests and notebooks call
+it directly.
 """
 
 import contextlib
@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 import jax
 from absl import app, flags, logging
+from robustjax_experiments.configs.fields import RunConfig
 from robustjax_experiments.harness import stopping
 
 from robustjax.results.run_folder import locks
 
-Config = TypeVar("Config")
-Number = TypeVar("Number", int, float)
+Config = TypeVar("Config", bound=RunConfig)
 
 _EXPERIMENTS = pathlib.Path(__file__).resolve().parents[2]
 _DEFINE: dict[Any, Callable[..., Any]] = {
@@ -31,29 +31,6 @@ _DEFINE: dict[Any, Callable[..., Any]] = {
     bool: flags.DEFINE_bool,
     tuple[str, ...]: flags.DEFINE_list,
 }
-
-
-def setting(default: Any, help_text: str) -> Any:
-    """A field of a configuration: its default and the text of `--help`."""
-    return dataclasses.field(default=default, metadata={"help": help_text})
-
-
-def numbers(name: str, texts: Sequence[str]) -> tuple[float, ...]:
-    """Returns the numbers of a list flag.
-
-    Raises:
-        ValueError: if an item is not a number.
-    """
-    return tuple(_number(float, name, text) for text in texts)
-
-
-def integers(name: str, texts: Sequence[str]) -> tuple[int, ...]:
-    """Returns the integers of a list flag.
-
-    Raises:
-        ValueError: if an item is not a number.
-    """
-    return tuple(_number(int, name, text) for text in texts)
 
 
 def launch(
@@ -98,7 +75,7 @@ def launch(
 
 
 def define_flags(
-    config_class: type, *, flag_values: flags.FlagValues = flags.FLAGS
+    config_class: type[RunConfig], *, flag_values: flags.FlagValues = flags.FLAGS
 ) -> None:
     """Defines one flag for each field of a configuration."""
     types = typing.get_type_hints(config_class)
@@ -121,38 +98,17 @@ def config_from_flags(
     """The configuration that the parsed flags describe."""
     types = typing.get_type_hints(config_class)
     values: dict[str, Any] = {name: flag_values[name].value for name in types}
-    lists = {name for name, kind in types.items() if kind == tuple[str, ...]}
-    return config_class(
-        **{name: tuple(v) if name in lists else v for name, v in values.items()}
-    )
+    for name, kind in types.items():
+        if kind == tuple[str, ...]:
+            values[name] = tuple(values[name])
+    return config_class(**values)
 
 
-def flags_of(config: Any) -> dict[str, str]:
-    """Every setting as the text that its flag would be given."""
-    return {
-        field.name: _text(getattr(config, field.name))
-        for field in dataclasses.fields(config)
-    }
-
-
-def flags_text(config: Any) -> str:
-    """The settings as `--name=value` lines, which `--flagfile` reads back."""
-    return "".join(f"--{name}={text}\n" for name, text in flags_of(config).items())
-
-
-def _locked(config: Any) -> contextlib.AbstractContextManager[None]:
+def _locked(config: RunConfig) -> contextlib.AbstractContextManager[None]:
     """The lock of the run folder; of processes that share one each takes its own."""
     if not config.workdir or getattr(config, "distributed", False):
         return contextlib.nullcontext()
     return locks.run_folder(config.workdir)
-
-
-def _number(kind: Callable[[str], Number], name: str, text: str) -> Number:
-    try:
-        return kind(text)
-    except ValueError:
-        what = "integers" if kind is int else "numbers"
-        raise ValueError(f"Expected --{name} as {what}, got {text!r}.") from None
 
 
 def _log_briefly() -> None:
@@ -166,12 +122,6 @@ def _log_briefly() -> None:
                 or _EXPERIMENTS in pathlib.Path(record.pathname).parents
             )
         )
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(value)
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _fail(error: BaseException) -> typing.NoReturn:

@@ -4,67 +4,27 @@ What `certify`, `verify_linf` and `verify_semantic` have in common.
 """
 
 import contextlib
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import logging
+from robustjax_experiments.configs import fields
+from robustjax_experiments.configs.images import MODEL_FOLDER, ImageRunConfig
 from robustjax_experiments.harness import (
     classifiers,
-    flags_from_config,
     image_selection,
     processes,
 )
-from robustjax_experiments.harness.flags_from_config import setting
 
-from robustjax import _validate, data, results
+from robustjax import _callables, data, results
 
 _RANGE = ("start", "skip", "max_examples")
 OPERATIONAL = (  # flags that change no row, in all scripts
     "workdir", "data_dir", "checkpoint", "compile_cache", "allow_version_change",
 )  # fmt: skip
 _ALONE = processes.Process(0, 1)
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageRunConfig:
-    """Images, classifier and folder of a run; raises errors that name bad values."""
-
-    workdir: str = setting("", "folder of the run; an existing run in it is resumed")
-    dataset: str = setting("digits", "name of the data set, see robustjax.data.load")
-    data_dir: str = setting("", "data folder; default: ROBUSTJAX_DATA_DIR")
-    split: str = setting("test", "split of the data set: train or test")
-    start: int = setting(0, "index of the first image")
-    skip: int = setting(1, "stride: use every skip-th image")
-    max_examples: int = setting(0, "maximum number of images (0 = all)")
-
-    model: str = setting(
-        "", "architecture of the model to train; checked for a given model"
-    )
-    checkpoint: str = setting(
-        "", "trained model: a folder written by train.py, or a safetensors file"
-    )
-    apply_fn: str = setting(
-        "", "package.module:factory; factory() returns a classifier"
-    )
-    onnx: str = setting("", "file of an ONNX network")
-    dtype: str = setting("", "compute dtype: float32 or bfloat16; default: the model's")
-    train: tuple[str, ...] = setting(
-        (), "settings of train.py, to train a model in the run folder: epochs=60,..."
-    )
-    compile_cache: str = setting("", "folder of the cache of compiled programs")
-    allow_version_change: bool = setting(
-        False, "resume a run of other software or hardware; results may differ"
-    )
-
-    def __post_init__(self) -> None:
-        """Raises ValueError or TypeError naming the first bad setting."""
-        if not self.workdir:
-            raise ValueError("Expected --workdir to name a folder, got ''.")
-        _validate.integer(0, start=self.start, max_examples=self.max_examples)
-        _validate.integer(1, skip=self.skip)
-        _validate.one_of(("", "float32", "bfloat16"), dtype=self.dtype)
 
 
 class ImageRun(NamedTuple):
@@ -74,6 +34,12 @@ class ImageRun(NamedTuple):
     indices: list[int]  # of all its images
     apply_fn: Callable[[jax.Array], jax.Array]
     folder: results.RunFolder
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        """Classes `[n]` of images `[n, h, w, c]`, from one compiled call."""
+        return np.asarray(
+            _callables.applied(_callables.as_partial(self.apply_fn), images)
+        ).argmax(axis=-1)
 
 
 def load_images(config: ImageRunConfig) -> tuple[data.Dataset, list[int]]:
@@ -129,19 +95,19 @@ def open_run(
     dataset, indices = load_images(config)
     check(dataset)
     identity: dict[str, Any] = {
-        "flags": flags_from_config.flags_of(config),
+        "flags": fields.flags_of(config),
         "operational": (*OPERATIONAL, *operational),
         "allow_version_change": config.allow_version_change,
-        "expected_entries": (classifiers.MODEL_FOLDER,),
+        "expected_entries": (MODEL_FOLDER,),
     }
     known = {"data": data.fingerprint(dataset), **(facts or {})}
     results.check_run(config.workdir, facts=known, **identity)
-    classifier = classifiers.obtain(config, dataset, here)
+    classifier = classifiers.obtain(config, dataset, here, sigma=config.training_sigma)
     if not here.is_first:
         here.wait_for_all("folder")
     with results.open_run(
         config.workdir,
-        flags_text=flags_from_config.flags_text(config),
+        flags_text=fields.flags_text(config),
         columns=columns,
         facts=known | {"model": classifier.fingerprint},
         range_flags=_RANGE,

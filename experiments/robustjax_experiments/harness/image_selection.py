@@ -1,11 +1,11 @@
 """Selection of the images of a run."""
 
-from typing import Any
+from robustjax_experiments.configs.images import ImageRunConfig
 
 from robustjax.results.certification import selection
 
 
-def indices(config: Any, num_images: int) -> list[int]:
+def indices(config: ImageRunConfig, num_images: int) -> list[int]:
     """Indices of the images that --start, --skip and --max_examples choose.
 
     Raises:

@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 from absl import logging
 from jax.extend.backend import clear_backends
+from robustjax_experiments.configs.certification import CertifyConfig
 from robustjax_experiments.harness import stopping
 from robustjax_experiments.harness.peers import Peers
 
@@ -50,7 +50,7 @@ class Process:
 
 
 @contextlib.contextmanager
-def joined(config: Any) -> Iterator[Process]:
+def joined(config: CertifyConfig) -> Iterator[Process]:
     """Joins the other processes if `config.distributed`, and leaves them at the end.
 
     What is not set (coordinator, num_processes, process_id) is found out from the
@@ -79,7 +79,7 @@ def joined(config: Any) -> Iterator[Process]:
             stopping.this_script.forget()
 
 
-def _agree(config: Any) -> tuple[int, int]:
+def _agree(config: CertifyConfig) -> tuple[int, int]:
     """Index of this process and number of processes, from `jax.distributed`.
 
     The processes then leave it: each computes on its own devices, where it needs no

@@ -5,11 +5,12 @@ import pathlib
 from typing import Any
 
 from absl import logging
+from robustjax_experiments.configs.certification import CertifyConfig
 
 from robustjax import plotting, results
 
 
-def write_report(config: Any, folder: results.RunFolder) -> dict[str, Any]:
+def write_report(config: CertifyConfig, folder: results.RunFolder) -> dict[str, Any]:
     """Writes summary.json and curve.png, prints the table; returns the summary."""
     log = results.read_log(folder.path)
     radii = config.table_radii()
@@ -33,7 +34,7 @@ def write_report(config: Any, folder: results.RunFolder) -> dict[str, Any]:
     return summary
 
 
-def _draw(log: results.Log, config: Any, path: pathlib.Path) -> None:
+def _draw(log: results.Log, config: CertifyConfig, path: pathlib.Path) -> None:
     norm = config.norms[0]
     curves = {
         f"{config.dataset}, sigma {config.sigma:g}": (log.correct, log.radius(norm))
@@ -50,7 +51,7 @@ def _draw(log: results.Log, config: Any, path: pathlib.Path) -> None:
         plotting.save(figure, path.with_name("orders.png"))
 
 
-def _table(summary: dict[str, Any], config: Any) -> str:
+def _table(summary: dict[str, Any], config: CertifyConfig) -> str:
     """Certified accuracy against radius in the first norm, as text."""
     norm = config.norms[0]
     figures = summary["norms"][norm]

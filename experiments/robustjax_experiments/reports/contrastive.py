@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
+from robustjax_experiments.configs.contrastive import ContrastiveConfig
 from robustjax_experiments.reports import html_page
 
 from robustjax import plotting
@@ -55,7 +56,7 @@ Table = dict[str, dict[Column, np.ndarray]]  # method -> column -> [seeds]
 
 
 def write_report(
-    config: Any, found: Found, num_test: Mapping[str, int]
+    config: ContrastiveConfig, found: Found, num_test: Mapping[str, int]
 ) -> dict[str, Any]:
     """Writes accuracies.tsv, summary.json, plots and page; prints the tables.
 
@@ -174,7 +175,7 @@ def _difference(
 
 
 def _text(
-    config: Any,
+    config: ContrastiveConfig,
     found: Found,
     tables: Mapping[Group, Table],
     differences: Sequence[Mapping[str, Any]],
@@ -236,7 +237,7 @@ def _percent(values: np.ndarray) -> str:
 
 
 def _write_page(
-    config: Any,
+    config: ContrastiveConfig,
     found: Found,
     tables: Mapping[Group, Table],
     differences: Sequence[Mapping[str, Any]],

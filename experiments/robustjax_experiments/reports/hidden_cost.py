@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
+from robustjax_experiments.configs.hidden_cost import HiddenCostConfig
 from robustjax_experiments.reports import hidden_cost_figures, html_page
 from robustjax_experiments.studies import decision_regions as region_study
 from robustjax_experiments.studies import noise_sweep
@@ -35,7 +36,7 @@ class Run(NamedTuple):
 class Study(NamedTuple):
     """Runs with what was found in them."""
 
-    config: Any
+    config: HiddenCostConfig
     runs: Sequence[Run]
     certified: Mapping[str, hidden_cost.ClasswiseReport]  # by name of the run
     predicted: Mapping[
@@ -80,7 +81,7 @@ def runs_of_logs(logs: Mapping[str, results.Log], *, num_classes: int) -> list[R
 
 
 def write_report(
-    config: Any,
+    config: HiddenCostConfig,
     folder: results.RunFolder,
     runs: Sequence[Run],
     *,
@@ -136,7 +137,7 @@ def write_report(
     return summary
 
 
-def _class_names(config: Any, num_classes: int) -> list[str]:
+def _class_names(config: HiddenCostConfig, num_classes: int) -> list[str]:
     names = list(config.class_names) or [str(i) for i in range(num_classes)]
     if len(names) != num_classes:
         raise ValueError(
@@ -155,7 +156,7 @@ def _p_values(
 
 
 def _classwise(
-    config: Any,
+    config: HiddenCostConfig,
     run: Run,
     predictions: Any,
     *,
@@ -178,7 +179,7 @@ def _classwise(
         raise ValueError(f"{run.name}: {error}") from None
 
 
-def _noise_needed(config: Any) -> dict[str, float]:
+def _noise_needed(config: HiddenCostConfig) -> dict[str, float]:
     """Target radius -> minimum noise level at which it can be certified at all."""
     return {
         f"{radius:g}": float(

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from robustjax_experiments.configs.linf import VerifyConfig
 
 from robustjax import metrics, plotting, results
 
 
-def write_report(config: Any, folder: results.RunFolder) -> dict[str, Any]:
+def write_report(config: VerifyConfig, folder: results.RunFolder) -> dict[str, Any]:
     """Writes summary.json and verified.png, prints the table; returns the summary."""
     log = results.read_log(folder.path)
     proven = log.columns["radius"].astype(float)
@@ -58,7 +59,7 @@ def _draw(
     correct: np.ndarray,
     proven: np.ndarray,
     attacked: np.ndarray,
-    config: Any,
+    config: VerifyConfig,
     path: pathlib.Path,
 ) -> None:
     figure = plotting.certified_accuracy_curve(
@@ -74,7 +75,7 @@ def _draw(
     plotting.save(figure, path)
 
 
-def _table(summary: dict[str, Any], config: Any) -> str:
+def _table(summary: dict[str, Any], config: VerifyConfig) -> str:
     lines = [f"{'linf radius':>12}  proven  not broken by PGD"]
     lines += [
         f"{float(radius):>12g}  {share:>6.3f}  "

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging
+from robustjax_experiments.configs.semantic import SemanticConfig
 
 from robustjax import data, plotting, results, semantic
 
@@ -75,7 +76,7 @@ def of_search(
 
 
 def write_report(
-    config: Any, folder: results.RunFolder, dataset: data.Dataset
+    config: SemanticConfig, folder: results.RunFolder, dataset: data.Dataset
 ) -> dict[str, Any]:
     """Writes summary.json and the plots, prints the table; returns the summary."""
     log = results.read_log(folder.path)
@@ -101,14 +102,16 @@ def _column(log: results.Log, attribute: str, name: str) -> np.ndarray:
     return log.columns[f"{attribute}:{name}"].astype(float)
 
 
-def _largest(config: Any, attribute: str) -> float:
+def _largest(config: SemanticConfig, attribute: str) -> float:
     """The largest radius that is looked for."""
     moving = next(a for a in config.moving() if a.name == attribute)
     limit = config.limit_of(moving)
     return min(limit[0]) if len(limit) == 1 else 1.0
 
 
-def _summary_of(log: results.Log, attribute: str, config: Any) -> dict[str, Any]:
+def _summary_of(
+    log: results.Log, attribute: str, config: SemanticConfig
+) -> dict[str, Any]:
     radius = _column(log, attribute, "radius")
     attack = _column(log, attribute, "attack")
     capped = np.minimum(attack, _largest(config, attribute))
@@ -134,7 +137,7 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else 0.0
 
 
-def _table(summary: dict[str, Any], config: Any) -> str:
+def _table(summary: dict[str, Any], config: SemanticConfig) -> str:
     width = max(len("attribute"), *map(len, config.attributes))
     lines = [
         f"{'attribute':<{width}}  way     certified  of correct     attack  closed  "
@@ -162,7 +165,7 @@ def _table(summary: dict[str, Any], config: Any) -> str:
 
 
 def _draw(
-    config: Any, log: results.Log, dataset: data.Dataset, path: pathlib.Path
+    config: SemanticConfig, log: results.Log, dataset: data.Dataset, path: pathlib.Path
 ) -> None:
     """Histograms of radii, and images at both ends of what is certified."""
     single = [a for a in config.moving() if len(a.names) == 1]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
+from robustjax_experiments.configs.synbench import SynBenchConfig
 from robustjax_experiments.harness.encoders import Encoder
 from robustjax_experiments.reports import html_page
 
@@ -38,7 +39,7 @@ class Scored(NamedTuple):
 
 
 def write_report(
-    config: Any, found: Sequence[Encoder], scored: Mapping[str, Scored]
+    config: SynBenchConfig, found: Sequence[Encoder], scored: Mapping[str, Scored]
 ) -> dict[str, Any]:
     """Writes scores.tsv, summary.json, the plot and the page; prints the table."""
     folder = pathlib.Path(config.workdir)
@@ -128,7 +129,9 @@ def _differences(scored: Mapping[str, Scored]) -> list[dict[str, Any]]:
     return rows
 
 
-def _probe_accuracies(config: Any, found: Sequence[Encoder]) -> dict[str, float]:
+def _probe_accuracies(
+    config: SynBenchConfig, found: Sequence[Encoder]
+) -> dict[str, float]:
     """Test accuracy of a linear probe, of encoders that take images of the data set."""
     train, test = (
         data.load(config.dataset, split=split, data_dir=config.data_dir or None)

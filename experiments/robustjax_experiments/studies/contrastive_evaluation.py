@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from robustjax_experiments.configs.contrastive import ContrastiveConfig
 from robustjax_experiments.studies.contrastive_methods import (
     backbone_variables,
     classifier_variables,
@@ -16,7 +17,6 @@ from robustjax_experiments.studies.contrastive_methods import (
 
 from robustjax import attacks, data, models, probes
 
-PROBES = ("standard", "adversarial", "full")
 _EVALUATION = 0x6576  # keeps these keys apart from those of training
 _TRAIN, _ATTACK = range(2)  # streams of the key of a seed
 _APGD_LOSSES = ("cross_entropy", "dlr")
@@ -26,7 +26,7 @@ Variables = Mapping[str, Any]
 class Cell(NamedTuple):
     """One number of the table."""
 
-    probe: str  # of `PROBES`, or "knn"
+    probe: str  # of `configs.contrastive.PROBES`, or "knn"
     attack: str  # "clean", "fgsm", "pgd", "apgd"
     epsilon: float
     accuracy: float
@@ -35,7 +35,7 @@ class Cell(NamedTuple):
 class Task(NamedTuple):
     """Data on which probes are trained and attacked."""
 
-    config: Any  # ContrastiveConfig
+    config: ContrastiveConfig
     module: nn.Module  # a classifier of robustjax.models, whose head is a probe
     train: data.Dataset
     test: data.Dataset

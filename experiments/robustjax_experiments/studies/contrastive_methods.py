@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from robustjax_experiments.configs.contrastive import ContrastiveConfig, Method
 
 from robustjax import contrastive, models
 from robustjax.contrastive import augmentations, losses
@@ -16,27 +17,6 @@ NUM_ANCHOR_VIEWS = 2  # further views are positives only
 _WATCHED = contrastive.LossAux._fields
 METRICS = ("loss", "clean_loss", "adversarial_loss", *_WATCHED)
 Params = Any
-
-
-class Method(NamedTuple):
-    """Parts of the integrated loss that a method uses."""
-
-    title: str
-    estimator: str = "g0"  # of the mass of negatives: g0, g1 (debiased), g2 (and hard)
-    has_neighbours: bool = False  # several, or mixed ones
-    is_adversarial: bool = False
-
-
-METHODS = {
-    "simclr": Method("SimCLR"),
-    "debiased": Method("Debiased", "g1"),
-    "hard": Method("Debiased + hard", "g2"),
-    "nacl": Method("NaCl", "g2", has_neighbours=True),
-    "adv": Method("Adv", is_adversarial=True),
-    "intcl": Method("IntCL", "g2", is_adversarial=True),
-    "intnacl": Method("IntNaCl", "g2", has_neighbours=True, is_adversarial=True),
-}
-AUGMENTATIONS = ("shift", "crop", "simclr")
 
 
 class Projected(nn.Module):
@@ -97,13 +77,13 @@ class Objective:
         method: what is used of the loss.
         module: `Projected`.
         augment: makes views.
-        settings: of the run, a `ContrastiveConfig`.
+        settings: of the run.
     """
 
     method: Method
     module: Projected
     augment: augmentations.Augmentation
-    settings: Any
+    settings: ContrastiveConfig
 
     @property
     def num_views(self) -> int:

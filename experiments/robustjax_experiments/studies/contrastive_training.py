@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from absl import logging
+from robustjax_experiments.configs.contrastive import ContrastiveConfig
 from robustjax_experiments.harness import processes
 from robustjax_experiments.studies.contrastive_methods import METRICS, Objective
 from robustjax_experiments.training import saved_state
@@ -55,7 +56,7 @@ def seed_keys(seeds: list[int], *, stream: int) -> jax.Array:
     )
 
 
-def make_plan(config: Any, *, num_images: int, work: float) -> Plan:
+def make_plan(config: ContrastiveConfig, *, num_images: int, work: float) -> Plan:
     """Epochs of a method; with --compute_matched those that cost what SimCLR's do."""
     epochs = config.epochs
     if config.compute_matched:
@@ -63,7 +64,9 @@ def make_plan(config: Any, *, num_images: int, work: float) -> Plan:
     return Plan(epochs, num_images // config.batch_size, config.batch_size)
 
 
-def make_optimizer(config: Any, num_steps: int) -> optax.GradientTransformation:
+def make_optimizer(
+    config: ContrastiveConfig, num_steps: int
+) -> optax.GradientTransformation:
     """AdamW at a constant or a cosine learning rate, the latter with a warm-up."""
     rate: Any = config.learning_rate
     if config.schedule == "cosine":
@@ -73,7 +76,7 @@ def make_optimizer(config: Any, num_steps: int) -> optax.GradientTransformation:
 
 
 def train(
-    config: Any,
+    config: ContrastiveConfig,
     objective: Objective,
     images: np.ndarray,
     *,
@@ -212,7 +215,9 @@ def _orders(keys: jax.Array, epoch: jax.Array, *, num_images: int) -> jax.Array:
     return jax.vmap(one)(keys)
 
 
-def _check_finite(losses: np.ndarray, config: Any, *, name: str, epoch: int) -> None:
+def _check_finite(
+    losses: np.ndarray, config: ContrastiveConfig, *, name: str, epoch: int
+) -> None:
     for seed, loss in zip(config.seeds(), losses, strict=True):
         if not math.isfinite(loss):
             raise ValueError(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from robustjax_experiments.configs.hidden_cost import HiddenCostConfig
 from robustjax_experiments.studies import noise_sweep
 
 from robustjax import data, hidden_cost
@@ -29,7 +30,10 @@ class Regions(NamedTuple):
 
 
 def measure(
-    config: Any, dataset: data.Dataset, indices: list[int], model: noise_sweep.Model
+    config: HiddenCostConfig,
+    dataset: data.Dataset,
+    indices: list[int],
+    model: noise_sweep.Model,
 ) -> Regions | None:
     """Measures rays and a slice at every positive noise level; None without rays."""
     images, labels = dataset.images[indices], dataset.labels[indices]
@@ -61,7 +65,7 @@ def measure(
 
 
 def _choose(
-    config: Any,
+    config: HiddenCostConfig,
     dataset: data.Dataset,
     images: np.ndarray,
     labels: np.ndarray,

@@ -3,13 +3,14 @@
 import hashlib
 import pathlib
 import time
-import types
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from robustjax_experiments.configs.hidden_cost import HiddenCostConfig
+from robustjax_experiments.configs.images import MODEL_FOLDER
 from robustjax_experiments.harness import classifiers, processes
 
 from robustjax import data, hidden_cost, results, smoothing
@@ -41,10 +42,10 @@ class Cell(NamedTuple):
 
 def model_folder(train_sigma: float) -> str:
     """Name of the folder of a model trained for the sweep."""
-    return f"{classifiers.MODEL_FOLDER}_{train_sigma:g}"
+    return f"{MODEL_FOLDER}_{train_sigma:g}"
 
 
-def obtain_models(config: Any, dataset: data.Dataset) -> list[Model]:
+def obtain_models(config: HiddenCostConfig, dataset: data.Dataset) -> list[Model]:
     """Trains one model for each noise level, or loads the one that is given.
 
     Raises:
@@ -53,13 +54,13 @@ def obtain_models(config: Any, dataset: data.Dataset) -> list[Model]:
     """
     alone = processes.Process(index=0, count=1)
     if not config.train_levels():
-        given = types.SimpleNamespace(**vars(config), sigma=None)
-        return [Model(GIVEN, classifiers.obtain(given, dataset, alone))]
+        given = classifiers.obtain(config, dataset, alone, sigma=None)
+        return [Model(GIVEN, given)]
     models = []
     for level in config.train_levels():
-        place = str(pathlib.Path(config.workdir, model_folder(level)))
-        own = types.SimpleNamespace(**(vars(config) | dict(sigma=level, workdir=place)))
-        models.append(Model(f"{level:g}", classifiers.obtain(own, dataset, alone)))
+        folder = str(pathlib.Path(config.workdir, model_folder(level)))
+        trained = classifiers.obtain(config, dataset, alone, sigma=level, folder=folder)
+        models.append(Model(f"{level:g}", trained))
     return models
 
 
@@ -76,7 +77,7 @@ def cells(models: list[Model], sigmas: list[float]) -> list[Cell]:
 
 
 def measure(
-    config: Any,
+    config: HiddenCostConfig,
     dataset: data.Dataset,
     indices: list[int],
     sweep: list[Cell],
@@ -109,7 +110,7 @@ def measure(
 
 
 def _rows(
-    config: Any, dataset: data.Dataset, batch: list[int], cell: Cell
+    config: HiddenCostConfig, dataset: data.Dataset, batch: list[int], cell: Cell
 ) -> Iterator[dict[str, Any]]:
     began = time.perf_counter()
     decided = _decide(config, dataset, batch, cell)
@@ -140,7 +141,7 @@ class _Decided(NamedTuple):
 
 
 def _decide(
-    config: Any, dataset: data.Dataset, batch: list[int], cell: Cell
+    config: HiddenCostConfig, dataset: data.Dataset, batch: list[int], cell: Cell
 ) -> _Decided:
     images, num_classes = dataset.images[batch], dataset.num_classes
     apply_fn = cell.model.classifier.apply_fn

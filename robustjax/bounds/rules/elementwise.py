@@ -233,13 +233,13 @@ _ELU = Elementwise(
 
 @operations.function(jax.nn.leaky_relu)
 def _leaky_relu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
-    """S x + (1 - s) relu(x)."""
+    """The function s x + (1 - s) relu(x)."""
     return _bent(add, arguments[0], arguments[0], -_at_minus_one(called, arguments))
 
 
 @operations.function(jax.nn.elu)
 def _elu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
-    """S elu(x) + (1 - s) relu(x), with the elu of slope one at zero."""
+    """The function s elu(x) + (1 - s) relu(x), with the elu of slope one at zero."""
     slope = _at_minus_one(called, arguments) / jnp.expm1(-1.0)
     return _bent(add, arguments[0], add(_ELU, arguments[:1]), slope)
 

@@ -59,8 +59,8 @@ def read(root: pathlib.Path, *, split: str, name: str) -> dataset.Dataset:
     Raises:
         FileNotFoundError: if there is no such folder or no image of the split in it.
         ValueError: if a class folder has no image, or an image is damaged, of a kind
-            that is not read, not as `pictures.decode` expects it, or not of the size of
-            the first.
+            that is not read, not as `image_files.decode` expects it, or not of the size
+            of the first.
     """
     tree = _gather(root, split)
     everywhere = tree.images | tree.unread
