@@ -20,7 +20,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 _PLACES = ("", "experiments", "tests")  # where a module of the checkout is found
 _SETTINGS = ("pyproject.toml", "conftest.py")  # of every test
 _READERS = {  # which tests read files that they do not import
-    "docs/": ("tests/docs_test.py",),
+    "": ("tests/prose_test.py",),
+    "docs/": ("tests/docs_test.py", "tests/house_test.py"),
     "README.md": ("tests/docs_test.py", "tests/experiments/readme_commands_test.py"),
     "CONTRIBUTING.md": ("tests/docs_test.py",),
     "colabs/": ("tests/colabs_test.py",),
