@@ -54,10 +54,15 @@ def cnn() -> _Function:
     def fn(x: jax.Array) -> jax.Array:
         y = x.reshape(1, 28, 28, 1)
         for kernel in (first, second):
-            y = jax.nn.relu(jax.lax.conv_general_dilated(
-                y, kernel, (2, 2), ((1, 1), (1, 1)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            ))  # fmt: skip
+            y = jax.nn.relu(
+                jax.lax.conv_general_dilated(
+                    y,
+                    kernel,
+                    (2, 2),
+                    ((1, 1), (1, 1)),
+                    dimension_numbers=("NHWC", "HWIO", "NHWC"),
+                )
+            )
         return jnp.matmul(jax.nn.relu(jnp.matmul(y.reshape(-1), third)), last)
 
     return fn

@@ -259,18 +259,28 @@ def _device_share(
     x = _images(sizes, num_images)
     options: dict[str, Any] = {"sigma": _SIGMA, "num_classes": 10}
     certify = functools.partial(
-        smoothing.certify, _KEY, apply_fn, x, num_estimation=num_samples, order=order,
+        smoothing.certify,
+        _KEY,
+        apply_fn,
+        x,
+        num_estimation=num_samples,
+        order=order,
         **options,
-    )  # fmt: skip
+    )
     sample: Callable[[], Any] = functools.partial(
         smoothing.class_counts, _KEY, apply_fn, x, num_samples=num_samples, **options
     )
     if order:
         sample = functools.partial(
-            smoothing.class_moments, _KEY, apply_fn, x, num_samples=num_samples,
-            selected=np.zeros(num_images, int), baseline=np.full(num_images, 0.5),
+            smoothing.class_moments,
+            _KEY,
+            apply_fn,
+            x,
+            num_samples=num_samples,
+            selected=np.zeros(num_images, int),
+            baseline=np.full(num_images, 0.5),
             **options,
-        )  # fmt: skip
+        )
     seconds = timing.interleaved(
         {
             "certify": lambda: certify().radius,
@@ -304,9 +314,14 @@ def _retraces(sizes: Sizes) -> dict[str, Any]:
     totals = [_compilations[_COMPILED]]
     for index, sigma in enumerate((0.25, 0.5, 1.0)):
         smoothing.certify(
-            _KEY, apply_fn, _images(sizes, 1), sigma=sigma, num_classes=10,
-            num_estimation=sizes.samples + 128 * index, example_ids=np.array([index]),
-        )  # fmt: skip
+            _KEY,
+            apply_fn,
+            _images(sizes, 1),
+            sigma=sigma,
+            num_classes=10,
+            num_estimation=sizes.samples + 128 * index,
+            example_ids=np.array([index]),
+        )
         totals.append(_compilations[_COMPILED])
     return {"programs": totals[1] - totals[0], "compiled again": totals[-1] - totals[1]}
 

@@ -133,8 +133,10 @@ def _search_rows(folder: pathlib.Path) -> list[dict[str, Any]]:
 def _reached(case: _Search, found: list[Any]) -> dict[str, float]:
     """Mean radius or area, certified and of the attack; the share that is closed."""
     if np.isnan(found[0].left):
-        certified, attack = (np.array([getattr(f, n) for f in found])[:, None]
-                             for n in ("area", "attack_area"))  # fmt: skip
+        certified, attack = (
+            np.array([getattr(f, n) for f in found])[:, None]
+            for n in ("area", "attack_area")
+        )
     else:
         certified, attack = (np.array([f[i : i + 2] for f in found]) for i in (0, 2))
         attribute = semantic.attribute(case.attribute)

@@ -43,8 +43,9 @@ def scoring_row(name: str, rounds: int) -> dict[str, Any]:
         },
         rounds=rounds,
     )
-    return _row(f"a scale, {name}", "bare extraction", seconds["score"],
-                seconds["extract"])  # fmt: skip
+    return _row(
+        f"a scale, {name}", "bare extraction", seconds["score"], seconds["extract"]
+    )
 
 
 def _extracted(key: jax.Array, feature_fn: Any, task: synbench.Task) -> np.ndarray:
@@ -86,8 +87,12 @@ def _rule_row(rounds: int) -> dict[str, Any]:
         },
         rounds=rounds,
     )
-    return _row("9 rules of 768 features", "one eigh, float64", seconds["rules"],
-                seconds["eigh"])  # fmt: skip
+    return _row(
+        "9 rules of 768 features",
+        "one eigh, float64",
+        seconds["rules"],
+        seconds["eigh"],
+    )
 
 
 def _row(

@@ -109,11 +109,13 @@ def excess(name: str) -> dict[str, float]:
         true = values.max(axis=1) - values.min(axis=1)
         found = {}
         for method in _METHODS:
-            bound = jax.jit(jax.vmap(
-                lambda low, high, m=method: bounds.linear_bounds(
-                    fn, low, high, method=m
+            bound = jax.jit(
+                jax.vmap(
+                    lambda low, high, m=method: bounds.linear_bounds(
+                        fn, low, high, method=m
+                    )
                 )
-            ))(lower, upper)  # fmt: skip
+            )(lower, upper)
             width = (bound.upper - bound.lower)[:, 0]
             found[method] = float(jnp.mean(width / true) - 1)
         return found

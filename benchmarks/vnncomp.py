@@ -96,9 +96,14 @@ def _falsified(
             return model.apply_fn(low + width * share)
 
         return attacks.pgd(
-            key, at, jnp.full(low.shape, 0.5), labels=labels, epsilon=0.5,
-            num_steps=_NUM_STEPS, num_restarts=_NUM_RESTARTS,
-        ).x  # fmt: skip
+            key,
+            at,
+            jnp.full(low.shape, 0.5),
+            labels=labels,
+            epsilon=0.5,
+            num_steps=_NUM_STEPS,
+            num_restarts=_NUM_RESTARTS,
+        ).x
 
     share = np.asarray(attack(jax.random.key(0)), np.float64)
     x = np.clip(lower + (upper - lower) * share, lower, upper)

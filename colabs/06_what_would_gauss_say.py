@@ -141,11 +141,15 @@ encoders = {
 # %%
 found = {
     name: synbench.synbench(
-        jax.random.key(1), fn, shape, num_train=num_inputs, num_test=num_inputs,
+        jax.random.key(1),
+        fn,
+        shape,
+        num_train=num_inputs,
+        num_test=num_inputs,
         thresholds=(0.6, 0.7, 0.8, 0.9),
     )
     for name, fn in encoders.items()
-}  # fmt: skip
+}
 print("encoder    features  score at .6 .7 .8 .9         ceiling at .9")
 for name, own in found.items():
     scores = "  ".join(f"{s:.3f}" for s in own.score[0])

@@ -105,11 +105,16 @@ def region_slice():
     corners = np.stack([images[labels == c][0] for c in (1, 6, 4)])
     slices = {
         f"sigma {sigma}": hidden_cost.slice_map(
-            jax.random.key(0), linear_classifier(), corners, sigma=sigma,
-            num_classes=10, resolution=32, num_samples=256,
+            jax.random.key(0),
+            linear_classifier(),
+            corners,
+            sigma=sigma,
+            num_classes=10,
+            resolution=32,
+            num_samples=256,
         )
         for sigma in (0.5, 1.0)
-    }  # fmt: skip
+    }
     return plotting.region_slice(slices, class_names=list("0123456789"))
 
 
@@ -120,9 +125,15 @@ def shrinkage_along_rays():
     exits = {}
     for sigma in (0.25, 1.0):
         found = hidden_cost.ray_shrinkage(
-            key, linear_classifier(), images, directions=directions, sigma=sigma,
-            num_classes=10, max_distance=8.0, num_samples=256,
-        )  # fmt: skip
+            key,
+            linear_classifier(),
+            images,
+            directions=directions,
+            sigma=sigma,
+            num_classes=10,
+            max_distance=8.0,
+            num_samples=256,
+        )
         exits[f"sigma {sigma}"] = found.smoothed_exit
     return plotting.shrinkage_along_rays(found.base_exit, exits)
 

@@ -135,9 +135,14 @@ def draw() -> str:
         for name in sorted(packages)
     ]
     slab = Box(
-        ", ".join(sorted(private)), 20, 350, 750, 40, ["any package may import these"],
+        ", ".join(sorted(private)),
+        20,
+        350,
+        750,
+        40,
+        ["any package may import these"],
         "#e4e7eb",
-    )  # fmt: skip
+    )
     rooms = imports_below("smoothing")
     room_floor = {name: i for i, names in enumerate(smoothing) for name in names}
     lower = [

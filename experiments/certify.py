@@ -113,9 +113,11 @@ def _certify_missing(
 
     of_all = selection.batches(opened.indices, num_samples=config.settings.most_samples)
     image_run.append_missing(
-        opened.folder, list(of_all)[here.index :: here.count], rows_of,
+        opened.folder,
+        list(of_all)[here.index :: here.count],
+        rows_of,
         title=f"the certification of {config.dataset} images",
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

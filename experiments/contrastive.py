@@ -216,9 +216,12 @@ def _save(
     shutil.rmtree(path, ignore_errors=True)  # of a run that was killed
     settings = dataclasses.asdict(task.config)
     models.save(
-        path, task.module, variables, input_shape=task.train.images.shape[1:],
+        path,
+        task.module,
+        variables,
+        input_shape=task.train.images.shape[1:],
         training={k: v for k, v in settings.items() if k not in _OPERATIONAL},
-    )  # fmt: skip
+    )
 
 
 if __name__ == "__main__":

@@ -120,10 +120,15 @@ def _measure(
             measures[name] = float(getattr(synbench, name)(moments))
 
     part = synbench.measure_scale(
-        key, encoder.feature_fn, task, index=index, batch_size=config.batch_size,
-        is_on_host=encoder.is_on_host, observe=observe,
+        key,
+        encoder.feature_fn,
+        task,
+        index=index,
+        batch_size=config.batch_size,
+        is_on_host=encoder.is_on_host,
+        observe=observe,
         mesh=processes.Process(0, 1).mesh(config.devices),
-    )  # fmt: skip
+    )
     partial = path.with_suffix(".partial")
     with partial.open("wb") as file:
         np.savez(file, companions=json.dumps(measures), **part._asdict())

@@ -81,16 +81,26 @@ def _rows(
     x, labels = opened.dataset.images[batch], opened.dataset.labels[batch]
     predicted = opened.predict(x)
     found = bounds.largest_epsilon(
-        bounds.single(opened.apply_fn), x, labels, limit=config.limit,
-        num_halvings=config.num_halvings, method=config.method,
-        num_steps=config.num_steps, capacity=config.capacity or None,
+        bounds.single(opened.apply_fn),
+        x,
+        labels,
+        limit=config.limit,
+        num_halvings=config.num_halvings,
+        method=config.method,
+        num_steps=config.num_steps,
+        capacity=config.capacity or None,
         chunk_size=config.chunk_size or None,
-    )  # fmt: skip
+    )
     nearest = attacks.smallest_epsilon(
-        jax.random.fold_in(jax.random.key(config.seed), batch[0]), opened.apply_fn, x,
-        labels=labels, limit=config.limit, num_halvings=config.num_halvings,
-        num_steps=config.attack_steps, num_restarts=config.attack_restarts,
-    )  # fmt: skip
+        jax.random.fold_in(jax.random.key(config.seed), batch[0]),
+        opened.apply_fn,
+        x,
+        labels=labels,
+        limit=config.limit,
+        num_halvings=config.num_halvings,
+        num_steps=config.attack_steps,
+        num_restarts=config.attack_restarts,
+    )
     return [
         {
             "idx": idx,

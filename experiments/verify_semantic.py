@@ -65,9 +65,11 @@ def run(config: SemanticConfig) -> dict[str, Any]:
 
         try:
             image_run.append_missing(
-                opened.folder, [[index] for index in opened.indices], rows_of,
+                opened.folder,
+                [[index] for index in opened.indices],
+                rows_of,
                 title=", ".join(config.attributes),
-            )  # fmt: skip
+            )
         except bounds.UnsupportedError as error:
             raise ValueError(str(error)) from error
         opened.folder.merge(expected=opened.indices)
@@ -121,11 +123,16 @@ def _found(
             if config.mode == "exact":
                 raise
     found = semantic.certify(
-        apply_fn, x, label, **how,
-        relaxation=config.relaxation, targets=config.targets,
-        max_cells=config.max_cells, time_limit=config.time_limit or math.inf,
+        apply_fn,
+        x,
+        label,
+        **how,
+        relaxation=config.relaxation,
+        targets=config.targets,
+        max_cells=config.max_cells,
+        time_limit=config.time_limit or math.inf,
         batch_size=config.batch_size or None,
-    )  # fmt: skip
+    )
     return semantic_report.of_search(found, limit)
 
 

@@ -152,12 +152,18 @@ def _schedule(num_steps: int) -> tuple[jax.Array, jax.Array]:
 def _start(aim: Objective, x: jax.Array) -> _Iterate:
     loss, gradient, found = aim.gradient(x)
     state = _State(
-        x=x, last_x=x, gradient=gradient, loss=loss,
-        top_x=x, top_gradient=gradient, top_loss=loss,
+        x=x,
+        last_x=x,
+        gradient=gradient,
+        loss=loss,
+        top_x=x,
+        top_gradient=gradient,
+        top_loss=loss,
         size=jnp.full_like(loss, 2.0, x.dtype),
         num_gains=jnp.zeros_like(loss, jnp.int32),
-        was_halved=jnp.ones_like(loss, bool), checked_loss=loss,
-    )  # fmt: skip
+        was_halved=jnp.ones_like(loss, bool),
+        checked_loss=loss,
+    )
     return state, found
 
 
@@ -170,12 +176,15 @@ def _move(aim: Objective, around: Ball, state: _State, *, share: jax.Array) -> _
     loss, gradient, found = aim.gradient(x)
     is_top = loss > state.top_loss
     moved = state._replace(
-        x=x, last_x=state.x, gradient=gradient, loss=loss,
+        x=x,
+        last_x=state.x,
+        gradient=gradient,
+        loss=loss,
         top_x=select(is_top, x, state.top_x),
         top_gradient=select(is_top, gradient, state.top_gradient),
         top_loss=jnp.where(is_top, loss, state.top_loss),
         num_gains=state.num_gains + (loss > state.loss),
-    )  # fmt: skip
+    )
     return moved, found
 
 

@@ -78,9 +78,11 @@ def smallest_epsilon(
     _validate.integer(1, num_halvings=num_halvings)
     start = ball(x, limit, norm=norm, valid_range=valid_range).centre
     how: dict[str, Any] = dict(
-        norm=norm, num_steps=num_steps, num_restarts=num_restarts,
+        norm=norm,
+        num_steps=num_steps,
+        num_restarts=num_restarts,
         valid_range=valid_range,
-    )  # fmt: skip
+    )
     partial = _callables.as_partial(apply_fn)
     nearest = np.array(start)
     epsilon = np.full(len(nearest), np.inf)

@@ -98,9 +98,13 @@ def verify_property(
     Reference: ours.
     """
     return verify_cases(
-        fn, [(lower, upper, rows, offsets)], method=method, num_steps=num_steps,
-        max_boxes=max_boxes, time_limit=time_limit,
-    )  # fmt: skip
+        fn,
+        [(lower, upper, rows, offsets)],
+        method=method,
+        num_steps=num_steps,
+        max_boxes=max_boxes,
+        time_limit=time_limit,
+    )
 
 
 def verify_cases(
@@ -360,9 +364,15 @@ def _bounded(
 
     def one(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         found = linear_bounds(
-            fn, low, high, spec=spec, method=method, num_steps=num_steps,
-            casts="ignore", rounding="cover",
-        )  # fmt: skip
+            fn,
+            low,
+            high,
+            spec=spec,
+            method=method,
+            num_steps=num_steps,
+            casts="ignore",
+            rounding="cover",
+        )
         centre = 0.5 * low + 0.5 * high
         back = jax.vjp(graph.at, centre)[1]
         (slopes,) = jax.vmap(back)(spec)

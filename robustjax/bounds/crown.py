@@ -129,9 +129,14 @@ def of_output(
     groups = receptive_fields.one_by_one(graph.shape_of(graph.output))
     rows = jnp.arange(groups.num_rows)
     return _refined(
-        graph, known, graph.output, groups, rows=rows, chunk_size=effort.chunk_size,
+        graph,
+        known,
+        graph.output,
+        groups,
+        rows=rows,
+        chunk_size=effort.chunk_size,
         input_set=input_set,
-    )  # fmt: skip
+    )
 
 
 def _most_urgent(

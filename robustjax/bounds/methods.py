@@ -181,9 +181,11 @@ def linear_bounds(
             )
         return Bounds(*jax_verify.bounds(specified, *box, method=method))
     graph = tracing.trace(
-        specified, _struct(box),
-        ignores_casts=casts == "ignore", covers_rounding=rounding == "cover",
-    )  # fmt: skip
+        specified,
+        _struct(box),
+        ignores_casts=casts == "ignore",
+        covers_rounding=rounding == "cover",
+    )
     effort = crown.Effort(capacity, chunk_size)
     if method == "ibp":
         return Bounds(*ibp.propagate(graph, box)[graph.output])
@@ -195,9 +197,13 @@ def linear_bounds(
     known[graph.output] = ibp.intersect(known[graph.output], cheap)
     if method in ("alpha", "alpha-all"):
         found = crown.optimised(
-            graph, known, num_steps=num_steps, effort=effort,
-            is_inside_free=method == "alpha-all", input_set=input_set,
-        )  # fmt: skip
+            graph,
+            known,
+            num_steps=num_steps,
+            effort=effort,
+            is_inside_free=method == "alpha-all",
+            input_set=input_set,
+        )
         return Bounds(*found)
     return Bounds(*crown.of_output(graph, known, effort=effort, input_set=input_set))
 

@@ -323,9 +323,8 @@ def _least_margins(
     def least(low: jax.Array, high: jax.Array, label: jax.Array) -> jax.Array:
         spec = margin_rows(label, num_classes=num_classes).astype(low.dtype)
         found = linear_bounds(
-            fn, low, high, spec=spec, casts="ignore", rounding=rounding,
-            **how._asdict(),
-        )  # fmt: skip
+            fn, low, high, spec=spec, casts="ignore", rounding=rounding, **how._asdict()
+        )
         return jnp.min(found.lower)
 
     return jax.vmap(least)(lower, upper, labels)

@@ -139,8 +139,11 @@ class _Script:
             case (str(head),) if head in _ENDS:
                 self._is_ended = True
             case ("declare-const", str(name), "Real") | (
-                "declare-fun", str(name), (), "Real",
-            ) if _VARIABLE.fullmatch(name) and name not in self.declared:  # fmt: skip
+                "declare-fun",
+                str(name),
+                (),
+                "Real",
+            ) if _VARIABLE.fullmatch(name) and name not in self.declared:
                 self.declared.add(name)
             case ("assert", formula) if not self._is_ended:
                 self._asserted.append(_formula(formula, "an inequality"))

@@ -54,10 +54,15 @@ def accuracy_under_attack(
         values = [np.asarray(own[attack], np.float64) for own in accuracies.values()]
         spread = [v.std(ddof=1) if v.size > 1 else 0.0 for v in values]
         dots = axes.errorbar(
-            [v.mean() for v in values], rows + offsets[index], xerr=spread, fmt="o",
-            markersize=5, linewidth=1.4, capsize=2,
+            [v.mean() for v in values],
+            rows + offsets[index],
+            xerr=spread,
+            fmt="o",
+            markersize=5,
+            linewidth=1.4,
+            capsize=2,
             color=style.COLOURS[index % len(style.COLOURS)],
-        )  # fmt: skip
+        )
         dots[0].set_label(attack)
     axes.set_yticks(rows, list(accuracies))
     axes.set_ylim(len(accuracies) - 0.5, -0.5)  # the first on top

@@ -61,8 +61,15 @@ def accuracy_by_class(
     axes = figure.add_subplot()
     looks = itertools.cycle(itertools.product(style.LINE_STYLES, style.COLOURS))
     for (name, values), (line, colour) in zip(accuracy.items(), looks, strict=False):
-        axes.plot(levels, values, color=colour, linestyle=line, marker="o",
-                  markersize=3, label=name)  # fmt: skip
+        axes.plot(
+            levels,
+            values,
+            color=colour,
+            linestyle=line,
+            marker="o",
+            markersize=3,
+            label=name,
+        )
         if bounds and name in bounds:
             axes.fill_between(levels, *bounds[name], color=colour, alpha=0.08)
     for label, sigma in (needed or {}).items():
@@ -190,11 +197,22 @@ def region_slice(
     extent = (*_edges(first.x), *_edges(first.y))
     for place, (label, labels) in enumerate(panels.items()):
         axes = figure.add_subplot(num_rows, num_columns, place + 1)
-        axes.imshow(labels, origin="lower", extent=extent, interpolation="nearest",
-                    cmap=ListedColormap(colours), vmin=-0.5,
-                    vmax=len(colours) - 0.5)  # fmt: skip
-        axes.plot(*first.coordinates.T, "o", color="white", markeredgecolor="black",
-                  markersize=6)  # fmt: skip
+        axes.imshow(
+            labels,
+            origin="lower",
+            extent=extent,
+            interpolation="nearest",
+            cmap=ListedColormap(colours),
+            vmin=-0.5,
+            vmax=len(colours) - 0.5,
+        )
+        axes.plot(
+            *first.coordinates.T,
+            "o",
+            color="white",
+            markeredgecolor="black",
+            markersize=6,
+        )
         axes.set_title(label, loc="left", color=style.INK, fontsize=10)
         axes.tick_params(colors=style.INK, length=0, labelsize="small")
         if not place % num_columns:
@@ -203,9 +221,11 @@ def region_slice(
     names = [*class_names, "not finite"]
     figure.legend(
         handles=[Patch(facecolor=colours[i], label=names[i]) for i in shown],
-        loc="outside lower center", ncols=min(len(shown), 6), frameon=False,
+        loc="outside lower center",
+        ncols=min(len(shown), 6),
+        frameon=False,
         labelcolor=style.INK,
-    )  # fmt: skip
+    )
     if title:
         figure.suptitle(title, color=style.INK)
     return figure
@@ -249,8 +269,9 @@ def shrinkage_along_rays(
     looks = zip(smoothed_exit.items(), itertools.cycle(style.COLOURS), strict=False)
     for (label, values), colour in looks:
         reached = np.nan_to_num(np.asarray(values, np.float64), posinf=np.inf)
-        axes.plot(base, reached, "o", color=colour, markersize=4, alpha=0.6,
-                  label=label)  # fmt: skip
+        axes.plot(
+            base, reached, "o", color=colour, markersize=4, alpha=0.6, label=label
+        )
     axes.set_xlim(0.0, end)
     axes.set_ylim(-0.02 * end, end)
     axes.set_xlabel("Exit without noise (input units)", color=style.INK)
@@ -281,9 +302,15 @@ def _edges(centres: np.ndarray) -> tuple[float, float]:
 def _draw_level(axes: "Axes", sigma: float, label: str, *, line: str = "--") -> None:
     axes.axvline(sigma, color="#777777", linestyle=line, linewidth=1)
     axes.annotate(
-        label, (sigma, 0.03), (3, 0), textcoords="offset points", fontsize=8,
-        color="#555555", rotation=90, va="bottom",
-    )  # fmt: skip
+        label,
+        (sigma, 0.03),
+        (3, 0),
+        textcoords="offset points",
+        fontsize=8,
+        color="#555555",
+        rotation=90,
+        va="bottom",
+    )
 
 
 def _write_cell(
@@ -294,8 +321,9 @@ def _write_cell(
     row, column = place
     if math.isfinite(value):
         ink = "black" if value > 0.6 else "white"
-        axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink,
-                  fontsize=9)  # fmt: skip
+        axes.text(
+            column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=9
+        )
     if is_equal:
         frame = Rectangle((column - 0.47, row - 0.45), 0.94, 0.9, fill=False,
                           edgecolor="white", linewidth=1.6)  # fmt: skip

@@ -50,9 +50,13 @@ def radius_histograms(radii: Mapping[str, tuple[ArrayLike, ArrayLike]]) -> "Figu
             certified, edges, color=style.COLOURS[0], alpha=0.75, label="certified"
         )
         axes.hist(
-            attack, edges, histtype="step", color=style.COLOURS[1], label="attack",
+            attack,
+            edges,
+            histtype="step",
+            color=style.COLOURS[1],
+            label="attack",
             linewidth=1.6,
-        )  # fmt: skip
+        )
         axes.set_xlabel(label)
         axes.set_ylabel("images" if index % columns == 0 else "")
         axes.spines[["top", "right"]].set_visible(False)
@@ -93,8 +97,12 @@ def image_grid(
         for place, (image, title) in enumerate(zip(row, names, strict=True)):
             axes = figure.add_subplot(len(images), columns, index * columns + place + 1)
             pixels = np.clip(np.asarray(image, float), 0, 1)
-            axes.imshow(pixels[..., 0] if pixels.shape[-1] == 1 else pixels,
-                        cmap="gray", vmin=0, vmax=1)  # fmt: skip
+            axes.imshow(
+                pixels[..., 0] if pixels.shape[-1] == 1 else pixels,
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+            )
             axes.set_title(title, fontsize=8)
             axes.set_axis_off()
     return figure

@@ -65,9 +65,15 @@ def synbench_scores(
         thresholds = np.array(found.thresholds)
         width = 1.96 * found.standard_error[epsilon_index]
         right.errorbar(
-            thresholds, found.score[epsilon_index], width, color=colour, marker="o",
-            markersize=3.5, linewidth=1.4, capsize=2,
-        )  # fmt: skip
+            thresholds,
+            found.score[epsilon_index],
+            width,
+            color=colour,
+            marker="o",
+            markersize=3.5,
+            linewidth=1.4,
+            capsize=2,
+        )
         right.plot(
             thresholds, found.ceiling, color=colour, linestyle="--", linewidth=0.9
         )

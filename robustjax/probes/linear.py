@@ -116,10 +116,14 @@ def linear_probe(
         found = _ridge(x, classes, numbers[0], numbers[2], num_classes=num_classes)
     else:
         found = _lbfgs(
-            x, classes, *numbers[:2], tolerance=numbers[2],
-            max_steps=jnp.asarray(max_steps), num_classes=num_classes,
+            x,
+            classes,
+            *numbers[:2],
+            tolerance=numbers[2],
+            max_steps=jnp.asarray(max_steps),
+            num_classes=num_classes,
             is_robust=is_robust,
-        )  # fmt: skip
+        )
     _warn_if_unfinished(found, tolerance)
     return found
 

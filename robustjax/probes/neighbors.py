@@ -85,10 +85,14 @@ def nearest_neighbors(
     _validate.labels(num_classes, labels=labels)
     dtype = jnp.result_type(x.dtype, asked.dtype, jnp.float32)
     return _votes(
-        x.astype(dtype), classes.astype(jnp.int32), asked.astype(dtype),
-        num_classes=num_classes, num_neighbors=num_neighbors, metric=metric,
+        x.astype(dtype),
+        classes.astype(jnp.int32),
+        asked.astype(dtype),
+        num_classes=num_classes,
+        num_neighbors=num_neighbors,
+        metric=metric,
         block_size=block_size,
-    )  # fmt: skip
+    )
 
 
 @functools.partial(

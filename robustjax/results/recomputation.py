@@ -306,9 +306,13 @@ def _differences(log: logs.Log, claims: _Claims) -> Iterator[str]:
         if column in log.columns:
             zeroth = np.where(abstains, 0.0, claims.zeroth[norm])
             yield from _apart(
-                log, column, log.columns[column], zeroth, above=_ABOVE,
+                log,
+                column,
+                log.columns[column],
+                zeroth,
+                above=_ABOVE,
                 rounding=rounding,
-            )  # fmt: skip
+            )
         yield from _apart(log, name, logged, expected, above=_ABOVE, rounding=rounding)
         for index in log.columns["idx"][~abstains & (radius == 0)]:
             yield f"idx {index}: predicts, but the counts certify no {name}"
@@ -382,8 +386,11 @@ def _mixture(run: runs.Run) -> Iterator[str]:
     if starts.COLUMN not in run.log.columns or not run.path.is_dir():
         return
     history = starts.read(run.path)
-    used = [history[n] for n in np.unique(run.log.columns[starts.COLUMN]).tolist()
-            if n in history]  # fmt: skip
+    used = [
+        history[n]
+        for n in np.unique(run.log.columns[starts.COLUMN]).tolist()
+        if n in history
+    ]
     changes = {
         change for one in used for change in provenance.changed_versions(used[0], one)
     }

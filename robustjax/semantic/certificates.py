@@ -90,9 +90,10 @@ def of_cells(
         status = "unknown"
     share = float(min(cell_grids.nearest_share(missing, ranges), default=1.0))
     for name, proven, attacked in (
-        ("left", sides[0], found.left), ("right", sides[1], found.right),
+        ("left", sides[0], found.left),
+        ("right", sides[1], found.right),
         ("share", share, found.share),
-    ):  # fmt: skip
+    ):
         if proven > attacked:
             raise RuntimeError(
                 f"Certified beyond a counterexample, which is a defect: {name} "

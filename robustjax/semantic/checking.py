@@ -92,9 +92,12 @@ def check(
     x = color.on_host(image, is_color=moving.is_color)
     fn: Any = as_run(bounds.single(apply_fn))
     how = cell_bounds.How(
-        moving, cell_grids.bounded_widths(moving), question.relaxation, question.method,
+        moving,
+        cell_grids.bounded_widths(moving),
+        question.relaxation,
+        question.method,
         chunk_size=chunk_size,
-    )  # fmt: skip
+    )
     rows = cell_bounds.margin_spec(fn, x, question.label, targets=question.targets)
     bound = functools.partial(cell_bounds.of_cells, fn, x, spec=rows, how=how)
     margins = _again(bound, certification, cell_bounds.batch_size_of(batch_size))
@@ -149,9 +152,12 @@ def _is_area_met(
     if len(question.ranges) == 1:
         return bool(np.isnan(certification.attack_area))
     again = cell_grids.kept_area(
-        apply_fn, image, question.label,
-        attribute=question.moving, ranges=question.ranges,
-    )  # fmt: skip
+        apply_fn,
+        image,
+        question.label,
+        attribute=question.moving,
+        ranges=question.ranges,
+    )
     return abs(certification.attack_area - again) <= _ROUNDING
 
 
@@ -168,9 +174,11 @@ def _are_claims_met(certification: Certification, margins: np.ndarray) -> bool:
     found = counterexamples.Attack(left, right, share, moves, np.full(len(moves), -1))
     try:
         again = certificates.of_cells(
-            certification.cells, confirmed,
-            ranges=certification.question.ranges, found=found,
-        )  # fmt: skip
+            certification.cells,
+            confirmed,
+            ranges=certification.question.ranges,
+            found=found,
+        )
     except RuntimeError:  # beyond a counterexample
         return False
     claims = np.array([[getattr(certification, n), again[n]] for n in _CLAIMS])

@@ -61,10 +61,17 @@ def asked(
         The `Question`.
     """
     return Question(
-        "+".join(attribute.names), attribute.sampling, tuple(ranges), int(label),
-        targets, relaxation, method, float(min_share),
-        fingerprints.of_image(image), fingerprints.of_model(fn, image),
-    )  # fmt: skip
+        "+".join(attribute.names),
+        attribute.sampling,
+        tuple(ranges),
+        int(label),
+        targets,
+        relaxation,
+        method,
+        float(min_share),
+        fingerprints.of_image(image),
+        fingerprints.of_model(fn, image),
+    )
 
 
 def check_resumable(before: Question, now: Question) -> None:

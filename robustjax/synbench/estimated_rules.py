@@ -107,9 +107,8 @@ def _rules_of(
     def rule(epsilon: jax.Array) -> bayes_rule.LinearRule:
         own_values = spectrum.Spectrum(values, None, 0.0)
         return bayes_rule.rule_of(
-            own_values, used, values, epsilon=epsilon * length,
-            prior=jnp.asarray(prior),
-        )  # fmt: skip
+            own_values, used, values, epsilon=epsilon * length, prior=jnp.asarray(prior)
+        )
 
     found = jax.vmap(rule)(relative_epsilons)
     whole = jnp.linalg.norm(components)

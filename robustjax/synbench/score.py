@@ -99,9 +99,14 @@ def synbench(
     results = []
     for index in range(len(task.scales)):
         found = pipeline.measure_scale(
-            key, feature_fn, task, index=index, batch_size=batch_size,
-            is_on_host=is_on_host, mesh=mesh,
-        )  # fmt: skip
+            key,
+            feature_fn,
+            task,
+            index=index,
+            batch_size=batch_size,
+            is_on_host=is_on_host,
+            mesh=mesh,
+        )
         results.append(found)
         if progress is not None:
             progress(index)

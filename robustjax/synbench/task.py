@@ -224,11 +224,16 @@ class Task:
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=[
-        "direction", "variances", "prior", "center", "pixel_mean", "pixel_std",
+        "direction",
+        "variances",
+        "prior",
+        "center",
+        "pixel_mean",
+        "pixel_std",
         "valid_range",
     ],
     meta_fields=["is_stratified"],
-)  # fmt: skip
+)
 @dataclasses.dataclass(frozen=True, eq=False)
 class Inputs:
     """Two Gaussian classes as arrays, so that tasks of one shape share programs."""

@@ -195,9 +195,11 @@ def _half_samples(found: SynBenchResult) -> np.ndarray:
     a = accuracy[..., 0] + np.moveaxis(by_accuracy @ signs.T, -1, 0)
     b = bound + np.moveaxis(by_bound @ signs.T, -1, 0)  # [h, s, e]
     height = tradeoff_curves.curve_area(
-        a[..., None], np.ones_like(a)[..., None], thresholds=found.thresholds,
+        a[..., None],
+        np.ones_like(a)[..., None],
+        thresholds=found.thresholds,
         mode=found.task["mode"],
-    )  # fmt: skip
+    )
     return b[..., None] * np.asarray(height)
 
 

@@ -140,28 +140,44 @@ class ContrastiveConfig(RunConfig):
         _validate.one_of(_WEIGHTS, weights=self.weights)
         _validate.one_of(_SCHEDULES, schedule=self.schedule)
         _validate.integer(
-            0, max_images=self.max_images, max_examples=self.max_examples,
-            width=self.width, block_size=self.block_size, chunk_size=self.chunk_size,
+            0,
+            max_images=self.max_images,
+            max_examples=self.max_examples,
+            width=self.width,
+            block_size=self.block_size,
+            chunk_size=self.chunk_size,
             apgd_steps=self.apgd_steps,
-        )  # fmt: skip
+        )
         _validate.integer(
-            1, num_seeds=self.num_seeds, projection=self.projection,
-            num_positives=self.num_positives, attack_steps=self.attack_steps,
-            epochs=self.epochs, save_every=self.save_every, pgd_steps=self.pgd_steps,
-            probe_epochs=self.probe_epochs, num_restarts=self.num_restarts,
+            1,
+            num_seeds=self.num_seeds,
+            projection=self.projection,
+            num_positives=self.num_positives,
+            attack_steps=self.attack_steps,
+            epochs=self.epochs,
+            save_every=self.save_every,
+            pgd_steps=self.pgd_steps,
+            probe_epochs=self.probe_epochs,
+            num_restarts=self.num_restarts,
             probe_attack_steps=self.probe_attack_steps,
-            num_neighbors=self.num_neighbors, eval_batch_size=self.eval_batch_size,
-        )  # fmt: skip
+            num_neighbors=self.num_neighbors,
+            eval_batch_size=self.eval_batch_size,
+        )
         _validate.integer(2, batch_size=self.batch_size, hidden=self.hidden)
         _validate.seed(seed=self.seed)
         _validate.positive(
-            temperature=self.temperature, learning_rate=self.learning_rate,
-            probe_learning_rate=self.probe_learning_rate, probe_l2=self.probe_l2,
-        )  # fmt: skip
+            temperature=self.temperature,
+            learning_rate=self.learning_rate,
+            probe_learning_rate=self.probe_learning_rate,
+            probe_l2=self.probe_l2,
+        )
         _validate.at_least(
-            0, beta=self.beta, adversarial_weight=self.adversarial_weight,
-            train_epsilon=self.train_epsilon, weight_decay=self.weight_decay,
-        )  # fmt: skip
+            0,
+            beta=self.beta,
+            adversarial_weight=self.adversarial_weight,
+            train_epsilon=self.train_epsilon,
+            weight_decay=self.weight_decay,
+        )
         _validate.half_open(0, 1, tau_plus=self.tau_plus)
         _validate.unit_interval(mixing=self.mixing)
         if not self.epsilons:

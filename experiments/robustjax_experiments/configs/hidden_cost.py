@@ -62,9 +62,11 @@ class HiddenCostConfig(ImageRunConfig):
         _validate.integer(0, num_classes=self.num_classes, num_rays=self.num_rays)
         _validate.integer(0, resolution=self.resolution, chunk_size=self.chunk_size)
         _validate.integer(
-            1, num_samples=self.num_samples, num_selection=self.num_selection,
+            1,
+            num_samples=self.num_samples,
+            num_selection=self.num_selection,
             num_ray_samples=self.num_ray_samples,
-        )  # fmt: skip
+        )
         _validate.open_interval(0, 1, alpha=self.alpha)
         _validate.open_interval(0, 1, certificate_alpha=self.certificate_alpha)
         if self.chunk_size % vote_counts.BLOCK_SIZE:

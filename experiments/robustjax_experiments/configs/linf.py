@@ -37,10 +37,13 @@ class VerifyConfig(ImageRunConfig):
         super().__post_init__()
         _validate.integer(0, capacity=self.capacity, chunk_size=self.chunk_size)
         _validate.integer(
-            1, num_halvings=self.num_halvings, num_steps=self.num_steps,
-            attack_steps=self.attack_steps, attack_restarts=self.attack_restarts,
+            1,
+            num_halvings=self.num_halvings,
+            num_steps=self.num_steps,
+            attack_steps=self.attack_steps,
+            attack_restarts=self.attack_restarts,
             batch_size=self.batch_size,
-        )  # fmt: skip
+        )
         _validate.positive(limit=self.limit)
         _validate.one_of(methods.METHODS, method=self.method)
         self.table_epsilons()

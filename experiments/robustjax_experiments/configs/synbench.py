@@ -93,9 +93,11 @@ class SynBenchConfig(RunConfig):
         self.check_workdir()
         _validate.seed(seed=self.seed)
         _validate.integer(
-            0, max_images=self.max_images, resolution=self.resolution,
+            0,
+            max_images=self.max_images,
+            resolution=self.resolution,
             devices=self.devices,
-        )  # fmt: skip
+        )
         _validate.integer(16, batch_size=self.batch_size)
         _validate.at_least(0, sigma=self.sigma)
         self._check_encoders()
@@ -110,11 +112,15 @@ class SynBenchConfig(RunConfig):
     def task(self, input_shape: tuple[int, ...], *, num_features: int) -> synbench.Task:
         """Task of an encoder: its inputs and rules."""
         is_vit = bool(self.checkpoint)  # which normalise themselves
-        normal: dict[str, Any] = {} if is_vit else {
-            name: numbers
-            for name in ("pixel_mean", "pixel_std")
-            if (numbers := self._numbers(name))
-        }  # fmt: skip
+        normal: dict[str, Any] = (
+            {}
+            if is_vit
+            else {
+                name: numbers
+                for name in ("pixel_mean", "pixel_std")
+                if (numbers := self._numbers(name))
+            }
+        )
         shrinkage: Any = self.shrinkage
         if shrinkage != "oas":
             shrinkage = self._shrinkage()

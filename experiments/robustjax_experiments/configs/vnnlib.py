@@ -43,8 +43,11 @@ class VnnlibConfig(RunConfig):
             raise ValueError("Expected --instances, or both --onnx and --vnnlib.")
         _validate.one_of(methods.METHODS, method=self.method)
         _validate.integer(
-            1, num_steps=self.num_steps, max_boxes=self.max_boxes,
-            attack_steps=self.attack_steps, attack_restarts=self.attack_restarts,
-        )  # fmt: skip
+            1,
+            num_steps=self.num_steps,
+            max_boxes=self.max_boxes,
+            attack_steps=self.attack_steps,
+            attack_restarts=self.attack_restarts,
+        )
         _validate.at_least(0, timeout=self.timeout)
         _validate.seed(seed=self.seed)

@@ -72,11 +72,17 @@ def _trained(config: SynBenchConfig, epochs: int) -> Encoder:
     folder = pathlib.Path(config.workdir, MODEL_FOLDER, name)
     found = recipe.run(
         recipe.TrainConfig(
-            workdir=str(folder), dataset=config.dataset, data_dir=config.data_dir,
-            max_images=config.max_images, model=config.model, hidden=_hidden(config),
-            sigma=config.sigma, epochs=epochs, seed=config.seed,
+            workdir=str(folder),
+            dataset=config.dataset,
+            data_dir=config.data_dir,
+            max_images=config.max_images,
+            model=config.model,
+            hidden=_hidden(config),
+            sigma=config.sigma,
+            epochs=epochs,
+            seed=config.seed,
         )
-    )  # fmt: skip
+    )
     return _of_checkpoint(name, models.load(found["checkpoint"]))
 
 

@@ -63,21 +63,34 @@ def runs_of_rows(log: results.Log, *, num_classes: int) -> list[Run]:
             given = "" if level == noise_sweep.GIVEN else f"train {level}, "
             runs.append(
                 Run(
-                    f"{given}test {sigma:g}", level, float(sigma), num_classes,
-                    columns["label"][own], log.predict[own], log.radius("l2")[own],
+                    f"{given}test {sigma:g}",
+                    level,
+                    float(sigma),
+                    num_classes,
+                    columns["label"][own],
+                    log.predict[own],
+                    log.radius("l2")[own],
                     columns["plurality"][own],
                 )
-            )  # fmt: skip
+            )
     return runs
 
 
 def runs_of_logs(logs: Mapping[str, results.Log], *, num_classes: int) -> list[Run]:
     """One run a log."""
     return [
-        Run(name, "", math.nan, num_classes, log.columns["label"], log.predict,
-            log.radius(), None)
+        Run(
+            name,
+            "",
+            math.nan,
+            num_classes,
+            log.columns["label"],
+            log.predict,
+            log.radius(),
+            None,
+        )
         for name, log in logs.items()
-    ]  # fmt: skip
+    ]
 
 
 def write_report(

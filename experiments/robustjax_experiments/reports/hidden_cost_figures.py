@@ -71,7 +71,7 @@ def _by_class(
         needed={f"radius {r}": s for r, s in summary["noise_needed"].items()},
         vanishing=whole[0][VANISHING] if whole else None,
         ylabel=f"Accuracy ({'certified' if is_certified else 'most votes'})",
-    )  # fmt: skip
+    )
     counted = "abstentions are errors" if is_certified else "the class with most votes"
     bands = [
         f"The band of class {names[i]} holds with confidence {1 - config.alpha:g}, for "

@@ -261,8 +261,11 @@ def _write_page(
         )
     page.table(table, summary="All radii and thresholds")
     page.heading("Which differ")
-    page.text("One minus other, with 95% intervals, on the same inputs, epsilon of the "
-              "first radius.", is_note=True)  # fmt: skip
+    page.text(
+        "One minus other, with 95% intervals, on the same inputs, epsilon of the "
+        "first radius.",
+        is_note=True,
+    )
     page.table(summary["differences"])
     if summary["correlations"]:
         page.heading("Scores and accuracies of linear probes")

@@ -58,9 +58,11 @@ def evaluate(
     for probe in task.config.probes:
         if probe != "standard":
             classifiers[probe] = adversarial_probe(
-                jax.random.fold_in(key, _TRAIN), task, variables,
+                jax.random.fold_in(key, _TRAIN),
+                task,
+                variables,
                 is_full=probe == "full",
-            )  # fmt: skip
+            )
     for probe in task.config.probes:
         apply_fn = models.classifier(task.module, classifiers[probe])
         own = jax.random.fold_in(key, _ATTACK)
@@ -81,9 +83,11 @@ def standard_probe(task: Task, encoder: Variables) -> dict[str, Any]:
     mean, scale = features.mean(axis=0), features.std(axis=0)
     scale = np.where(scale > 1e-6 * scale.max(), scale, np.inf)  # constants: no weight
     fit = probes.linear_probe(
-        (features - mean) / scale, task.train.labels, num_classes=num_classes,
+        (features - mean) / scale,
+        task.train.labels,
+        num_classes=num_classes,
         l2=task.config.probe_l2,
-    )  # fmt: skip
+    )
     weight = np.asarray(fit.probe.weight) / scale[:, None]
     bias = np.asarray(fit.probe.bias) - mean @ weight
     return classifier_variables(encoder, jnp.asarray(weight), jnp.asarray(bias))
@@ -110,9 +114,12 @@ def adversarial_probe(
     size = min(config.batch_size, len(labels))
     steps_per_epoch = len(labels) // size
     recipe = _Recipe(
-        task.module, config.probe_epochs * steps_per_epoch,
-        config.probe_learning_rate, config.probe_attack_steps, is_full,
-    )  # fmt: skip
+        task.module,
+        config.probe_epochs * steps_per_epoch,
+        config.probe_learning_rate,
+        config.probe_attack_steps,
+        is_full,
+    )
     state = _ProbeState(params, statistics, recipe.optimizer.init(params))
     for epoch in range(config.probe_epochs):
         own = jax.random.fold_in(key, epoch)
@@ -120,9 +127,14 @@ def adversarial_probe(
         for number in range(steps_per_epoch):
             batch = order[number * size : (number + 1) * size]
             state = _probe_step(
-                jax.random.fold_in(own, number + 1), state, fixed, images[batch],
-                labels[batch], epsilon=config.train_epsilon, recipe=recipe,
-            )  # fmt: skip
+                jax.random.fold_in(own, number + 1),
+                state,
+                fixed,
+                images[batch],
+                labels[batch],
+                epsilon=config.train_epsilon,
+                recipe=recipe,
+            )
     return {"params": {**fixed, **state.params}, **state.statistics}
 
 
@@ -148,9 +160,14 @@ def accuracies(
         kept["fgsm", largest] = _kept_fgsm(apply_fn, x, y, largest)
         for epsilon in radii:
             kept["pgd", epsilon] = _kept_pgd(
-                own, apply_fn, x, y, epsilon, num_steps=config.pgd_steps,
+                own,
+                apply_fn,
+                x,
+                y,
+                epsilon,
+                num_steps=config.pgd_steps,
                 num_restarts=config.num_restarts,
-            )  # fmt: skip
+            )
         for loss in _APGD_LOSSES if config.apgd_steps else ():
             survived = _kept_apgd(
                 own, apply_fn, x, y, largest, loss=loss, num_steps=config.apgd_steps
@@ -184,9 +201,15 @@ def _kept_pgd(
     num_restarts: int,
 ) -> jax.Array:
     found = attacks.pgd(
-        key, apply_fn, x, labels=labels, epsilon=epsilon, num_steps=num_steps,
-        num_restarts=num_restarts, loss="cross_entropy",
-    )  # fmt: skip
+        key,
+        apply_fn,
+        x,
+        labels=labels,
+        epsilon=epsilon,
+        num_steps=num_steps,
+        num_restarts=num_restarts,
+        loss="cross_entropy",
+    )
     return ~found.is_adversarial
 
 
@@ -242,9 +265,14 @@ def _probe_step(
     """One step of adversarial training."""
     variables = {"params": {**fixed, **state.params}, **state.statistics}
     attacked = attacks.pgd(
-        key, models.classifier(recipe.module, variables), x, labels=labels,
-        epsilon=epsilon, num_steps=recipe.num_attack_steps, loss="cross_entropy",
-    ).x  # fmt: skip
+        key,
+        models.classifier(recipe.module, variables),
+        x,
+        labels=labels,
+        epsilon=epsilon,
+        num_steps=recipe.num_attack_steps,
+        loss="cross_entropy",
+    ).x
     return _updated(state, fixed, attacked, labels, recipe=recipe)
 
 
@@ -277,11 +305,13 @@ def _updated(
 def _knn_accuracy(task: Task, variables: Variables) -> float:
     """Accuracy of a vote of the nearest training features by cosine."""
     found = probes.nearest_neighbors(
-        _features(task, variables, task.train.images), task.train.labels,
+        _features(task, variables, task.train.images),
+        task.train.labels,
         _features(task, variables, task.test.images),
-        num_classes=task.train.num_classes, metric="cosine",
+        num_classes=task.train.num_classes,
+        metric="cosine",
         num_neighbors=min(task.config.num_neighbors, len(task.train.labels)),
-    )  # fmt: skip
+    )
     return float(np.mean(np.asarray(found) == task.test.labels))
 
 

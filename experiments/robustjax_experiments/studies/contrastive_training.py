@@ -114,12 +114,14 @@ def train(
         if start < plan.num_epochs:
             logging.info("%s: compiling the training step ...", name)
         with (
-            processes.progress_bar(total, initial=start * plan.steps_per_epoch,
-                                   unit="step", title=name) as advance,
+            processes.progress_bar(
+                total, initial=start * plan.steps_per_epoch, unit="step", title=name
+            ) as advance,
             (folder / "metrics.tsv").open("a") as log,
-            saved_state.kept(manager, save_every=config.save_every,
-                                num_epochs=plan.num_epochs) as keep,
-        ):  # fmt: skip
+            saved_state.kept(
+                manager, save_every=config.save_every, num_epochs=plan.num_epochs
+            ) as keep,
+        ):
             for epoch in range(start + 1, plan.num_epochs + 1):
                 began = time.perf_counter()
                 state, figures = _epoch(
@@ -129,8 +131,15 @@ def train(
                 _check_finite(figures["loss"], config, name=name, epoch=epoch)
                 for index, seed in enumerate(config.seeds()):
                     row = [round(float(figures[m][index]), 6) for m in METRICS]
-                    print(epoch, seed, *row, round(seconds, 3), sep="\t", file=log,
-                          flush=True)  # fmt: skip
+                    print(
+                        epoch,
+                        seed,
+                        *row,
+                        round(seconds, 3),
+                        sep="\t",
+                        file=log,
+                        flush=True,
+                    )
                 keep(epoch, state)
     return jax.device_get(state.variables), seconds
 

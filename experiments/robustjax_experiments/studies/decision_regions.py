@@ -54,9 +54,15 @@ def measure(
         key = jax.random.key(config.seed)
         apply_fn = model.classifier.apply_fn
         rays[sigma] = hidden_cost.ray_shrinkage(
-            key, apply_fn, images[starts], directions=way, labels=labels[starts],
-            max_distance=float(distance.max()), alpha=config.alpha, **asked,
-        )  # fmt: skip
+            key,
+            apply_fn,
+            images[starts],
+            directions=way,
+            labels=labels[starts],
+            max_distance=float(distance.max()),
+            alpha=config.alpha,
+            **asked,
+        )
         if len(corners) == 3 and config.resolution:
             slices[sigma] = hidden_cost.slice_map(
                 key, apply_fn, images[corners], resolution=config.resolution, **asked

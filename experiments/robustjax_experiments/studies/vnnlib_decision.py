@@ -115,11 +115,14 @@ def decide(given: Problem, effort: Effort) -> bounds.PropertyResult:
         of: Sequence[int], method: str, max_boxes: int
     ) -> bounds.PropertyResult:
         found = bounds.verify_cases(
-            given.network, [cases[i] for i in of], method=method,
-            num_steps=effort.num_steps, max_boxes=max_boxes,
+            given.network,
+            [cases[i] for i in of],
+            method=method,
+            num_steps=effort.num_steps,
+            max_boxes=max_boxes,
             time_limit=given.seconds_left(),
             confirm=lambda i, x: _confirmed(given, of[i], x),
-        )  # fmt: skip
+        )
         return found._replace(open_cases=tuple(of[i] for i in found.open_cases))
 
     still_open: Sequence[int] = range(len(cases))
@@ -197,9 +200,11 @@ def _attacked(
         with np.errstate(over="ignore"):
             floats = data.Case(*(part.astype(np.float32) for part in stacked))
         found = _pgd(
-            jax.random.fold_in(key, number), given.network, floats,
+            jax.random.fold_in(key, number),
+            given.network,
+            floats,
             num_steps=effort.attack_steps,
-        )  # fmt: skip
+        )
         margin, share = (np.asarray(v, np.float64) for v in (found.margin, found.x))
         x = _between(stacked, share)
         for at in np.argsort(margin, kind="stable"):
@@ -247,9 +252,13 @@ def _pgd(
 ) -> attacks.AttackResult:
     """One start for each case; x is the share of the way through its box."""
     return attacks.pgd(
-        key, Partial(_worst, network, cases), jnp.full(cases.lower.shape, 0.5),
-        labels=jnp.zeros(len(cases.lower), int), epsilon=0.5, num_steps=num_steps,
-    )  # fmt: skip
+        key,
+        Partial(_worst, network, cases),
+        jnp.full(cases.lower.shape, 0.5),
+        labels=jnp.zeros(len(cases.lower), int),
+        epsilon=0.5,
+        num_steps=num_steps,
+    )
 
 
 def _worst(network: Partial, cases: data.Case, share: jax.Array) -> jax.Array:

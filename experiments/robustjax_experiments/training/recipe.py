@@ -192,9 +192,12 @@ def _train(
 
     config = task.config
     train_step = training_step.make_train_step(
-        task.module, task.optimizer, sigma=config.sigma, augment=config.augment,
+        task.module,
+        task.optimizer,
+        sigma=config.sigma,
+        augment=config.augment,
         certified=_certified(config, config.epochs * task.num_steps),
-    )  # fmt: skip
+    )
     initial_state = functools.partial(
         training_step.initial_state,
         training_step.root_key(config.seed),

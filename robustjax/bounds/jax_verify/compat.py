@@ -233,9 +233,16 @@ def _replace_backward_rules(crown_ibp: Any) -> None:
     """
     lax = jax.lax
     for primitive in (
-        lax.add_p, lax.sub_p, lax.mul_p, lax.div_p, lax.reshape_p, lax.reduce_sum_p,
-        lax.broadcast_in_dim_p, lax.dot_general_p, lax.conv_general_dilated_p,
-    ):  # fmt: skip
+        lax.add_p,
+        lax.sub_p,
+        lax.mul_p,
+        lax.div_p,
+        lax.reshape_p,
+        lax.reduce_sum_p,
+        lax.broadcast_in_dim_p,
+        lax.dot_general_p,
+        lax.conv_general_dilated_p,
+    ):
         rule = functools.partial(_backward, crown_ibp, primitive)
         crown_ibp._primitive_transform[primitive] = rule
 

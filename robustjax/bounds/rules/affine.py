@@ -92,11 +92,15 @@ def _split(add: Add, bind: Any, arguments: Sequence[Any]) -> list[Bounded]:
     ends = np.cumsum(bind.params["sizes"]).tolist()
     return [
         _cut(
-            add, arguments, jax.lax.slice_in_dim, start_index=end - size,
-            limit_index=end, axis=bind.params["axis"],
+            add,
+            arguments,
+            jax.lax.slice_in_dim,
+            start_index=end - size,
+            limit_index=end,
+            axis=bind.params["axis"],
         )
         for size, end in zip(bind.params["sizes"], ends, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 @operations.rule("unstack")

@@ -188,8 +188,11 @@ _EXP = Elementwise(
 )
 _register("expm1", jnp.expm1, functools.partial(_convex_lines, jnp.expm1))
 for _name, _f in (
-    ("log", jnp.log), ("log1p", jnp.log1p), ("log2", jnp.log2), ("sqrt", jnp.sqrt),
-):  # fmt: skip
+    ("log", jnp.log),
+    ("log1p", jnp.log1p),
+    ("log2", jnp.log2),
+    ("sqrt", jnp.sqrt),
+):
     _register(_name, _f, functools.partial(_concave_lines, _f))
 for _name, _f in (
     ("tanh", jnp.tanh),
@@ -197,20 +200,28 @@ for _name, _f in (
     ("erf", jax.scipy.special.erf),
 ):
     _s_shaped = Elementwise(
-        _name, _f, functools.partial(_rising, _f),
-        jax.jit(functools.partial(_s_shaped_lines, _f)), is_finite=True,
-    )  # fmt: skip
+        _name,
+        _f,
+        functools.partial(_rising, _f),
+        jax.jit(functools.partial(_s_shaped_lines, _f)),
+        is_finite=True,
+    )
     operations.elementwise(_name, _s_shaped)
 for _name, _f in (("floor", jnp.floor), ("ceil", jnp.ceil), ("sign", jnp.sign)):
     _register(_name, _f, None, functools.partial(_jumping, _f))
 operations.elementwise(
     "abs",
     Elementwise(
-        "abs", jnp.abs, _abs_bounds, _abs_lines, _larger_side,
+        "abs",
+        jnp.abs,
+        _abs_bounds,
+        _abs_lines,
+        _larger_side,
         lambda lower, upper: (lower >= 0) | (upper <= 0),
-        is_finite=True, breakpoint=0.0,
+        is_finite=True,
+        breakpoint=0.0,
     ),
-)  # fmt: skip
+)
 
 
 def _of_function(f: Any, lines: Any) -> None:
@@ -328,9 +339,11 @@ operations.named(
     Elementwise("reciprocal", jnp.reciprocal, _reciprocal_bounds, _reciprocal_lines),
 )
 _register(
-    "rsqrt", jax.lax.rsqrt, functools.partial(_convex_lines, jax.lax.rsqrt),
+    "rsqrt",
+    jax.lax.rsqrt,
+    functools.partial(_convex_lines, jax.lax.rsqrt),
     _falling_positive(jax.lax.rsqrt),
-)  # fmt: skip
+)
 
 
 @operations.rule("exp")

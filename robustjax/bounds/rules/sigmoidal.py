@@ -83,9 +83,12 @@ def _wave_bounds(
 
 for _name, _f, _shift in (("sin", jnp.sin, 0.0), ("cos", jnp.cos, 0.25)):
     _wave = Elementwise(
-        _name, _f, functools.partial(_wave_bounds, _shift, _f),
-        functools.partial(_wave_lines, _shift, _f), is_finite=True,
-    )  # fmt: skip
+        _name,
+        _f,
+        functools.partial(_wave_bounds, _shift, _f),
+        functools.partial(_wave_lines, _shift, _f),
+        is_finite=True,
+    )
     operations.elementwise(_name, _wave)
 
 

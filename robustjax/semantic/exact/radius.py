@@ -100,9 +100,12 @@ def exact_radius(
         _validate.labels(len(counterexamples.logits_of(fn, x)), label=label)
         sides = [_one_side(fn, moving, x, int(label), end) for end in (-left, right)]
     return ExactRadius(
-        sides[0].reach, sides[1].reach, sides[0].flip, sides[1].flip,
+        sides[0].reach,
+        sides[1].reach,
+        sides[0].flip,
+        sides[1].flip,
         sides[0].num_pieces + sides[1].num_pieces,
-    )  # fmt: skip
+    )
 
 
 class _Side(NamedTuple):

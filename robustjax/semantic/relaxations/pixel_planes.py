@@ -232,6 +232,8 @@ def bilinear(corners: Sequence[jax.Array], first: _Pair, second: _Pair) -> Sheet
     return Sheet(
         jnp.min(jnp.stack(corners), axis=0),
         jnp.max(jnp.stack(corners), axis=0),
-        lines[0][0] + steep, lines[0][1] + flat,
-        lines[1][0] + steep, lines[1][1] + flat,
-    )  # fmt: skip
+        lines[0][0] + steep,
+        lines[0][1] + flat,
+        lines[1][0] + steep,
+        lines[1][1] + flat,
+    )

@@ -125,9 +125,16 @@ def certify(
     fn: Any = as_run(bounds.single(apply_fn))
     spec = cell_bounds.margin_spec(fn, x, label, targets=targets)
     question = questions.asked(
-        fn, x, label, attribute=moving, ranges=ranges, targets=targets,
-        relaxation=relaxation, method=method, min_share=min_share,
-    )  # fmt: skip
+        fn,
+        x,
+        label,
+        attribute=moving,
+        ranges=ranges,
+        targets=targets,
+        relaxation=relaxation,
+        method=method,
+        min_share=min_share,
+    )
     moving = question.moving  # by one name, so that programs are found again
     found = counterexamples.attack(apply_fn, x, label, attribute=moving, limit=ranges)
     if resume is not None:
@@ -165,9 +172,12 @@ def certify(
         )
     seconds = time.perf_counter() - began
     return Certification(
-        **known, margins=margins, num_bounded=num_bounded, seconds=seconds,
+        **known,
+        margins=margins,
+        num_bounded=num_bounded,
+        seconds=seconds,
         question=question,
-    )  # fmt: skip
+    )
 
 
 def _starts(

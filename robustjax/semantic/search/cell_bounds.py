@@ -163,9 +163,15 @@ def _bound(
     rounding: str,
 ) -> bounds.Bounds:
     return bounds.linear_bounds(
-        fn, *box, spec=spec, input_set=input_set, method=how.method, casts="ignore",
-        rounding=rounding, chunk_size=how.chunk_size,
-    )  # fmt: skip
+        fn,
+        *box,
+        spec=spec,
+        input_set=input_set,
+        method=how.method,
+        casts="ignore",
+        rounding=rounding,
+        chunk_size=how.chunk_size,
+    )
 
 
 def _divided(cell: jax.Array, count: int) -> jax.Array:

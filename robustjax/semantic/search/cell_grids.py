@@ -63,12 +63,18 @@ def first_cells(
         counts[longest] = np.ceil(counts[longest] / 2)
     inner = known or [(0.0, 0.0)] * len(ranges)
     edges = [
-        np.unique([*_side(name, -ends[0], num[0]), *_side(name, ends[1], num[1]),
-                   -cut[0], cut[1]])
+        np.unique(
+            [
+                *_side(name, -ends[0], num[0]),
+                *_side(name, ends[1], num[1]),
+                -cut[0],
+                cut[1],
+            ]
+        )
         for name, ends, num, cut in zip(
             attribute.names, ranges, counts, inner, strict=True
         )
-    ]  # fmt: skip
+    ]
     intervals = [
         list(itertools.pairwise(line)) or [(line[0], line[0])] for line in edges
     ]

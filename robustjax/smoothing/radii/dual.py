@@ -80,8 +80,14 @@ def max_length(dtype: Any) -> float:
     return 6.0 if jnp.finfo(dtype).bits <= 32 else 25.0
 
 
-def bisect(is_left: Callable[[Any], Any], low: Any, high: Any, *, steps: int,
-           arrays: ArrayNamespace) -> tuple[Any, Any]:  # fmt: skip
+def bisect(
+    is_left: Callable[[Any], Any],
+    low: Any,
+    high: Any,
+    *,
+    steps: int,
+    arrays: ArrayNamespace,
+) -> tuple[Any, Any]:
     """Brackets of the points where `is_left` turns from true to false, elementwise."""
 
     def halve(_: Any, bracket: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -102,18 +108,26 @@ def bisect(is_left: Callable[[Any], Any], low: Any, high: Any, *, steps: int,
 
 
 def dual_value(
-    multipliers: Multipliers, r: Any, known: Constraints, *, num_nodes: int,
+    multipliers: Multipliers,
+    r: Any,
+    known: Constraints,
+    *,
+    num_nodes: int,
     arrays: ArrayNamespace,
-) -> Any:  # fmt: skip
+) -> Any:
     """D alone, with 2 num_nodes evaluations of its integrand."""
     terms = _terms(multipliers, r, num_nodes=num_nodes, arrays=arrays)
     return _value(multipliers, known, terms, arrays)
 
 
 def dual_and_slope(
-    multipliers: Multipliers, r: Any, known: Constraints, *, num_nodes: int,
+    multipliers: Multipliers,
+    r: Any,
+    known: Constraints,
+    *,
+    num_nodes: int,
     arrays: ArrayNamespace,
-) -> tuple[Any, Any]:  # fmt: skip
+) -> tuple[Any, Any]:
     """D and dD/dr at fixed multipliers."""
     terms = _terms(multipliers, r, num_nodes=num_nodes, arrays=arrays)
     return _value(multipliers, known, terms, arrays), _slope(r, terms, arrays)

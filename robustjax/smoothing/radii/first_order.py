@@ -218,9 +218,13 @@ def _device_radius(
 
 
 def _constraints(
-    p_lower: Any, parallel: Any, perpendicular: Any, *, free_parallel: bool,
+    p_lower: Any,
+    parallel: Any,
+    perpendicular: Any,
+    *,
+    free_parallel: bool,
     arrays: ArrayNamespace,
-) -> tuple[Constraints, Any]:  # fmt: skip
+) -> tuple[Constraints, Any]:
     """The constraints cut to what is possible, and where there is something to prove.
 
     Where there is not, harmless constraints stand in.

@@ -105,17 +105,19 @@ def worst_case_probability(
         >>> print(f"{worst.probability:.2f}")
         0.61
 
-    Reference:
-        Ours; see the module.
+    Reference: ours; see the module.
     """
     values, mask = _checked(moment_functions, values, lower, num_nodes)
     _validate.positive(r=r)
-    length = jnp.asarray(r, values.dtype)
-    start = jnp.zeros_like(values)
     return _worst_case(
-        moment_functions, values, length, start,
-        lower=mask, num_nodes=num_nodes, is_warm=False,
-    )  # fmt: skip
+        moment_functions,
+        values,
+        jnp.asarray(r, values.dtype),
+        jnp.zeros_like(values),
+        lower=mask,
+        num_nodes=num_nodes,
+        is_warm=False,
+    )
 
 
 def worst_case_radius(
@@ -158,15 +160,17 @@ def worst_case_radius(
         >>> print(f"{worst_case_radius(ones, [0.9], num_nodes=64):.2f}")
         1.28
 
-    Reference:
-        Ours.
+    Reference: ours.
     """
     values, mask = _checked(moment_functions, values, lower, num_nodes)
     _validate.positive(tolerance=tolerance)
     return _march(
-        moment_functions, values, jnp.asarray(tolerance, values.dtype),
-        lower=mask, num_nodes=num_nodes,
-    )  # fmt: skip
+        moment_functions,
+        values,
+        jnp.asarray(tolerance, values.dtype),
+        lower=mask,
+        num_nodes=num_nodes,
+    )
 
 
 def _checked(
@@ -180,8 +184,7 @@ def _checked(
     array = array.astype(jnp.result_type(jnp.float32, array))
     if array.ndim != 1:
         raise ValueError(f"Expected values of shape [k], got {array.shape}.")
-    point = jax.ShapeDtypeStruct((2,), array.dtype)
-    shape = jax.eval_shape(moment_functions, point).shape
+    shape = jax.eval_shape(moment_functions, jnp.zeros(2, array.dtype)).shape
     if shape != array.shape:
         raise ValueError(
             f"Expected moment_functions to map [..., 2] to [..., {array.size}], one "
@@ -290,10 +293,9 @@ def _march(
     steps = jnp.where(steps > firsts, steps, -firsts)
     best = jnp.argmax(firsts + steps)
     first, step = firsts[best], steps[best]
-    is_connected = step > 0
     state = (first, jnp.maximum(step, 0.0), worsts.multipliers[best], jnp.int32(1))
     r, step, _, _ = jax.lax.while_loop(goes_on, advance, state)
-    return jnp.where(is_connected, r + step, 0.0)
+    return jnp.where(steps[best] > 0, r + step, 0.0)
 
 
 def _ascend(
@@ -440,9 +442,9 @@ def _bound(
     flat = jnp.asarray(shifts.reshape(-1, 2), values.dtype)
     losses = jax.lax.map(loss, flat).reshape(_FINER, _FINER)
     every = jnp.sum(losses)
-    halves = [2 * jnp.sum(losses[is_kept]) for is_kept in np.stack(
-        [shifts[..., 0] % 2 == 0, shifts[..., 1] % 2 == 0, shifts.sum(-1) % 2 == 0]
-    )]  # fmt: skip
+    row, column = shifts[..., 0], shifts[..., 1]
+    kept = (row % 2 == 0, column % 2 == 0, (row + column) % 2 == 0)
+    halves = [2 * jnp.sum(losses[is_kept]) for is_kept in kept]
     aliasing = jnp.max(jnp.abs(every - jnp.stack(halves)))
     margin = 4 * aliasing + _rounding(multipliers, values)
     return multipliers @ values - every - margin, margin
