@@ -152,7 +152,7 @@ class AttackTest(parameterized.TestCase):
                     attacks.pgd, bent, x, labels=labels, epsilon=0.2,
                     num_steps=num_steps, num_restarts=num_restarts,
                 ).margin
-                for num_steps, num_restarts in ((1, 1), (10, 1), (10, 4))
+                for num_steps, num_restarts in ((1, 1), (12, 1), (12, 4))
             ]  # fmt: skip
 
         x, _ = _inputs()
@@ -233,7 +233,7 @@ class AttackTest(parameterized.TestCase):
 
         @jax.jit
         def run(x):
-            how = {"labels": labels, "epsilon": 1e-3, "num_steps": 5}
+            how = {"labels": labels, "epsilon": 1e-3, "num_steps": 12}
             return [
                 _run(attack, _linear, x, **how).x
                 for attack in (attacks.pgd, attacks.apgd)

@@ -208,14 +208,15 @@ class EffortTest(parameterized.TestCase):
     def test_capacity_lies_between_intervals_and_all(self):
         self.enterContext(jax.enable_x64(True))
         first, second = _kernel(6, 60), _kernel(60, 50, seed=1)
-        box = jnp.full(6, -0.3), jnp.full(6, 0.4)
+        box = np.full(6, -0.3), np.full(6, 0.4)
 
         def fn(x):
             return jax.nn.relu(jax.nn.relu(x @ first) @ second) @ _kernel(50, 3, seed=2)
 
         graph = tracing.trace(fn, jax.ShapeDtypeStruct((6,), jnp.float64))
         found = _inside(graph, box, None, 10**6, 30, 5)
-        found.append(jax.jit(lambda *box: ibp.propagate(graph, box))(*box))
+        intervals = jax.jit(lambda *box: ibp.propagate(graph, box))(*box)
+        found.append(jax.device_get(intervals))
         widths = [
             sum(np.mean(known[v][1] - known[v][0]) for v in range(len(graph.nodes) + 1))
             for known in found
@@ -229,12 +230,12 @@ class EffortTest(parameterized.TestCase):
         """As many rows as open entries are enough where all others are settled."""
         self.enterContext(jax.enable_x64(True))
         first, second = _kernel(6, 30), _kernel(30, 40, seed=1)
-        shift = jnp.where(jnp.arange(40) < 30, 50.0, 0.0)  # 30 are always positive
+        shift = np.where(np.arange(40) < 30, 50.0, 0.0)  # 30 are always positive
 
         def fn(x):
             return (jax.nn.relu(jax.nn.relu(x @ first) @ second + shift)).sum()[None]
 
-        box = jnp.full(6, -0.3), jnp.full(6, 0.3)
+        box = np.full(6, -0.3), np.full(6, 0.3)
         whole, own, fewer = _linear(fn, box, {}, {"capacity": 10}, {"capacity": 5})
         np.testing.assert_allclose(own.upper, whole.upper, rtol=1e-12)
         self.assertGreater(fewer.upper[0] - whole.upper[0], 1e-6)

@@ -117,7 +117,7 @@ class AffineTest(parameterized.TestCase):
 
 class NetworkTest(parameterized.TestCase):
     def test_no_wrong_unsat_of_networks_of_one_input(self):
-        self._check(20)
+        self._check(12)
 
     @pytest.mark.slow
     def test_no_wrong_unsat_of_many_networks(self):
@@ -265,7 +265,7 @@ class AsRunTest(absltest.TestCase):
             return jax.random.uniform(key, (1,)) - 10 * jnp.abs(x - 1)
 
         with jax.enable_x64(False):
-            value = float(fn(jnp.ones(1))[0])
+            value = float(jax.jit(fn)(np.ones(1, np.float32))[0])
             self.assertFalse(self._excludes(fn, value + 1e-6))
             self.assertTrue(self._excludes(fn, value - 1e-6))
 

@@ -95,7 +95,7 @@ class DenseTest(parameterized.TestCase):
     def _check(self, attribute, net):
         fn, label, found = _NETS[net], _label(net), _exact(attribute, net)
         self.assertGreater(min(found.left, found.right), 0)
-        inside = np.linspace(-found.left, found.right, 8_001)[1:-1]
+        inside = np.linspace(-found.left, found.right, 4_001)[1:-1]
         ends = np.array([-found.left, found.right])
         moves = np.concatenate([inside, ends, ends * (1 + 1e-6)])[:, None]
         moving = semantic.attribute(attribute)

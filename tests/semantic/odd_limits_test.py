@@ -13,6 +13,7 @@ from compilations import counted
 from jax.tree_util import Partial
 
 from robustjax import bounds, semantic
+from robustjax._precision import as_run
 from robustjax.semantic.attributes import NAMES
 from robustjax.semantic.search import cell_bounds, cell_grids
 
@@ -177,10 +178,11 @@ class InfiniteLogitsTest(parameterized.TestCase):
     def test_bounds_that_may_be_infinite_prove_nothing(self):
         """Also where no counterexample tells so."""
         brightness = semantic.attribute("brightness")
-        how = cell_bounds.How(brightness, (np.inf,), chunk_size=32)
+        widths = cell_grids.bounded_widths(brightness)
+        how = cell_bounds.How(brightness, widths, chunk_size=32)  # that of `certify`
         cells = np.array([[[0.0], [0.01]], [[0.0], [0.26]]] * 2)
         margins = cell_bounds.of_cells(
-            bounds.single(Partial(_overflowing)), _IMAGE, cells,
+            as_run(bounds.single(_overflowing)), _IMAGE, cells,
             spec=np.array([[1.0, -1.0]]), how=how,
         )  # fmt: skip
         self.assertGreater(margins[0], 0.9)

@@ -16,7 +16,8 @@ from robustjax.smoothing.derivatives import smoothed
 
 _KEY = jax.random.key(17)
 _SIGMA = 0.7
-_X = jnp.array([0.3, -0.5, 0.8], "float32")
+_START = np.array([0.3, -0.5, 0.8], "float32")
+_X = jnp.asarray(_START)
 _A = jnp.array([1.0, -2.0, 0.5], "float32")
 _Q = jnp.array([[1.0, 0.3, -0.2], [0.1, -0.5, 0.4], [0.0, 0.6, 2.0]], "float32")
 _W = jnp.array([0.9, 0.4, -1.1], "float32")
@@ -160,7 +161,7 @@ class SampleTest(parameterized.TestCase):
         def votes(x):
             return jax.nn.one_hot(jnp.argmax(logits(x), axis=-1), 3, dtype=jnp.int32)
 
-        x, ids, n = jnp.stack([0 * _X, abs(_X)]), jnp.array([4, 9]), 700
+        x, ids, n = np.stack([0 * _START, abs(_START)]), np.array([4, 9]), 700
         g = smoothed(votes, sigma=_SIGMA, num_samples=n)
         shares = jax.vmap(g, in_axes=(None, 0))(_KEY, x, example_id=ids)
         counts = smoothing.class_counts(
@@ -225,7 +226,7 @@ class SampleTest(parameterized.TestCase):
 class TransformTest(parameterized.TestCase):
     def test_jit_and_vmap_agree_with_a_loop(self):
         gradient = jax.jit(jax.grad(_build(), argnums=1))
-        keys, x = jax.random.split(_KEY, 2), jnp.stack([_X, -2 * _X])
+        keys, x = jax.random.split(_KEY, 2), np.stack([_START, -2 * _START])
         loop = np.stack([gradient(k, v) for k, v in zip(keys, x, strict=True)])
         close = dict(rtol=1e-4, atol=1e-5)
         rows = np.array([0, 1, 0]), np.array([0, 1, 1])

@@ -163,18 +163,18 @@ class RecoveryTest(parameterized.TestCase):
 
         truth = optimize.brentq(lambda t: p(t) - threshold, 0.5, 1.3)
         found = _shrinkage(
-            _two_slabs, num=300, dim=1, sigma=sigma, threshold=threshold,
+            _two_slabs, num=_REPEATS, dim=1, sigma=sigma, threshold=threshold,
             max_distance=3.0, num_grid=12, num_bisections=7,
         )  # fmt: skip
         np.testing.assert_allclose(found.base_exit, 1, atol=1e-3)
         np.testing.assert_array_equal(found.base_crossings, 2)
         np.testing.assert_array_equal(found.smoothed_crossings, 2)
         missed = (truth < found.lower) | (found.upper < truth)
-        self.assertLess(missed.mean(), 0.05 + 3 * np.sqrt(0.05 * 0.95 / 300))
+        self.assertLess(missed.mean(), 0.05 + 3 * np.sqrt(0.05 * 0.95 / _REPEATS))
         self.assertLess(found.upper.max(), 1.8)  # not widened by the second part
 
     def test_misses_are_rare_near_vanishing(self):
-        sigma, num = 1.346, 1000
+        sigma, num = 1.346, 500
         truth = _ball_radius(sigma, 1)
         found = _shrinkage(
             num=num, dim=1, sigma=sigma, max_distance=1.5, num_samples=128, num_grid=6,

@@ -10,7 +10,7 @@ from simulated_moments import Experiment, interval
 
 from robustjax.smoothing.confidence import concentration, moment_sums, tight_bounds
 
-_RUNS = 4000
+_RUNS = 2400
 
 
 class EvidenceTest(absltest.TestCase):

@@ -78,7 +78,7 @@ class RadiusTest(parameterized.TestCase):
 
     def test_second_order_is_below_the_truth(self):
         """Of bands of any width, also where few nodes cannot resolve them."""
-        self._check_bands(20, num_nodes=32)
+        self._check_bands(10, num_nodes=32)
 
     def test_moments_that_the_solver_cannot_resolve_claim_nothing_wrong(self):
         """Waves of 12 radians, of which 64 nodes see little."""

@@ -73,14 +73,14 @@ class RadiusTest(parameterized.TestCase):
 
     @pytest.mark.newest
     def test_transforms(self):
-        p = jnp.linspace(0.51, 0.99, 9)
-        eager = _RADIUS(p, sigma=0.5)
-        for transform in (jax.jit, jax.vmap):
-            actual = transform(lambda p: _RADIUS(p, sigma=0.5))(p)
-            np.testing.assert_allclose(actual, eager, rtol=1e-6)
+        p = np.linspace(0.51, 0.99, 9).astype(np.float32)
+        eager = _RADIUS(jnp.asarray(p), sigma=0.5)
+        together = jax.jit(lambda p: _RADIUS(p, sigma=0.5))
+        for transformed in (together, jax.jit(jax.vmap(together))):
+            np.testing.assert_allclose(transformed(p), eager, rtol=1e-6)
         traced = jax.jit(lambda s: _RADIUS(0.9, sigma=s))(0.5)
         np.testing.assert_allclose(traced, _RADIUS(0.9, sigma=0.5), rtol=1e-6)
-        check_grads(lambda p: _RADIUS(p, sigma=0.5), (p,), order=1, rtol=1e-2, eps=1e-3)
+        check_grads(together, (p,), order=1, rtol=1e-2, eps=1e-3)
 
     @parameterized.parameters(
         ("l1", 1.0), ("l1.5", 1.0), ("l2", 1.0), ("subspace", 1.0),

@@ -235,7 +235,7 @@ class LoopTest(parameterized.TestCase):
 
         with mock.patch.object(moments, "MAX_PROJECTION", 1.0):
             actual = _moments(
-                jnp.full((1, 1), 0.5),
+                np.full((1, 1), 0.5, np.float32),
                 apply_fn,
                 num_classes=2,
                 selected=[0],
@@ -258,7 +258,7 @@ class LoopTest(parameterized.TestCase):
             return jnp.stack([margin, -margin], axis=1)
 
         actual = _moments(
-            jnp.full((2, 4), 0.5),
+            np.full((2, 4), 0.5, np.float32),
             apply_fn,
             num_samples=40_000,
             num_classes=2,
