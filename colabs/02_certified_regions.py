@@ -100,7 +100,7 @@ def regions(p):
         p,
         -length * np.cos(angles),  # along the perturbation
         length * np.sin(angles),  # orthogonal to it
-        form="exact",
+        form="unproven",
     )
     labels = [rf"$\rho$ = {share:g}" for share in rho.flat]
     return angles, dict(zip(labels, radii, strict=True))

@@ -64,7 +64,7 @@ def certify(
         arithmetic: see "Sharp edges" in the documentation. Over m examples jointly,
         pass alpha / m. With votes="soft" the smoothed classifier is another one: it
         predicts the class with the largest mean softmax probability, and `predict` may
-        disagree with it. form="exact" adds an assumption, see `norm_radius`.
+        disagree with it. form="unproven" adds an assumption, see `norm_radius`.
 
     Edge cases: an example abstains (-1, radius 0) where its bounds do not separate
     class A from the others, and where samples with non-finite logits win the selection.
@@ -92,7 +92,7 @@ def certify(
             since one event carries them all.
         votes: "hard", each sample votes for its largest logit; "soft", it votes with
             its softmax probabilities, whose mean is then what is certified.
-        form: "box", "cells" or "exact" first-order radii, as in `norm_radius`.
+        form: "box", "cells" or "unproven" first-order radii, as in `norm_radius`.
         method: "tight" or "reference" bounds, as in `gradient_norm_bounds`.
         subspaces: name -> mask of the shape of an example, or a projector, as in
             `subspace`.

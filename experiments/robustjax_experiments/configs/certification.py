@@ -38,7 +38,7 @@ class CertifyConfig(ImageRunConfig):
         "hard", "hard: argmax of the logits; soft: softmax probabilities"
     )
     form: str = setting(
-        "box", "formula of first-order radii: box, cells, or exact (unproven)"
+        "box", "formula of first-order radii: box, cells, or unproven"
     )
     method: str = setting("tight", "bounds of the gradient: tight or reference")
     masks: tuple[str, ...] = setting(

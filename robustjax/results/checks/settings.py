@@ -12,7 +12,7 @@ from robustjax.results.checks.run import Run
 from robustjax.results.run_folder import rows as rows_files
 from robustjax.results.run_folder import starts
 
-_FORMS = ("box", "cells", "exact")
+_FORMS = ("box", "cells", "unproven")
 _RUNNER_UPS = ("complement", "bonferroni")
 _BOUNDS = ("clopper_pearson", "sequence", "betting")
 _STAGES = {"first": 2048, "factor": 4}  # schedule of adaptive runs of order 1

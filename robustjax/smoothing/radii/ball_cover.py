@@ -1,7 +1,7 @@
-r"""The `exact` first-order radius of a ball, made rigorous by a cover of cells.
+r"""The `unproven` first-order radius of a ball, made rigorous by a cover of cells.
 
 "box" reads the exposed component m1 of the gradient as a lower bound, which throws away
-that ||m|| is known: where m1 is larger, less is left to be orthogonal. "exact" uses
+that ||m|| is known: where m1 is larger, less is left to be orthogonal. "unproven" uses
 m1 = -exposed only, and rests on the observation that this is the worst one. Here every
 m1 that the ball allows is covered. Units: sigma = 1; k is the l2 circumradius of the
 threat ball of radius R, U bounds the dual norm of m, exposed = U / k, r = k R.
@@ -70,7 +70,7 @@ def cell_radius(
     [host] All is in units of the noise: m = sigma * (gradient of the probability of
     class A). In a ball with l2 circumradius k whose dual norm of m is at most U, pass
     exposed = U / k and divide the result by k. Elementwise. Rigorous, and between the
-    "box" and the "exact" radius: more cells come closer to "exact". About 30 to 100
+    "box" and the "unproven" radius: more cells come closer to "unproven". About 30 to 100
     times the time of a "box" radius.
 
     Guarantee:

@@ -29,7 +29,7 @@ from robustjax.smoothing.radii.dual import (
 from robustjax.smoothing.radii.l2 import worst_interval
 from robustjax.special.normal import normal_pdf
 
-FORMS = ("box", "exact")
+FORMS = ("box", "unproven")
 _BATCHES = (2048, 256, 64)  # sizes that are compiled
 _STARTS = (0.0, 0.05, 0.3, 2.0)  # least radius of a start; a free a needs all of them
 
@@ -50,7 +50,7 @@ def first_order_radius(
     the rest. Elementwise.
 
     "box" takes all three as lower bounds: the probability is at least `p_lower`, the
-    components at least `parallel` and `perpendicular`. "exact" takes `parallel` as
+    components at least `parallel` and `perpendicular`. "unproven" takes `parallel` as
     exact, which gives larger radii, up to infinity, in that one direction.
 
     [host] for Python and NumPy numbers: computed in float64 whatever the x64 flag, and
@@ -64,7 +64,7 @@ def first_order_radius(
         at `p_lower` (on the host; a relative 1e-5 less in float32), nor above the
         largest radius that the three bounds allow. How it covers a whole ball:
         `norm_radius` and the documentation of the paper.
-        "exact": for the one direction, if `parallel` is exact; that it covers shorter
+        "unproven": for the one direction, if `parallel` is exact; that it covers shorter
         perturbations is a numerical observation for directions that do not point away
         from the boundary.
 
@@ -83,7 +83,7 @@ def first_order_radius(
         parallel: component of m along the perturbation, of a shape that broadcasts.
         perpendicular: length of m orthogonal to it, of a shape that broadcasts.
         sigma: noise level, positive; the radius has its units.
-        form: "box" or "exact".
+        form: "box" or "unproven".
 
     Returns:
         Radii >= 0.
@@ -105,7 +105,7 @@ def first_order_radius(
     if known is not None and ((known < 0) | (known > 1)).any():
         raise ValueError(f"Expected p_lower in [0, 1], got {p_lower}.")
     values = (p_lower, parallel, perpendicular)
-    free = form == "exact"
+    free = form == "unproven"
     if any(isinstance(v, jax.Array) for v in (*values, sigma)):
         dtype = jnp.result_type(jnp.float32, *values)
         traced = jnp.broadcast_arrays(*(jnp.asarray(v, dtype) for v in values))

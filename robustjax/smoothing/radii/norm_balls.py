@@ -22,7 +22,7 @@ from robustjax import _validate, norms
 from robustjax.smoothing.radii.ball_cover import cell_radius
 from robustjax.smoothing.radii.first_order import first_order_radius
 
-FORMS = ("box", "cells", "exact")
+FORMS = ("box", "cells", "unproven")
 
 
 def norm_radius(
@@ -48,7 +48,7 @@ def norm_radius(
         value at the circumradius covers the ball (see the page of the paper).
         "cells": the same, proved for every component that the ball can meet, cell by
         cell (`ball_cover.cell_radius`); larger, slower, host only.
-        "exact": larger still; rests on a monotonicity that was only seen numerically.
+        "unproven": larger still; rests on a monotonicity that was only seen numerically.
         In a subspace all three are "box".
 
     Args:
@@ -60,7 +60,7 @@ def norm_radius(
         norm: "l2", "l1", "linf", "l" and a number, or "subspace:NAME".
         dim: number of input coordinates, needed for p > 2.
         sigma: noise level, positive; the radius has its units.
-        form: "box", "cells" or "exact"; see `first_order_radius`.
+        form: "box", "cells" or "unproven"; see `first_order_radius`.
 
     Returns:
         Radii >= 0.

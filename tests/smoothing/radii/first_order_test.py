@@ -72,7 +72,7 @@ def _cases(form):
     half = _half_spaces()
     length = np.hypot(*half[1:])
     both = {"half_space": half, "edges": _edges()}
-    if form == "exact":
+    if form == "unproven":
         return both | {
             "table": _in_table(_FEW)[0],
             "behind": _almost_half_spaces(),
@@ -98,7 +98,7 @@ def _batch(form):
         return proposals[-1]
 
     known = [np.concatenate(v) for v in zip(*cases.values(), strict=True)]
-    sizes = (known[0].size,) if form == "exact" else (_NUM,)
+    sizes = (known[0].size,) if form == "unproven" else (_NUM,)
     with (
         mock.patch.object(first_order, "_propose", propose),
         mock.patch.object(first_order, "_BATCHES", sizes),
@@ -139,13 +139,13 @@ class HostTest(parameterized.TestCase):
 
     def test_noted_table_in_the_exact_form(self):
         _, (exact, _) = _in_table(_FEW)
-        actual = _batch("exact")["table"][0]
+        actual = _batch("unproven")["table"][0]
         np.testing.assert_allclose(actual, exact, rtol=0, atol=1e-6)
 
     @pytest.mark.slow
     def test_all_of_the_noted_table_in_the_exact_form(self):
         known, (exact, _) = _in_table(_TABLE)
-        actual = smoothing.first_order_radius(*known, form="exact")
+        actual = smoothing.first_order_radius(*known, form="unproven")
         np.testing.assert_allclose(actual, exact, rtol=0, atol=1e-6)
 
     def test_l2_is_the_interval_of_the_line(self):
@@ -155,7 +155,7 @@ class HostTest(parameterized.TestCase):
 
     def test_half_space(self):
         p, *parts = _half_spaces()
-        exact = _batch("exact")["half_space"][0]
+        exact = _batch("unproven")["half_space"][0]
         cosine = -parts[0] / np.hypot(*parts)
         np.testing.assert_allclose(exact, _QUANTILE(p) / cosine, rtol=1e-9)
         self.assertTrue(np.all(_batch("box")["half_space"][0] < exact - 1e-5))
@@ -166,7 +166,7 @@ class HostTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_almost_a_half_space_is_none(self):
-        radius = _batch("exact")["behind"][0]
+        radius = _batch("unproven")["behind"][0]
         self.assertTrue(np.all(np.isfinite(radius)))
         self.assertTrue(np.all(np.diff(radius) < 0))
         for share, world_radius in ((1.0, np.inf), (1 - 1e-12, 0.0), (0.99995, 0.0)):
@@ -223,12 +223,12 @@ class HostTest(parameterized.TestCase):
         self._never_below(2**14, "l2", "l1", "linf", "subspace:a")
 
     def test_edges(self):
-        for form in ("box", "exact"):
+        for form in ("box", "unproven"):
             self._assert_edges(_batch(form)["edges"][0])
 
     @pytest.mark.slow
     def test_edges_on_the_device(self):
-        for form in ("box", "exact"):
+        for form in ("box", "unproven"):
             self._assert_edges(_device(form)[:7])
 
     def _assert_edges(self, radius):
@@ -363,25 +363,25 @@ class ProofTest(absltest.TestCase):
 
 
 class SolverTest(parameterized.TestCase):
-    @parameterized.parameters("box", "exact")
+    @parameterized.parameters("box", "unproven")
     @pytest.mark.slow
     def test_finds_the_radius_of_constructed_worst_cases(self, form):
         p, parallel, perpendicular, r = worst_cases.constructed_radii(
-            _NUM, free_parallel=form == "exact"
+            _NUM, free_parallel=form == "unproven"
         )
         radius = smoothing.first_order_radius(p, parallel, perpendicular, form=form)
         np.testing.assert_array_less(radius, r + 1e-9)  # never above the truth
         np.testing.assert_allclose(radius, r, rtol=0, atol=1e-7)
         self.assertGreater(np.ptp(r), 1.5)
 
-    @parameterized.parameters("box", "exact")
+    @parameterized.parameters("box", "unproven")
     def test_proposal_is_stationary(self, form):
         """No direction in which the multipliers may move raises D, by differences."""
         if form == "box":
             multipliers, r, known = _proposed(*inner_gradients(0, _NUM))
         else:
             p, *parts = inner_gradients(0, 5)
-            multipliers, r = _batch("exact")["random"][1]
+            multipliers, r = _batch("unproven")["random"][1]
             known = Constraints(1 - p, *parts)
         a, b, c = multipliers
 

@@ -87,18 +87,18 @@ class BallTest(parameterized.TestCase):
         with mock.patch.object(norm_balls, "first_order_radius") as radius:
             radius.return_value = np.array([3.0])
             actual = smoothing.norm_radius(
-                [0.9], [0.8], [0.16], norm="linf", dim=400, sigma=2.0, form="exact"
+                [0.9], [0.8], [0.16], norm="linf", dim=400, sigma=2.0, form="unproven"
             )
         (p, parallel, rest), options = radius.call_args
         np.testing.assert_allclose(actual, 3.0 / 20)
         np.testing.assert_allclose(parallel, [-0.04])
         np.testing.assert_allclose(np.hypot(parallel, rest), [0.16])
-        self.assertEqual((p, options), ([0.9], dict(sigma=2.0, form="exact")))
+        self.assertEqual((p, options), ([0.9], dict(sigma=2.0, form="unproven")))
 
     @pytest.mark.slow
     def test_exact_is_the_noted_one(self):
         exposed, length = _gradient(0.9, 0.98, 1.2)
-        exact = smoothing.norm_radius(0.9, exposed, length, norm="l1", form="exact")
+        exact = smoothing.norm_radius(0.9, exposed, length, norm="l1", form="unproven")
         self.assertAlmostEqual(exact, 2.12106, delta=1e-5)
 
     def test_bounds_that_tell_nothing_give_the_zeroth_order(self):
@@ -125,7 +125,7 @@ class CellsTest(parameterized.TestCase):
         exposed, length = _gradient(p, 0.98, np.array([[0.6, 1.0, 1.4]]))
         rest = np.sqrt(length**2 - exposed**2)
         box = smoothing.first_order_radius(p, -exposed, rest)
-        exact = smoothing.first_order_radius(p, -exposed, rest, form="exact")
+        exact = smoothing.first_order_radius(p, -exposed, rest, form="unproven")
         radius = ball_cover.cell_radius(p, exposed, length)
         self.assertTrue(np.all(radius >= box))
         self.assertTrue(np.all(radius <= exact + 1e-7))

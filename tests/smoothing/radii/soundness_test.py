@@ -108,7 +108,7 @@ class PlaneTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_no_direction_breaks_an_exact_radius(self):
-        self._attack("exact")
+        self._attack("unproven")
 
     def _attack(self, form):
         angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
@@ -152,7 +152,7 @@ class PlaneTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_angle_and_radius_in_the_exact_form_which_is_never_below_box(self):
         p, theta, box = _grid_radii("box")
-        *_, exact = _grid_radii("exact")
+        *_, exact = _grid_radii("unproven")
         self._assert_strict(p, theta, exact)
         np.testing.assert_array_less(box, exact + 1e-7)
         self.assertGreater(np.max(exact - box), 0.1)
@@ -235,7 +235,7 @@ class BallTest(parameterized.TestCase):
 class FloatTest(parameterized.TestCase):
     """JAX arrays against the host, on the same numbers, also in the corners."""
 
-    @parameterized.parameters(("box", 2**13), ("exact", 2**11))
+    @parameterized.parameters(("box", 2**13), ("unproven", 2**11))
     @pytest.mark.slow
     def test_many(self, form, count):
         """No exception: in less than 3 of so many cases, with a confidence of 95 %."""
@@ -313,7 +313,7 @@ class MomentsTest(parameterized.TestCase):
             self.assertLessEqual(probability, truth(r) + 1e-12)
             np.testing.assert_allclose(probability, truth(r), atol=5e-4)
         radius = float(worst_case_radius(_second_order, values))
-        exact = float(first_order_radius(moments[0], moments[1], 0.0, form="exact"))
+        exact = float(first_order_radius(moments[0], moments[1], 0.0, form="unproven"))
         self.assertGreater(radius, exact + 0.01)
         reached = truth(radius)
         self.assertBetween(reached, 0.5, 0.505)
