@@ -73,7 +73,8 @@ class BenchmarksTest(absltest.TestCase):
     def test_plain_radii_are_those_of_the_closed_form(self):
         sigma, dim = np.array([0.3, 0.01]), np.array([3.0, 784.0])
         plain = regions._plain_radii(sigma, dim)
-        own = hidden_cost.smoothed_ball_radius(1.0, sigma=sigma, dim=dim)
+        with jax.enable_x64(True):
+            own = jax.jit(hidden_cost.smoothed_ball_radius)(1.0, sigma=sigma, dim=dim)
         np.testing.assert_allclose(plain, own, rtol=1e-9)
 
     @pytest.mark.slow

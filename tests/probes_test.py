@@ -49,12 +49,10 @@ def _probe(p, k):
 
 
 def _loss_by_pairs(weight, bias, x, y, epsilon):
-    total = 0.0
-    for row, own in zip(x, y, strict=True):
-        apart = weight - weight[:, [own]]
-        lengths = np.linalg.norm(apart, axis=0)
-        total += special.logsumexp(row @ apart + bias - bias[own] + epsilon * lengths)
-    return total / len(x)
+    apart = weight[:, None] - weight[:, :, None]  # [p, label, other class]
+    worst = bias - bias[:, None] + epsilon * np.linalg.norm(apart, axis=0)
+    gaps = np.einsum("np,pno->no", x, apart[:, y]) + worst[y]
+    return special.logsumexp(gaps, axis=1).mean()
 
 
 class LinearProbeTest(parameterized.TestCase):

@@ -158,7 +158,7 @@ class RunTest(InFolder):
             self.assertEqual(_rows(self.config.workdir), expected)
 
     @parameterized.parameters(
-        dict(devices=4), dict(seed=1), dict(start=3, skip=2, max_examples=5)
+        dict(devices=4), dict(seed=1), dict(start=1, skip=2, max_examples=10)
     )
     def test_rows_depend_on_the_seed_alone(self, **changes):
         self.finished()

@@ -24,6 +24,7 @@ _PRESETS = {
     "hard": (losses.hard_negative, {"tau_plus": 0.2, "beta": 2.0}),
 }
 _SHIFT = contrastive_methods.augmentation("shift", image_shape=(8, 8, 1))
+_SHARES = (1.0, 0.5)  # of mixing
 _PIXELS = {"scale": np.float32(1)}  # parameters of `_Pixels`
 
 
@@ -88,13 +89,12 @@ def _adversarial_losses(key, images, epsilons):
     return {name: every(epsilons, name) for name in _ADVERSARIAL}
 
 
-@functools.partial(jax.jit, static_argnames="mixing")
-def _mixed_losses(key, images, mixing):
+def _mixed_losses(key, images, seen, mixing):
     """The loss of NaCl with mixed neighbours, and the same put together by hand."""
     config = _config(form="soft_target", mixing=mixing)
     objective = _objective(config, "nacl", _Pixels())
     loss, _ = objective(_PIXELS, {}, key, images)
-    seen, mix_key = _views(key, images, 4), jax.random.split(key, 3)[2]
+    mix_key = jax.random.split(key, 3)[2]
     inputs = contrastive_methods._mixed_inputs(mix_key, seen, mixing=mixing)
     batch = losses.from_views(
         seen.reshape(4, len(images), -1), num_anchor_views=2,
@@ -106,9 +106,15 @@ def _mixed_losses(key, images, mixing):
 
 
 @jax.jit
-def _mixed(key, images):
-    """Positives of four views, mixed inputs that are these, and none of these."""
+def _of_four_views(key, images):
+    """Mixed inputs, and both losses with each share of mixing: one program."""
     seen = _views(key, images, 4)
+    losses_of = {mixing: _mixed_losses(key, images, seen, mixing) for mixing in _SHARES}
+    return _mixed(key, images, seen), losses_of
+
+
+def _mixed(key, images, seen):
+    """Positives of four views, mixed inputs that are these, and none of these."""
     positives = losses.from_views(
         seen.reshape(4, len(images), -1), num_anchor_views=2
     ).positives
@@ -117,6 +123,11 @@ def _mixed(key, images):
     numbers = jnp.broadcast_to(numbers, (4, len(images), 1))
     others = contrastive_methods._mixed_inputs(key, numbers, mixing=0.0)
     return positives, found, others
+
+
+@functools.cache
+def _found_of_four_views():
+    return jax.device_get(_of_four_views(jax.random.key(1), _images()))
 
 
 @functools.cache
@@ -159,15 +170,14 @@ class ObjectiveTest(parameterized.TestCase):
                 np.testing.assert_allclose(clean[0], clean[1], rtol=1e-5)
 
     def test_mixed_inputs_are_in_the_order_of_positives(self):
-        positives, found, others = jax.device_get(_mixed(self.key, self.images))
+        (positives, found, others), _ = _found_of_four_views()
         np.testing.assert_array_equal(found.reshape(positives.shape), positives)
         self.assertTrue(np.all(others[..., 0] != np.tile(np.arange(6), 2)))
 
-    @parameterized.parameters(1.0, 0.5)
+    @parameterized.parameters(*_SHARES)
     def test_mixed_neighbours_have_their_form(self, mixing):
-        np.testing.assert_allclose(
-            *_mixed_losses(self.key, self.images, mixing), rtol=1e-5
-        )
+        _, losses_of = _found_of_four_views()
+        np.testing.assert_allclose(*losses_of[mixing], rtol=1e-5)
 
     @parameterized.parameters(("simclr", 1.0), ("nacl", 2.0), ("adv", 2.0),
                               ("intcl", 2.0), ("intnacl", 3.0))  # fmt: skip

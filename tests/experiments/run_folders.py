@@ -2,14 +2,15 @@
 
 import contextlib
 import csv
+import inspect
 import pathlib
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
 from unittest import mock
 
 from robustjax import plotting
 
 Files = Mapping[str, bytes]  # by path below the folder
-_save = plotting.save
 
 
 def read(folder: pathlib.Path) -> Files:
@@ -42,9 +43,9 @@ def pictures(*, are_drawn: bool) -> contextlib.AbstractContextManager:
     """Whether scripts draw their figures, or only make an empty file for each.
 
     Drawing takes longer than a small run: one run of a module does it, whose files a
-    test looks at.
+    test looks at, and in coarse pixels.
     """
-    return mock.patch.object(plotting, "save", _save if are_drawn else _blank)
+    return mock.patch.multiple(plotting, **_DRAWING if are_drawn else _BLANK)
 
 
 def without_matplotlib() -> contextlib.AbstractContextManager:
@@ -52,5 +53,26 @@ def without_matplotlib() -> contextlib.AbstractContextManager:
     return mock.patch("importlib.util.find_spec", return_value=None)
 
 
-def _blank(figure: object, path: pathlib.Path) -> None:
+def _only_called(function: Callable) -> Callable:
+    """A function that only looks at whether it can be called so, and draws nothing."""
+    signature = inspect.signature(function)
+
+    def called(*args: object, **kwargs: object) -> mock.MagicMock:
+        signature.bind(*args, **kwargs)
+        return mock.MagicMock()
+
+    return called
+
+
+def _save_coarsely(figure: Any, path: pathlib.Path) -> None:
+    figure.savefig(path, dpi=30)
+
+
+def _save_nothing(figure: object, path: pathlib.Path) -> None:
     pathlib.Path(path).write_bytes(b"")
+
+
+_DRAWING = {name: getattr(plotting, name) for name in plotting.__all__}
+_BLANK = {name: _only_called(function) for name, function in _DRAWING.items()}
+_DRAWING |= {"save": _save_coarsely}
+_BLANK |= {"save": _save_nothing}

@@ -30,6 +30,8 @@ def _config(folder):
         max_examples=12,
         batch_size=5,
         limit=0.2,
+        attack_steps=10,
+        attack_restarts=2,
     )
 
 

@@ -56,7 +56,10 @@ class RunTest(parameterized.TestCase):
         self.workdir = self.folder / "run"
 
     def _config(self, **options):
-        settings = {"workdir": str(self.workdir), "timeout": 120.0, "num_steps": 5}
+        settings = {
+            "workdir": str(self.workdir), "timeout": 120.0, "num_steps": 5,
+            "attack_steps": 40, "attack_restarts": 3,
+        }  # fmt: skip
         return verify_vnnlib.VnnlibConfig(**(settings | options))
 
     def _list(self, *names):
@@ -317,8 +320,8 @@ class RunTest(parameterized.TestCase):
         path = self.folder / "instances.csv"
         names = ["prop_2_0.03", "prop_4_0.03", "prop_7_0.03", "prop_3_0.05"]
         path.write_text("".join(f"{network},{folder / n}.vnnlib\n" for n in names))
-        rows = verify_vnnlib.run(self._config(instances=str(path)))
-        found = [row["status"] for row in rows]
+        config = self._config(instances=str(path), attack_steps=200, attack_restarts=10)
+        found = [row["status"] for row in verify_vnnlib.run(config)]
         self.assertEqual(found, ["unsat", "unsat", "sat", "sat"])
 
     def test_files_that_do_not_fit(self):

@@ -15,7 +15,15 @@ from robustjax import synbench
 from robustjax.synbench import spectrum
 
 _NUM, _SIZE = 48, 4
+_linear_accuracy = jax.jit(synbench.linear_accuracy)
+_rule = jax.jit(synbench.robust_bayes)
 _rules = jax.jit(jax.vmap(lambda m, s, e: synbench.robust_bayes(m, s, epsilon=e)))
+
+
+def _in_float64(function, *arguments, **options):
+    """Results of a compiled function as NumPy arrays."""
+    with jax.enable_x64(True):
+        return jax.device_get(function(*arguments, **options))
 
 
 @functools.cache
@@ -144,9 +152,10 @@ class SweepTest(parameterized.TestCase):
             left = weight @ mean - epsilon * np.linalg.norm(weight)
             best = stats.norm.cdf(left / np.sqrt(weight**2 @ variances))
             self.assertLess(abs(found.robust_accuracy[k] - best), 1e-8)
-            again = synbench.linear_accuracy(
-                found.weight[k], mean, np.diag(variances), epsilon=epsilon
-            )
+            again = _in_float64(
+                _linear_accuracy, found.weight[k], mean, np.diag(variances),
+                epsilon=epsilon,
+            )  # fmt: skip
             self.assertLess(abs(again - best), 1e-8)
 
 
@@ -161,7 +170,7 @@ class RotatedTest(parameterized.TestCase):
     def test_a_noiseless_part_above_rounding_separates(self):
         basis, covariance = self._rotated([1.0, 0.0, 2.0])
         mean = basis @ np.array([1.0, 0.5, 1.0])
-        found = synbench.robust_bayes(mean, covariance, epsilon=[0.4, 0.51])
+        found = _in_float64(_rule, mean, covariance, epsilon=np.array([0.4, 0.51]))
         self.assertEqual(found.robust_accuracy[0], 1)
         shift = found.weight[1] / found.multiplier[1]
         np.testing.assert_allclose(np.linalg.norm(shift), 0.51, rtol=1e-9)
@@ -172,43 +181,47 @@ class RotatedTest(parameterized.TestCase):
         """A deviation of 1e-5 next to 1e4 cannot be told from 0, nor from 1e-4."""
         basis, covariance = self._rotated([1e8, 1e-10, 1e8])
         mean = basis @ np.array([0.0, 2e-5, 0.0])
-        found = synbench.robust_bayes(mean, covariance, epsilon=0.0)
-        self.assertLess(found.robust_accuracy, stats.norm.cdf(2.0))
-        of_rule = synbench.linear_accuracy(found.weight, mean, covariance)
+        found = _in_float64(_rule, mean, covariance, epsilon=np.zeros(2))
+        self.assertLess(found.robust_accuracy.max(), stats.norm.cdf(2.0))
+        of_rule = _in_float64(_linear_accuracy, found.weight[0], mean, covariance)
         self.assertLess(of_rule, stats.norm.cdf(2.0))
 
 
 class SeparatedTest(parameterized.TestCase):
+    def _found(self, mean, variances, *, epsilon, prior=(0.5, 0.5)):
+        """Rules of two priors, which are one program."""
+        mean, variances, prior = map(np.array, (mean, variances, prior))
+        return _in_float64(_rule, mean, variances, epsilon=epsilon, prior=prior)
+
     def test_small_variances_next_to_large_ones_are_noise(self):
-        found = synbench.robust_bayes([0.0, 1e-4], [1e10, 1e-7], epsilon=0.0)
+        found = self._found([0.0, 1e-4], [1e10, 1e-7], epsilon=0.0)
         expected = stats.norm.cdf(1e-4 / np.sqrt(1e-7))
         np.testing.assert_allclose(found.robust_accuracy, expected, rtol=1e-12)
 
     def test_at_the_length_of_the_noiseless_part(self):
         """There the worst shift takes that part away, and the rest is left."""
-        found = synbench.robust_bayes([1.0, 0.5], [4.0, 0.0], epsilon=0.5)
+        found = self._found([1.0, 0.5], [4.0, 0.0], epsilon=0.5)
         np.testing.assert_allclose(
             found.robust_accuracy, stats.norm.cdf(0.5), atol=1e-7
         )
 
     def test_unequal_classes_do_not_move_a_boundary_without_noise(self):
-        found = synbench.robust_bayes(
-            [1.0, 0.5], [4.0, 0.0], epsilon=0.3, prior=[0.01, 0.5]
-        )
+        found = self._found([1.0, 0.5], [4.0, 0.0], epsilon=0.3, prior=[0.01, 0.5])
         np.testing.assert_array_equal(found.robust_accuracy, 1)
         for weight, offset, prior in zip(
             found.weight, found.offset, (0.01, 0.5), strict=True
         ):
-            accuracy = synbench.linear_accuracy(
-                weight, [1.0, 0.5], [4.0, 0.0], epsilon=0.3, offset=offset, prior=prior
-            )
-            self.assertEqual(accuracy, 1)
+            self._check_accuracy(weight, [0.3] * 3, 1, offset=offset, prior=prior)
 
     def test_a_weight_without_noise_decides_by_its_sign(self):
-        accuracy = synbench.linear_accuracy(
-            [0.0, 1.0], [1.0, 0.5], [4.0, 0.0], epsilon=[0.4, 0.5, 0.6]
-        )
-        np.testing.assert_array_equal(accuracy, [1, 0, 0])
+        self._check_accuracy(np.array([0.0, 1.0]), [0.4, 0.5, 0.6], [1, 0, 0])
+
+    def _check_accuracy(self, weight, epsilons, expected, *, offset=0.0, prior=0.5):
+        accuracy = _in_float64(
+            _linear_accuracy, weight, np.array([1.0, 0.5]), np.array([4.0, 0.0]),
+            epsilon=np.array(epsilons), offset=float(offset), prior=float(prior),
+        )  # fmt: skip
+        np.testing.assert_array_equal(accuracy, expected)
 
     def test_numbers_that_are_none_claim_nothing(self):
         indefinite = np.eye(_SIZE)

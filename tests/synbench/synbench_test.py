@@ -181,13 +181,12 @@ class StreamTest(parameterized.TestCase):
         for options in (
             {},
             {"relative_epsilons": (0.3,)},
-            {"scales": (0.7, 1.3)},
+            {"scales": tuple(s + 0.2 for s in _FEW)},
             {"prior": 0.45},
             {"center": (0.4,), "pixel_std": (0.2,), "num_train": 768},
             {"shrinkage": 0.1, "mode": "grid", "variances": 2.0},
         ):
-            fixed = {"scales": (1.0, 2.0), "thresholds": (0.6,)}
-            _score(feature_fn, **(fixed | options))
+            _score(feature_fn, **({"thresholds": (0.6,)} | options))
         self.assertEqual(traces, [(256, 8)])
 
     @pytest.mark.newest

@@ -79,18 +79,23 @@ class AreaTest(parameterized.TestCase):
 class ThresholdTest(parameterized.TestCase):
     @parameterized.parameters(0.3, 0.5)
     def test_what_a_constant_reaches_is_no_threshold(self, low):
+        scales = np.ones(1, np.float32)
         for call in (
-            lambda t: synbench.score_of_curves(
-                [0.8], [1.2], scales=[1.0], thresholds=t
+            lambda t, s: synbench.score_of_curves(
+                0.8 * s, 1.2 * s, scales=s, thresholds=t
             ),
-            lambda t: synbench.finite_sample_ceiling(8, 64, scales=[1.0], thresholds=t),
+            lambda t, s: synbench.finite_sample_ceiling(8, 64, scales=s, thresholds=t),
         ):
-            for thresholds in ([low], (0.7, low), jnp.array([low])):
-                with self.assertRaisesRegex(ValueError, "thresholds above 0.5, "):
-                    call(thresholds)
-            with self.assertRaisesRegex(ValueError, "one or more"):
-                call([])
-            self.assertGreater(call([0.51]).item(), 0)
+            for wrong, text in (
+                ([low], "thresholds above 0.5, "),
+                ((0.7, low), "thresholds above 0.5, "),
+                (jnp.array([low]), "thresholds above 0.5, "),
+                ([], "one or more"),
+            ):
+                with self.assertRaisesRegex(ValueError, text):
+                    jax.eval_shape(functools.partial(call, wrong), scales)
+            just_above = jax.jit(functools.partial(call, np.array([0.51])))
+            self.assertGreater(just_above(scales).item(), 0)
 
     def test_of_unequal_classes(self):
         for prior in (0.07, 0.15, 0.3, 0.35, 0.6, 0.9):
