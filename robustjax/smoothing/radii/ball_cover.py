@@ -70,7 +70,7 @@ def cell_radius(
     [host] All is in units of the noise: m = sigma * (gradient of the probability of
     class A). In a ball with l2 circumradius k whose dual norm of m is at most U, pass
     exposed = U / k and divide the result by k. Elementwise. Rigorous, and between the
-    "box" and the "unproven" radius: more cells come closer to "unproven". About 30 to 100
+    "box" and the "unproven" radius, to which more cells come closer. About 30 to 100
     times the time of a "box" radius.
 
     Guarantee:

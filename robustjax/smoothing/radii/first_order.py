@@ -64,9 +64,9 @@ def first_order_radius(
         at `p_lower` (on the host; a relative 1e-5 less in float32), nor above the
         largest radius that the three bounds allow. How it covers a whole ball:
         `norm_radius` and the documentation of the paper.
-        "unproven": for the one direction, if `parallel` is exact; that it covers shorter
-        perturbations is a numerical observation for directions that do not point away
-        from the boundary.
+        "unproven": for the one direction, if `parallel` is exact; that it covers
+        shorter perturbations is a numerical observation for directions that do not
+        point away from the boundary.
 
     Edge cases:
         ===================================  ==========================================

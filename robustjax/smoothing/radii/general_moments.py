@@ -15,7 +15,9 @@ unknown curve, which no fixed rule integrates well. So it is replaced by the lar
 h Phi(h / w) + w phi(h / w) >= h_+, analytic for every width w > 0: this lowers D, and
 the trapezoidal rule then converges exponentially. What the width costs falls with its
 square: the multipliers that are found are evaluated once more, on nodes six times as
-near and with widths a sixth as large. Nothing is extrapolated to w = 0.
+near and with widths a sixth as large. Nothing is extrapolated to w = 0. What the nodes
+leave out, more than 7.5 standard deviations away, is part of the loss as well: it is
+bounded on a coarse rule that reaches out to 16, and subtracted.
 
 Reference:
     Mohapatra, Ko, Weng, Chen, Liu and Daniel (2020), Higher-Order Certification for
@@ -34,9 +36,9 @@ from jax.scipy.special import ndtr, ndtri
 from jax.typing import ArrayLike
 
 from robustjax import _validate
+from robustjax.smoothing.radii.moment_quadrature import Grid, Moments, grid, left_out
 from robustjax.special.normal import normal_pdf
 
-_REACH = 7.5  # standard deviations that the grid reaches out
 _SOLVER_WIDTH = 0.3  # of the smoothing, in changes of h from node to node
 _WIDTH = 0.8  # the same, where D is evaluated; aliasing falls as exp(-20 w^2)
 _FINER = 6  # times, in each direction, are the nodes nearer there
@@ -48,8 +50,6 @@ _FIRST_POINTS = (0.005, 0.05, 0.25, 0.5)  # of the march
 _MAX_ROUNDS = 200  # of the march to the radius
 _LARGEST_MARGIN = 0.1  # above it, multipliers are too large for the dtype
 _ROUNDING = 64  # epsilons of the terms that D sums
-
-Moments = Callable[[jax.Array], jax.Array]
 
 
 class WorstCase(NamedTuple):
@@ -78,9 +78,11 @@ def worst_case_probability(
         quadrature. The smoothed dual is below D whatever the multipliers. What is
         measured and not proved is its aliasing, exponentially small: four times the
         largest difference to a rule of half of the nodes is subtracted. The nodes have
-        to resolve the moment functions: they are 15 / (6 num_nodes) apart.
-        What lies more than 7.5 standard deviations out is left away. Never below the
-        bound from the first moment alone, the first two, and so on. In float64 and
+        to resolve the moment functions: they are (15 + r) / (6 num_nodes) apart.
+        What lies more than 7.5 standard deviations out is summed up, doubled and
+        subtracted, up to 16; functions that grow so fast that more lies beyond, as
+        exp(|z|^2 / 2) does, give 0. Never below the bound from the first moment alone,
+        the first two, and so on, where all values are finite. In float64 and
         with the default nodes the first-order bound is within 1e-4 of the exact one for
         p <= .95 and within 4e-3 at p = .999.
 
@@ -196,34 +198,6 @@ def _checked(
     return array, mask
 
 
-class _Grid(NamedTuple):
-    """A product rule for the sum of both densities, that of z and that of z - r."""
-
-    moments: jax.Array  # [n, n, k], psi / (1 + L)
-    share: jax.Array  # [n, 1], L / (1 + L)
-    weight: jax.Array  # [n, n]
-
-
-def _grid(
-    moment_functions: Moments,
-    r: jax.Array,
-    num_nodes: int,
-    shift: tuple[ArrayLike, ArrayLike] = (0.0, 0.0),  # in units of the distances
-) -> _Grid:
-    at = jnp.arange(num_nodes, dtype=r.dtype)
-    x1, x2 = ((at + own) / (num_nodes - 1) for own in shift)
-    z1, z2 = (2 * _REACH + r) * x1 - _REACH, 2 * _REACH * x2 - _REACH
-    cell = (2 * _REACH + r) * (2 * _REACH) / (num_nodes - 1) ** 2
-    log_likelihood = (r * (z1 - 0.5 * r))[:, None]
-    along, across = normal_pdf(z1) + normal_pdf(z1 - r), normal_pdf(z2)
-    psi = moment_functions(jnp.stack(jnp.meshgrid(z1, z2, indexing="ij"), axis=-1))
-    return _Grid(
-        moments=psi * jax.nn.sigmoid(-log_likelihood)[..., None],
-        share=jax.nn.sigmoid(log_likelihood),
-        weight=cell * along[:, None] * across[None, :],
-    )
-
-
 @functools.partial(
     jax.jit, static_argnames=("moment_functions", "lower", "num_nodes", "is_warm")
 )
@@ -237,14 +211,16 @@ def _worst_case(
     num_nodes: int,
     is_warm: bool,
 ) -> WorstCase:
-    grid = _grid(moment_functions, r, num_nodes)
-    finer = functools.partial(_grid, moment_functions, r, num_nodes)
+    nodes = grid(moment_functions, r, num_nodes)
+    finer = functools.partial(grid, moment_functions, r, num_nodes)
 
     def bounded(is_used: jax.Array) -> WorstCase:
         multipliers = _ascend(
-            start, values, grid, lower=lower, is_used=is_used, is_warm=is_warm
+            start, values, nodes, lower=lower, is_used=is_used, is_warm=is_warm
         )
         bound, margin = _bound(multipliers, values, finer)
+        outside = left_out(moment_functions, r, multipliers)
+        bound, margin = bound - outside, margin + outside
         # D is never above 1: where it seems so, the quadrature has failed.
         is_known = (bound <= 1) & (margin <= _LARGEST_MARGIN)  # False for NaN
         probability = jnp.where(is_known, jnp.maximum(bound, 0.0), 0.0)
@@ -301,7 +277,7 @@ def _march(
 def _ascend(
     start: jax.Array,
     values: jax.Array,
-    grid: _Grid,
+    nodes: Grid,
     *,
     lower: tuple[bool, ...],
     is_used: jax.Array,
@@ -321,19 +297,19 @@ def _ascend(
     def step(index: jax.Array, state: Any) -> Any:
         multipliers, damping = state
         extra = first_width * shrinkage ** index.astype(values.dtype)
-        excess, width = _smoothing(multipliers, grid, extra)
+        excess, width = _smoothing(multipliers, nodes, extra)
         change = _newton_step(
             (excess, width),
             values,
-            grid,
+            nodes,
             damping=damping,
             is_free=is_used,
             is_held=is_lower & (multipliers <= 0),
         )
         trial = multipliers + change
         trial = jnp.where(is_lower, jnp.maximum(trial, 0.0), trial)
-        old = _smoothed(multipliers, values, grid, (excess, width))
-        new = _smoothed(trial, values, grid, _smoothing(trial, grid, extra))
+        old = _smoothed(multipliers, values, nodes, (excess, width))
+        new = _smoothed(trial, values, nodes, _smoothing(trial, nodes, extra))
         is_better = new >= old
         return (
             jnp.where(is_better, trial, multipliers),
@@ -347,7 +323,7 @@ def _ascend(
 def _newton_step(
     smoothed_excess: tuple[jax.Array, jax.Array],
     values: jax.Array,
-    grid: _Grid,
+    nodes: Grid,
     *,
     damping: jax.Array,
     is_free: jax.Array,
@@ -357,10 +333,10 @@ def _newton_step(
     excess, width = smoothed_excess
     contract = functools.partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
     t = jnp.clip(excess / width, -37.0, 37.0)
-    mass = grid.weight * ndtr(t)
-    edge = grid.weight * normal_pdf(t) / width
-    gradient = values - contract("ij,ijk->k", mass, grid.moments)
-    curvature = contract("ij,ijk,ijl->kl", edge, grid.moments, grid.moments)
+    mass = nodes.weight * ndtr(t)
+    edge = nodes.weight * normal_pdf(t) / width
+    gradient = values - contract("ij,ijk->k", mass, nodes.moments)
+    curvature = contract("ij,ijk,ijl->kl", edge, nodes.moments, nodes.moments)
     is_free = is_free & ~(is_held & (gradient <= 0))
     scale = jax.lax.rsqrt(jnp.maximum(jnp.diag(curvature), 1e-30)) * is_free
     ridge = damping + 100 * jnp.finfo(values.dtype).eps
@@ -369,12 +345,12 @@ def _newton_step(
     return scale * jnp.linalg.solve(matrix, scale * gradient)
 
 
-def _excess(multipliers: jax.Array, grid: _Grid) -> jax.Array:
+def _excess(multipliers: jax.Array, nodes: Grid) -> jax.Array:
     """The h of the module, (lambda . psi - L) / (1 + L), at the nodes `[n, n]`."""
     weighted = jnp.einsum(
-        "ijk,k->ij", grid.moments, multipliers, precision=jax.lax.Precision.HIGHEST
+        "ijk,k->ij", nodes.moments, multipliers, precision=jax.lax.Precision.HIGHEST
     )
-    return weighted - grid.share
+    return weighted - nodes.share
 
 
 def _change(excess: jax.Array) -> jax.Array:
@@ -384,21 +360,21 @@ def _change(excess: jax.Array) -> jax.Array:
 
 
 def _smoothing(
-    multipliers: jax.Array, grid: _Grid, extra: jax.Array
+    multipliers: jax.Array, nodes: Grid, extra: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """The h at the nodes, and the width that smooths it: larger where h is steep."""
-    excess = _excess(multipliers, grid)
+    excess = _excess(multipliers, nodes)
     return excess, _SOLVER_WIDTH * _change(excess) + extra
 
 
 def _smoothed(
     multipliers: jax.Array,
     values: jax.Array,
-    grid: _Grid,
+    nodes: Grid,
     smoothed_excess: tuple[jax.Array, jax.Array],
 ) -> jax.Array:
     """D with the positive part replaced by a larger smooth function, less rounding."""
-    loss = jnp.sum(grid.weight * _positive_part(*smoothed_excess))
+    loss = jnp.sum(nodes.weight * _positive_part(*smoothed_excess))
     return multipliers @ values - loss - _rounding(multipliers, values)
 
 
@@ -416,7 +392,7 @@ def _positive_part(excess: jax.Array, width: jax.Array) -> jax.Array:
 def _bound(
     multipliers: jax.Array,
     values: jax.Array,
-    grid: Callable[[tuple[jax.Array, jax.Array]], _Grid],
+    finer: Callable[..., Grid],
 ) -> tuple[jax.Array, jax.Array]:
     """A lower bound of D, and the margin in it, on a finer grid.
 
@@ -429,12 +405,12 @@ def _bound(
         step = jnp.ones_like(along) / _FINER  # to the next node of the finer grid
 
         def excess_at(along: jax.Array, across: jax.Array) -> jax.Array:
-            return _excess(multipliers, grid((along, across)))
+            return _excess(multipliers, finer(shift=(along, across)))
 
         excess, first = jax.jvp(lambda a: excess_at(a, across), (along,), (step,))
         _, second = jax.jvp(lambda a: excess_at(along, a), (across,), (step,))
         width = _WIDTH * jnp.hypot(first, second) + 1e-9
-        weight = grid((along, across)).weight
+        weight = finer(shift=(along, across)).weight
         return jnp.sum(weight * _positive_part(excess, width)) / _FINER**2
 
     index = np.arange(_FINER)

@@ -48,7 +48,7 @@ def norm_radius(
         value at the circumradius covers the ball (see the page of the paper).
         "cells": the same, proved for every component that the ball can meet, cell by
         cell (`ball_cover.cell_radius`); larger, slower, host only.
-        "unproven": larger still; rests on a monotonicity that was only seen numerically.
+        "unproven": larger still; rests on a monotonicity that was seen in numbers.
         In a subspace all three are "box".
 
     Args:

@@ -94,6 +94,42 @@ class RadiusTest(parameterized.TestCase):
         )
         self.assertBetween(float(worst.probability), 0.6, 0.6979)
 
+    def test_mass_beyond_the_grid_is_not_forgotten(self):
+        """The probability at another point far behind x: a density that lies there."""
+
+        def there(z):
+            return jnp.exp(-3.5 * z[..., :1] - 6.125)
+
+        worst = jax.jit(general_moments.worst_case_probability, static_argnums=0)(
+            there, jnp.array([0.9999]), 0.1
+        )
+        truth = stats.norm.cdf(stats.norm.ppf(0.9999) - 3.6)  # of a half-space
+        self.assertLessEqual(float(worst.probability), truth)
+        self.assertGreater(float(worst.margin), 0.03)
+
+    @parameterized.parameters(np.float64, np.float32)
+    def test_unlikely_classes_have_no_probability(self, dtype):
+        """Multipliers of 1e14 for what lies at the end of the grid, or beyond it."""
+        for cut in (7.3, 7.5, 7.6):
+            known = [stats.norm.cdf(-cut), -stats.norm.pdf(cut), 0.0]
+            worst = general_moments.worst_case_probability(
+                _first, jnp.array(known, dtype), 0.1, num_nodes=64
+            )
+            self.assertLess(float(worst.probability), 1e-12)
+
+    def test_functions_without_end_give_nothing(self):
+        """Infinite at 16 standard deviations; the first moment alone still counts."""
+
+        def growing(z):
+            square = jnp.sum(z**2, axis=-1)
+            return jnp.stack([jnp.ones_like(square), jnp.exp(2 * square)], axis=-1)
+
+        worst = general_moments.worst_case_probability(
+            growing, jnp.array([0.9, 1.0]), 0.5, num_nodes=64
+        )
+        zeroth = stats.norm.cdf(stats.norm.ppf(0.9) - 0.5)
+        self.assertBetween(float(worst.probability), zeroth - 1e-3, zeroth)
+
     def test_a_bound_above_one_is_none(self):
         def failed(*_):
             return jnp.array(1.5), jnp.array(0.0)
