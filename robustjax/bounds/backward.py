@@ -31,6 +31,7 @@ from robustjax.bounds import ibp
 from robustjax.bounds.graph import Graph, Node
 from robustjax.bounds.operations import (
     Affine,
+    Contraction,
     Elementwise,
     Interval,
     Lines,
@@ -145,6 +146,10 @@ def _slack(
     slack = jnp.zeros_like(rows) if numbers is None else jnp.abs(numbers)
     if isinstance(operation, Narrowed) or parts[0] is None:
         return slack
+    if isinstance(operation, Contraction):
+        least = ibp.least_size(rows.dtype)
+        terms = operation.point(*(size[0] for size in sizes))[None]
+        return slack + _times(rows, 4 * terms + least)
     if isinstance(operation, Product):
         least = ibp.least_size(rows.dtype)
         return slack + _times(rows, 4 * sizes[0] * sizes[1] + least)
@@ -181,6 +186,8 @@ def _back(
     )  # rows do not go back through counts and truth values
     if isinstance(operation, Affine) and are_floats:
         return _back_affine(node, rows, known)
+    if isinstance(operation, Contraction):
+        return _back_contraction(rows, operation, *(known[v] for v in node.inputs))
     start = start_mix(node, known) if are_floats else None
     if start is None:
         low, high = ibp.through(node, known)
@@ -266,6 +273,26 @@ def _back_product(
     of_second = (above + below) * mixed(a, b)
     low, high = mixed(-a * c, -b * d), mixed(-a * d, -b * c)
     return [of_first, of_second], _constant(rows, low, high)
+
+
+def _back_contraction(
+    rows: jax.Array, operation: Contraction, first: Interval, second: Interval
+) -> tuple[list[jax.Array], jax.Array]:
+    """The planes of every product, halfway between, summed up."""
+    copies = operation.spread
+    x, y = (
+        (copy(low)[None], copy(high)[None])
+        for copy, (low, high) in zip(copies, (first, second), strict=True)
+    )
+    transposed = jax.linear_transpose(operation.total, x[0][0].astype(rows.dtype))
+    (of_products,) = jax.vmap(transposed)(rows)
+    mix = jnp.full_like(x[0], 0.5)
+    parts, numbers = _back_product(of_products, x, y, mix=mix)
+    back = [
+        jax.vmap(jax.linear_transpose(copy, low))(part)[0]
+        for copy, (low, _), part in zip(copies, (first, second), parts, strict=True)
+    ]
+    return back, jax.vmap(operation.total)(numbers)
 
 
 def _constant(rows: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:

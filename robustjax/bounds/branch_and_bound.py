@@ -360,7 +360,7 @@ def _bounded(
     Their outputs are those of the function whose bounds these are, casts left out.
     """
     example = jax.ShapeDtypeStruct(lower.shape[1:], lower.dtype)
-    graph = tracing.trace(fn, example, ignores_casts=True)
+    graph = tracing.trace(fn, example, casts="ignore")
 
     def one(low: jax.Array, high: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         found = linear_bounds(

@@ -21,6 +21,7 @@ from robustjax.bounds.graph import Graph, Node
 from robustjax.bounds.input_sets import InputSet
 from robustjax.bounds.operations import (
     Affine,
+    Contraction,
     Elementwise,
     Interval,
     Narrowed,
@@ -103,7 +104,7 @@ def _floats(node: Node, known: Mapping[int, Interval]) -> set[int]:
 
 def _settle(node: Node, known: dict[int, Interval]) -> None:
     """Settles the bounds from which the lines of a node are computed."""
-    if isinstance(node.operation, Elementwise | Product):
+    if isinstance(node.operation, Elementwise | Product | Contraction):
         for value in _floats(node, known):
             known[value] = ibp.settled(known[value])
 

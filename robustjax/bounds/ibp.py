@@ -21,6 +21,7 @@ import jax.numpy as jnp
 from robustjax.bounds.graph import Graph, Node
 from robustjax.bounds.operations import (
     Affine,
+    Contraction,
     Elementwise,
     Interval,
     IntervalOnly,
@@ -53,13 +54,13 @@ def through(node: Node, known: Mapping[int, Interval]) -> Interval:
     intervals = [known[value] for value in node.inputs]
     if isinstance(operation, Affine):
         return _numbers(*_through_affine(node, operation, intervals))
-    if isinstance(operation, IntervalOnly):
+    if isinstance(operation, IntervalOnly | Contraction):
         return _numbers(*operation.bounds(*intervals))
     if isinstance(operation, Narrowed):
         found = intersect(intervals[0], operation.bounds(*intervals[1:]))
         sources = intervals[1:]
     elif isinstance(operation, Product):
-        found, sources = _product(*intervals), intervals
+        found, sources = product(*intervals), intervals
         if node.unit:
             sizes = magnitude(intervals[0]) * magnitude(intervals[1])
             sizes += least_size(sizes.dtype)
@@ -197,8 +198,8 @@ def _numbers(lower: jax.Array, upper: jax.Array) -> Interval:
     return _unless(jnp.isnan(low) | jnp.isnan(high), low, high)
 
 
-def _product(first: Interval, second: Interval) -> Interval:
-    """The hull of the products of ends; NaN, 0 times infinity, says nothing."""
+def product(first: Interval, second: Interval) -> Interval:
+    """The hull of the products of ends; NaN, 0 times infinity, is nothing. [device]."""
     corners = [a * b for a in first for b in second]
     low = jnp.minimum(jnp.minimum(*corners[:2]), jnp.minimum(*corners[2:]))
     return low, jnp.maximum(jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:]))

@@ -21,7 +21,7 @@ from robustjax.bounds.input_sets import InputSet
 from robustjax.bounds.operations import Interval
 
 ENGINES = ("robustjax", "jax_verify")
-CASTS = ("refuse", "ignore")
+CASTS = ("cover", "ignore")
 ROUNDING = ("ignore", "cover")
 METHODS = ("ibp", "crown-ibp", "crown", "alpha", "alpha-all")
 
@@ -98,7 +98,7 @@ def linear_bounds(
     num_steps: int = 20,
     capacity: int | None = None,
     chunk_size: int | None = None,
-    casts: str = "refuse",
+    casts: str = "cover",
     rounding: str = "ignore",
     engine: str = "robustjax",
 ) -> Bounds:
@@ -132,9 +132,10 @@ def linear_bounds(
         chunk_size: number of rows in one backward pass, which bounds memory. Default:
             all at once. For dense networks under `vmap` on a CPU, 32 is several times
             faster.
-        casts: "refuse" raises an error for conversions to narrower floats inside fn,
-            which round; "ignore" computes all in the dtype of the box, and the bounds
-            hold for fn without those conversions.
+        casts: "cover": what fn computes in narrower floats than those of the box may
+            be rounded either way, once for each operation, with sums in float32 at
+            least; "ignore" computes all in the dtype of the box, and the bounds hold
+            for fn without conversions to narrower floats.
         rounding: "ignore" that of the bounds themselves; or "cover" it: bounds are
             moved outward by what the roundings of the dtype of the box can add up to, a
             multiple of the sums of absolute values, so in float64.
@@ -183,7 +184,7 @@ def linear_bounds(
     graph = tracing.trace(
         specified,
         _struct(box),
-        ignores_casts=casts == "ignore",
+        casts=casts,
         covers_rounding=rounding == "cover",
     )
     effort = crown.Effort(capacity, chunk_size)

@@ -25,6 +25,17 @@ class About(NamedTuple):
     value: int  # that it is of
     axes: tuple[int, ...]
     shape: tuple[int, ...]  # of that value
+    factor: Any = None  # constants that it is multiplied by
+    source: Any = None  # the bounded value before its largest entry was subtracted
+
+
+class Formula(NamedTuple):
+    """A result as p(x), or as c0 + c1 gate(p(x)), of one value x: see `gates`."""
+
+    value: int | None  # x; None for a number alone
+    polynomial: tuple[float, ...]  # of p, from the constant on
+    gate: str = ""  # tanh, erf, erfc or logistic; empty: none
+    ends: tuple[float, float] = (0.0, 1.0)  # c0 and c1
 
 
 class Bounded(NamedTuple):
@@ -34,6 +45,7 @@ class Bounded(NamedTuple):
     shape: tuple[int, ...]
     dtype: Any
     about: About | None = None
+    formula: Formula | None = None
 
 
 class Lines(NamedTuple):
@@ -102,6 +114,18 @@ class Product(NamedTuple):
     point: Callable[[jax.Array, jax.Array], jax.Array]
 
 
+class Contraction(NamedTuple):
+    """A matrix product or convolution of two bounded values: sums of their products."""
+
+    name: str
+    point: Callable[[jax.Array, jax.Array], jax.Array]
+    bounds: Callable[[Interval, Interval], Interval]  # in centre and radius form
+    spread: tuple[Callable[[jax.Array], jax.Array], Callable[[jax.Array], jax.Array]]
+    """Each factor, copied to the shape of all products: linear."""
+    total: Callable[[jax.Array], jax.Array]
+    """From all products to their sums: linear."""
+
+
 class IntervalOnly(NamedTuple):
     """Any other function with an interval rule."""
 
@@ -121,7 +145,7 @@ class Narrowed(NamedTuple):
         return first
 
 
-Operation = Affine | Elementwise | Product | IntervalOnly | Narrowed
+Operation = Affine | Elementwise | Product | Contraction | IntervalOnly | Narrowed
 Add = Callable[[Operation, Sequence[Any]], Bounded]
 Rule = Callable[[Add, Any, Sequence[Any]], Bounded | list[Bounded]]
 _SomeRule = TypeVar("_SomeRule", bound=Rule)

@@ -230,6 +230,44 @@ class SumTest(absltest.TestCase):
             self.assertLess(high / low, 1 + 1e-10)
 
 
+class CurvesTest(absltest.TestCase):
+    def setUp(self):
+        super().setUp()
+        self.enterContext(jax.enable_x64(True))
+
+    def test_running_log_sums_near_zero_are_covered(self):
+        """Of x = [-a, log(1 - exp(-a))], whose log-sum-exp is zero but for rounding."""
+
+        @jax.jit
+        def at_a_point(x):
+            return bounds.linear_bounds(
+                lax.cumlogsumexp, x, x, method="ibp", rounding="cover"
+            )
+
+        with mpmath.workdps(60):
+            for first in np.random.default_rng(0).uniform(0.1, 3.0, 30):
+                x = np.array([-first, np.log(-np.expm1(-first))])
+                own = jax.device_get(at_a_point(x))
+                exact = mpmath.log(sum(mpmath.exp(mpmath.mpf(float(v))) for v in x))
+                low, high = float(own.lower[1]), float(own.upper[1])
+                self.assertBetween(exact, mpmath.mpf(low), mpmath.mpf(high))
+
+    def test_ties_of_argmax_are_not_decided_by_rounding(self):
+        """One number computed in several ways: whichever is largest is possible."""
+
+        def fn(x):
+            ways = jnp.stack([x * 3 / 3, x, (x + 0.1) - 0.1, (x + 0.7) - 0.7])
+            return jnp.argmax(ways[:, 0]).astype(x.dtype)
+
+        bound, value_at = (
+            jax.jit(lambda x: bounds.interval_bounds(fn, x, x)),
+            (jax.jit(fn)),
+        )
+        for point in np.random.default_rng(0).uniform(-1, 1, (50, 1)):
+            own = bound(point)
+            self.assertBetween(value_at(point), own.lower, own.upper)
+
+
 class AsRunTest(absltest.TestCase):
     """What is decided in float64 is about the function that its user calls."""
 

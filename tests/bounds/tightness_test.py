@@ -15,9 +15,11 @@ _ROW = re.compile(r"^\| `(\w+)` \| (-?\d+)% \| (-?\d+)% \|$", re.M)
 _AFFINE = {
     "add", "add_any", "broadcast_in_dim", "concatenate", "conv_general_dilated",
     "convert_element_type", "copy", "cumsum", "dynamic_slice", "dynamic_update_slice",
-    "gather", "name", "neg", "pad", "reduce_sum", "reduce_window_sum", "reshape", "rev",
-    "sharding_constraint", "slice", "split", "squeeze", "stack", "stop_gradient", "sub",
-    "transpose", "unstack",
+    "gather", "name", "neg", "optimization_barrier", "pad", "reduce_sum",
+    "reduce_window_sum", "reshape", "rev", "scatter", "scatter-add", "scatter-mul",
+    "scatter-sub", "scatter_add", "scatter_mul", "scatter_sub", "sharding_constraint",
+    "slice", "split", "squeeze", "stack", "stop_gradient", "sub", "tile", "transpose",
+    "unstack",
 }  # fmt: skip
 
 

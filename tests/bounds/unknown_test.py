@@ -37,6 +37,12 @@ _PARTIAL = {  # functions that are no number somewhere on [-1, 2]
     "elu": lambda x: jax.nn.elu(jnp.log(x)),
     "sort": lambda x: jnp.sort(jnp.sqrt(x)),
     "cummax": lambda x: lax.cummax(jnp.sqrt(x)),
+    "running log-sum": lambda x: lax.cumlogsumexp(jnp.log(x)),
+    "running product": lambda x: lax.cumprod(jnp.tile(jnp.log(x), 9))[-2:],
+    "remainder": lambda x: lax.rem(x, jnp.zeros(2)),
+    "arccosh": jnp.arccosh,
+    "arctanh": lambda x: jnp.arctanh(-x),
+    "root": lambda x: jnp.power(x, 0.3),
     "matrix of both": lambda x: (jnp.sqrt(x)[:, None] @ x[None]) @ jnp.ones(2),
 }
 _DECIDE = {  # numbers from a result z; at NaN the comparisons are False
@@ -108,6 +114,29 @@ class UnknownTest(absltest.TestCase):
         for own in jax.device_get(every(-jnp.ones(2), 2 * jnp.ones(2))):
             self.assertTrue(np.all(own.lower < 0))
             self.assertTrue(np.all(own.upper > 0))
+
+    def test_an_unknown_entry_reaches_what_is_made_of_it(self):
+        """The first of three entries may be NaN, and with it what follows."""
+
+        def fn(x):
+            z = jnp.log(x)
+            running = jnp.exp(-lax.cumlogsumexp(z))[1:]
+            return jnp.concatenate([
+                jnp.where(running < 9, 1.0, -1.0),
+                jnp.where(jnp.sort(z) < 9, 1.0, -1.0),
+                jnp.where(lax.top_k(z, 2)[0] < 9, 1.0, -1.0),
+                jnp.where(jnp.prod(jnp.tile(z, 7)) < 9, 1.0, -1.0)[None],
+                jnp.argmax(z).astype(x.dtype)[None],
+                jnp.argmin(z).astype(x.dtype)[None],
+                jnp.take(z, jnp.argmin(-z), mode="clip")[None],
+            ])  # fmt: skip
+
+        lower, upper = np.float32([-1.0, 0.5, 1.0]), np.float32([-0.5, 0.8, 2.0])
+        values = np.asarray(fn((lower + upper) / 2))
+        for own in _all_bounds(fn, lower, upper):
+            self.assertTrue(np.all((own.lower <= values) | np.isnan(values)))
+            self.assertTrue(np.all((own.upper >= values) | np.isnan(values)))
+            self.assertTrue(np.isinf([own.lower[-1], own.upper[-1]]).all())
 
     def test_a_false_claim_is_not_verified(self):
         for inner in (jnp.log, lambda x: jnp.sqrt(x) - 2):

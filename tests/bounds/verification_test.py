@@ -205,8 +205,41 @@ class CastsTest(absltest.TestCase):
         ))(*box)  # fmt: skip
         np.testing.assert_allclose(own.lower, same.lower, rtol=1e-5)
         np.testing.assert_allclose(own.upper, same.upper, rtol=1e-5)
-        with self.assertRaisesRegex(bounds.UnsupportedError, "rounds"):
-            bounds.linear_bounds(narrow, *box)
+
+    def test_roundings_of_narrow_floats_are_covered(self):
+        """A box so small that they decide; without them values would be outside."""
+        weights = jax.random.normal(jax.random.key(0), (2, 3, 16)).astype(jnp.bfloat16)
+
+        def narrow(x):
+            hidden = jnp.tanh(x.astype(jnp.bfloat16) @ weights[0])
+            counts = jnp.sum(hidden > 0).astype(jnp.bfloat16) + 300
+            return (hidden @ weights[1].T).astype(jnp.float32) + counts
+
+        lower = np.float32([0.3, 0.1, -0.2])
+        upper = lower + np.float32(1e-4)
+        share = np.random.default_rng(0).uniform(size=(500, 3)).astype(np.float32)
+        points = np.clip(lower + share * (upper - lower), lower, upper)
+
+        @jax.jit
+        def evaluate(low, high):
+            found = [
+                bounds.linear_bounds(narrow, low, high, method="crown", casts=casts)
+                for casts in ("cover", "ignore")
+            ]
+            return found, jax.vmap(narrow)(points)
+
+        (own, wide), values = jax.device_get(evaluate(lower, upper))
+        self.assertTrue(np.all(own.lower <= values) and np.all(values <= own.upper))
+        self.assertFalse(np.all(wide.lower <= values) and np.all(values <= wide.upper))
+        self.assertLess(np.max(own.upper - own.lower), 5)
+
+    def test_what_is_too_large_for_narrow_floats_is_not_known(self):
+        def fn(x):
+            return (x.astype(jnp.float16) * 60000).astype(jnp.float32)
+
+        found = bounds.interval_bounds(fn, jnp.float32([0.5, 1.0]), jnp.float32([1, 2]))
+        self.assertEqual(found.upper.tolist()[1], np.inf)
+        self.assertBetween(found.upper.tolist()[0], 60000, 60100)
 
     def test_rounding_to_fewer_bits_is_a_cast(self):
         def rounded(x):
@@ -217,8 +250,12 @@ class CastsTest(absltest.TestCase):
             rounded, *box, method="ibp", casts="ignore"
         ))(*box)  # fmt: skip
         np.testing.assert_allclose(own, 2 * np.array(box), rtol=1e-6)
-        with self.assertRaisesRegex(bounds.UnsupportedError, "reduce_precision"):
-            bounds.linear_bounds(rounded, *box)
+        covered = jax.device_get(bounds.interval_bounds(rounded, *box))
+        np.testing.assert_array_less(covered.lower, 2 * box[0] - 0.04)
+        x = np.linspace(box[0], box[1], 300)
+        values = jax.device_get(jax.jit(rounded)(x))
+        self.assertTrue(np.all(covered.lower <= values))
+        self.assertTrue(np.all(values <= covered.upper))
 
 
 if __name__ == "__main__":

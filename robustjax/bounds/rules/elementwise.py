@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from robustjax.bounds import operations, shares
+from robustjax.bounds import operations
 from robustjax.bounds.operations import (
     Add,
     Bounded,
@@ -25,10 +25,12 @@ from robustjax.bounds.operations import (
     Interval,
     Lines,
 )
-from robustjax.bounds.rules import affine, sigmoidal
+from robustjax.bounds.rules import affine, gates, normalizing, shares, sigmoidal
 
 _Function = Callable[[jax.Array], jax.Array]
-_MOST_POWER = 64
+_Bounds = Callable[[jax.Array, jax.Array], Interval]
+_Lines = Callable[[jax.Array, jax.Array, jax.Array], Lines]
+MOST_POWER = 64
 _TANGENT_STEPS = 30  # of the bisection for the tangent through an end
 
 
@@ -56,21 +58,46 @@ def _convex_lines(
     return Lines(*_tangent(f, _between(lower, upper, mix)), *_secant(f, lower, upper))
 
 
-def _concave_lines(
-    f: _Function, lower: jax.Array, upper: jax.Array, mix: jax.Array
-) -> Lines:
-    turned = _convex_lines(lambda x: -f(x), lower, upper, mix)
-    slope, offset = -turned.upper_slope, -turned.upper_offset
-    return Lines(slope, offset, -turned.lower_slope, -turned.lower_offset)
+def convex(f: _Function) -> _Lines:
+    """Lines of a convex function: a tangent below, the secant above. [host]."""
+    return functools.partial(_convex_lines, f)
+
+
+def concave(f: _Function, *, inner: float = 0.0) -> _Lines:
+    """Lines of a concave function: the secant below, a tangent above. [host].
+
+    Args:
+        f: the function, elementwise.
+        inner: the tangent touches at this share of the upper bound or above, where the
+            slope at 0 is infinite.
+    """
+
+    def lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+        slope, offset = _secant(lambda x: -f(x), lower, upper)
+        first = jnp.maximum(lower, inner * upper) if inner else lower
+        return Lines(-slope, -offset, *_tangent(f, _between(first, upper, mix)))
+
+    return lines
+
+
+def rising(f: _Function) -> _Bounds:
+    """Bounds of a rising function: its values at the ends. [host]."""
+    return functools.partial(_rising, f)
+
+
+def even(f: _Function) -> _Bounds:
+    """Bounds of an even function that rises with the size of x. [host]."""
+    return functools.partial(_even_bounds, f)
+
+
+def s_shaped(name: str, f: _Function) -> Elementwise:
+    """A rising f, convex below 0 and concave above, odd except for f(0). [host]."""
+    lines = jax.jit(functools.partial(_s_shaped_lines, f))
+    return Elementwise(name, f, rising(f), lines, is_finite=True)
 
 
 def _rising(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
     return f(lower), f(upper)
-
-
-def _jumping(f: _Function, lower: jax.Array, upper: jax.Array) -> Interval:
-    """Interval of an increasing step function, whose jumps rounding may shift."""
-    return _rising(f, *operations.outward((lower, upper)))
 
 
 def _abs_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
@@ -135,7 +162,7 @@ def _s_shaped_upper(
 
 
 def _register(primitive: str, f: _Function, lines: Any, bounds: Any = None) -> None:
-    found = functools.partial(_rising, f) if bounds is None else bounds
+    found = rising(f) if bounds is None else bounds
     operations.elementwise(primitive, Elementwise(primitive, f, found, lines))
 
 
@@ -166,7 +193,7 @@ def at_least(constant: Any) -> Elementwise:
     def is_settled(lower: jax.Array, upper: jax.Array) -> jax.Array:
         return (lower >= constant) | (upper <= constant)
 
-    bounds = functools.partial(_rising, point)
+    bounds = rising(point)
     return Elementwise(
         "max",
         point,
@@ -180,35 +207,35 @@ def at_least(constant: Any) -> Elementwise:
 
 
 RELU = at_least(0.0)
-_EXP = Elementwise(
+EXP = Elementwise(
     "exp",
     jnp.exp,
-    functools.partial(_rising, jnp.exp),
-    functools.partial(_convex_lines, jnp.exp),
+    rising(jnp.exp),
+    convex(jnp.exp),
 )
-_register("expm1", jnp.expm1, functools.partial(_convex_lines, jnp.expm1))
+_register("expm1", jnp.expm1, convex(jnp.expm1))
 for _name, _f in (
     ("log", jnp.log),
     ("log1p", jnp.log1p),
     ("log2", jnp.log2),
-    ("sqrt", jnp.sqrt),
 ):
-    _register(_name, _f, functools.partial(_concave_lines, _f))
+    _register(_name, _f, concave(_f))
+
+
+def _gate(
+    operation: Elementwise, add: Add, bind: Any, arguments: Sequence[Any]
+) -> Bounded:
+    """A function that multiplies in SiLU and GELU."""
+    found = add(operation, arguments)
+    return gates.gated(found, arguments[0], gate=operation.name)
+
+
 for _name, _f in (
     ("tanh", jnp.tanh),
     ("logistic", jax.nn.sigmoid),
     ("erf", jax.scipy.special.erf),
 ):
-    _s_shaped = Elementwise(
-        _name,
-        _f,
-        functools.partial(_rising, _f),
-        jax.jit(functools.partial(_s_shaped_lines, _f)),
-        is_finite=True,
-    )
-    operations.elementwise(_name, _s_shaped)
-for _name, _f in (("floor", jnp.floor), ("ceil", jnp.ceil), ("sign", jnp.sign)):
-    _register(_name, _f, None, functools.partial(_jumping, _f))
+    operations.rule(_name)(functools.partial(_gate, s_shaped(_name, _f)))
 operations.elementwise(
     "abs",
     Elementwise(
@@ -226,19 +253,17 @@ operations.elementwise(
 
 def _of_function(f: Any, lines: Any) -> None:
     """A rising function of JAX that is made of comparisons inside."""
-    operation = Elementwise(
-        f.__name__, f, functools.partial(_rising, f), functools.partial(lines, f)
-    )
+    operation = Elementwise(f.__name__, f, rising(f), lines(f))
     operations.function(f)(lambda add, _, arguments: add(operation, arguments))
 
 
-_of_function(jax.nn.softplus, _convex_lines)
-_of_function(jax.nn.log_sigmoid, _concave_lines)
+_of_function(jax.nn.softplus, convex)
+_of_function(jax.nn.log_sigmoid, concave)
 _ELU = Elementwise(
     "elu",
     jax.nn.elu,
-    functools.partial(_rising, jax.nn.elu),
-    functools.partial(_convex_lines, jax.nn.elu),
+    rising(jax.nn.elu),
+    convex(jax.nn.elu),
 )
 
 
@@ -281,11 +306,14 @@ def _square_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
     return low * low, high * high
 
 
-_SQUARE = Elementwise(
-    "square", jnp.square, _square_bounds, functools.partial(_convex_lines, jnp.square)
-)
+_SQUARE = Elementwise("square", jnp.square, _square_bounds, convex(jnp.square))
 operations.named("square", _SQUARE)
-operations.elementwise("square", _SQUARE)
+
+
+@operations.rule("square")
+def _square(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    found = gates.powered(add(_SQUARE, arguments), arguments[0], power=2)
+    return normalizing.squared(found, arguments[0])
 
 
 @operations.rule("one_minus_square")
@@ -321,10 +349,10 @@ def _reciprocal_lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lin
     is_negative = upper < 0
     has_zero = (lower <= 0) & (upper >= 0)
     low, high = (jnp.where(has_zero, 1.0, v) for v in (lower, upper))
-    convex = _convex_lines(jnp.reciprocal, low, high, mix)
-    concave = _concave_lines(jnp.reciprocal, low, high, mix)
+    below = concave(jnp.reciprocal)(low, high, mix)
+    above = convex(jnp.reciprocal)(low, high, mix)
     lines = Lines(
-        *(jnp.where(is_negative, n, p) for n, p in zip(concave, convex, strict=True))
+        *(jnp.where(is_negative, n, p) for n, p in zip(below, above, strict=True))
     )
     return Lines(
         jnp.where(has_zero, 0.0, lines.lower_slope),
@@ -338,61 +366,60 @@ operations.named(
     "reciprocal",
     Elementwise("reciprocal", jnp.reciprocal, _reciprocal_bounds, _reciprocal_lines),
 )
-_register(
+_SQRT = Elementwise("sqrt", jnp.sqrt, rising(jnp.sqrt), concave(jnp.sqrt))
+_RSQRT = Elementwise(
     "rsqrt",
     jax.lax.rsqrt,
-    functools.partial(_convex_lines, jax.lax.rsqrt),
     _falling_positive(jax.lax.rsqrt),
+    convex(jax.lax.rsqrt),
 )
+
+
+@operations.rule("sqrt", "rsqrt")
+def _root(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    is_inverse = bind is not None and bind.primitive.name == "rsqrt"
+    found = add(_RSQRT if is_inverse else _SQRT, arguments)
+    return normalizing.rooted(found, arguments[0], is_inverse=is_inverse)
+
+
+operations.named("exp", EXP)
 
 
 @operations.rule("exp")
 def _exponential(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
-    return shares.exponential(add(_EXP, arguments), arguments[0])
+    return shares.exponential(add(EXP, arguments), arguments[0])
 
 
 @operations.rule("exp2")
 def _power_of_two(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """exp(x ln 2), whose product is rounded, and by more where x is large."""
     scaled = affine.multiply(add, jnp.multiply, [arguments[0], math.log(2)])
-    return add(_EXP, [scaled])
-
-
-@operations.rule("round")
-def _round(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
-    """Rising, whichever way halves are rounded."""
-    bounds = functools.partial(_jumping, bind)
-    return add(Elementwise("round", bind, bounds), arguments)
+    return add(EXP, [scaled])
 
 
 @operations.rule("integer_pow")
 def _integer_power(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
-    power = bind.params["y"]
-    if abs(power) > _MOST_POWER:  # each factor is rounded
+    return whole_power(add, arguments[0], power=bind.params["y"])
+
+
+def whole_power(add: Add, x: Bounded, *, power: int) -> Bounded:
+    """x^power of a whole number other than 0. [host].
+
+    Raises:
+        UnsupportedError: for 0 and for powers beyond 64, as each factor is rounded.
+    """
+    if power == 0 or abs(power) > MOST_POWER:
         raise operations.UnsupportedError(f"There is no rule for the power {power}.")
+    if power < 0:
+        inverse = add(operations.for_name("reciprocal"), [x])
+        return inverse if power == -1 else whole_power(add, inverse, power=-power)
+    if power == 1:
+        return x
     if power == 2:
-        return add(_SQUARE, arguments)
-    if power == -1:
-        return add(operations.for_name("reciprocal"), arguments)
+        return _square(add, None, [x])
     f = functools.partial(jax.lax.integer_pow, y=power)
-    if power > 0 and power % 2 == 0:
-        even = Elementwise(
-            f"power {power}",
-            f,
-            functools.partial(_even_bounds, f),
-            functools.partial(_convex_lines, f),
-        )
-        return add(even, arguments)
-    if power > 0:
-        odd = Elementwise(
-            f"power {power}",
-            f,
-            functools.partial(_rising, f),
-            sigmoidal.bending_lines(f, bends=(0.0,)),
-        )
-        return add(odd, arguments)
-    if power == 0:
-        raise operations.UnsupportedError("There is no rule for the power 0.")
-    inverse = add(operations.for_name("reciprocal"), arguments)
-    positive = bind._replace(params=dict(bind.params) | {"y": -power})
-    return _integer_power(add, positive, [inverse])
+    if power % 2 == 0:
+        return add(Elementwise(f"power {power}", f, even(f), convex(f)), [x])
+    lines = sigmoidal.bending_lines(f, bends=(0.0,))
+    found = add(Elementwise(f"power {power}", f, rising(f), lines), [x])
+    return gates.powered(found, x, power=power)

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax import _validate
-from robustjax.bounds import ibp, operations, shares
+from robustjax.bounds import ibp, operations
 from robustjax.bounds.operations import (
     Add,
     Affine,
@@ -23,7 +23,7 @@ from robustjax.bounds.operations import (
     IntervalOnly,
     Narrowed,
 )
-from robustjax.bounds.rules import affine, elementwise
+from robustjax.bounds.rules import affine, elementwise, normalizing, shares
 
 _FEW = 16  # more would need more than four rounds of pairs, each with bounds of its own
 
@@ -37,6 +37,12 @@ def maximum(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         first, second = second, first
     if not isinstance(second, Bounded):
         known = _validate.concrete(second)
+        if (
+            known is not None
+            and np.all(known <= 0)
+            and normalizing.is_never_negative(first)
+        ):
+            return first
         if known is not None and np.all(known == -np.inf):
             return affine.spread(
                 add, first, jnp.broadcast_shapes(first.shape, known.shape)
@@ -153,19 +159,21 @@ class _Turned:
         return self.point(x)
 
 
-@operations.rule("cummax", "cummin", "sort")
+@operations.rule("cummax", "cummin")
 def _in_order(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
-    """Rising in every entry: the bounds are the values at the bounds."""
+    """Rising in every entry."""
+    return add(IntervalOnly(bind.primitive.name, bind, in_order(bind)), arguments)
 
-    def point(x: jax.Array) -> jax.Array:
-        result = bind(x)
-        return result[0] if bind.primitive.multiple_results else result
+
+def in_order(f: Callable[[Any], Any]) -> Callable[[Interval], Interval]:
+    """Bounds of a function that rises in every entry: its values at the bounds. [host].
+
+    Where nothing is known of an entry, nothing is known of any: NaN moves others aside.
+    """
 
     def bounds(ends: Interval) -> Interval:
-        low, high = point(ends[0]), point(ends[1])
-        is_lost = jnp.any(ibp.is_unknown(ends))  # NaN moves others aside
+        low, high = f(ends[0]), f(ends[1])
+        is_lost = jnp.any(ibp.is_unknown(ends))
         return jnp.where(is_lost, -jnp.inf, low), jnp.where(is_lost, jnp.inf, high)
 
-    if len(arguments) > 1:
-        raise operations.UnsupportedError("Bounds cannot follow a sort by keys.")
-    return add(IntervalOnly(bind.primitive.name, point, bounds), arguments)
+    return bounds

@@ -1,4 +1,4 @@
-"""Rules of functions with inflection points: sine, cosine, silu.
+"""Rules of functions with inflection points: sine, cosine, silu, mish.
 
     s x + min_y (f(y) - s y) <= f(x) <= s x + max_y (f(y) - s y),
     s = (f(u) - f(l)) / (u - l),   y in [l, u].
@@ -16,12 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from robustjax.bounds import operations
-from robustjax.bounds.operations import Add, Bounded, Elementwise, Interval, Lines
+from robustjax.bounds.operations import Elementwise, Interval, Lines
 
 _Function = Callable[[jax.Array], jax.Array]
 _STEPS = 40  # of the bisection, to the last bit of a float32, past one of a float64
-_SILU_BENDS = (-2.3993572805154677, 2.3993572805154677)  # x tanh(x / 2) = 2
-_SILU_LEAST = -1.2784645427610738  # where the first one is zero
 
 
 def _parallel_lines(
@@ -136,24 +134,43 @@ def bending_lines(f: _Function, *, bends: Sequence[float]) -> Callable[..., Line
     return lines
 
 
-def _silu_bounds(lower: jax.Array, upper: jax.Array) -> Interval:
-    ends = jax.nn.silu(lower), jax.nn.silu(upper)
-    bottom = jnp.clip(_SILU_LEAST, lower, upper)
-    least = jnp.minimum(jnp.minimum(*ends), jax.nn.silu(bottom))
-    has_bottom = (lower < _SILU_LEAST) & (upper > _SILU_LEAST)
-    rounding = jnp.where(has_bottom, jnp.finfo(lower.dtype).eps, 0.0)
+def dipping_bounds(
+    f: _Function, place: float, lower: jax.Array, upper: jax.Array
+) -> Interval:
+    """Bounds of a function that falls up to a place and rises behind it. [device].
+
+    Args:
+        f: the function, elementwise, z g(z) with a gate g.
+        place: where it is least, to a part in a million.
+        lower: lower bounds.
+        upper: upper bounds.
+    """
+    ends = f(lower), f(upper)
+    bottom = jnp.clip(place, lower, upper)
+    least = jnp.minimum(jnp.minimum(*ends), f(bottom))
+    error = 1e-6 * abs(place)
+    has_bottom = (lower < place + error) & (upper > place - error)
+    slack = abs(place) * float(jnp.finfo(lower.dtype).eps + 2e-12)
+    rounding = jnp.where(has_bottom, slack, 0.0)
     return least - rounding, jnp.maximum(*ends)
 
 
-_SILU = Elementwise(
-    "silu",
+def _register(f: Any, *, least: float, bends: Sequence[float]) -> None:
+    """A function of JAX that dips once below zero and then rises."""
+    bounds = functools.partial(dipping_bounds, f, least)
+    lines = bending_lines(f, bends=bends)
+    operation = Elementwise(f.__name__, f, bounds, lines, is_finite=True)
+    operations.function(f)(lambda add, _, arguments: add(operation, arguments))
+
+
+# Where the first and where the second derivative is zero, to the digits of a float64.
+_register(
     jax.nn.silu,
-    _silu_bounds,
-    bending_lines(jax.nn.silu, bends=_SILU_BENDS),
-    is_finite=True,
+    least=-1.2784645427610738,
+    bends=(-2.3993572805154677, 2.3993572805154677),
 )
-
-
-@operations.function(jax.nn.silu)
-def _silu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
-    return add(_SILU, arguments)
+_register(
+    jax.nn.mish,
+    least=-1.1924312145154952,
+    bends=(-2.2563763963607931, 1.4905711794854285),
+)

@@ -77,7 +77,7 @@ def along_curve(
 @jax.jit
 def _breakpoints(fn: Partial, curve: Partial) -> dict[int, jax.Array]:
     """Where the function bends, by the values that do."""
-    graph = tracing.trace(fn, _example(curve), ignores_casts=True)
+    graph = tracing.trace(fn, _example(curve), casts="ignore")
     kinds: dict[int, Any] = {value: graph.nodes[value - 1] for value in bends(graph)}
     return {
         value: jnp.asarray(node.operation.breakpoint) for value, node in kinds.items()
@@ -147,7 +147,7 @@ def _evaluated(
     bend: int | None,
 ) -> jax.Array:
     """What a bend takes, or the output, from the nearest layers that are known."""
-    graph = tracing.trace(fn, _example(curve), ignores_casts=True)
+    graph = tracing.trace(fn, _example(curve), casts="ignore")
     value = graph.output if bend is None else graph.nodes[bend - 1].inputs[0]
     needed = _needed(graph, value, set(layers))
 
