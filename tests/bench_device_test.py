@@ -64,9 +64,17 @@ class BenchDeviceTest(absltest.TestCase):
         self.assertIn(self.report.setting["device"], lines[0])
         self.assertEqual(
             lines[2:],
-            ["| case | x |", "| --- | --- |", "| a | 1 |", "| b | 2,000 |", "",
-             "| case | y |", "| --- | --- |", "| c | 0.5 |"],
-        )  # fmt: skip
+            [
+                "| case | x |",
+                "| --- | --- |",
+                "| a | 1 |",
+                "| b | 2,000 |",
+                "",
+                "| case | y |",
+                "| --- | --- |",
+                "| c | 0.5 |",
+            ],
+        )
 
     def test_names_are_unique_and_the_first_minutes_hold_exactness_and_speed(self):
         cases = device_cases.cases()

@@ -18,10 +18,14 @@ class ChangedTest(absltest.TestCase):
     def test_imports_are_followed_through_packages_helpers_and_scripts(self):
         found = self._concerned("robustjax/bounds/ibp.py")
         self.assertContainsSubset(
-            ["robustjax/bounds/ibp.py", "tests/bounds/methods_test.py",
-             "tests/semantic/search_test.py", "tests/experiments/verify_linf_test.py"],
+            [
+                "robustjax/bounds/ibp.py",
+                "tests/bounds/methods_test.py",
+                "tests/semantic/search_test.py",
+                "tests/experiments/verify_linf_test.py",
+            ],
             found,
-        )  # fmt: skip
+        )
         self.assertNotIn("tests/contrastive/losses_test.py", found)
         helper = self._concerned("tests/worst_cases.py")
         self.assertIn("tests/smoothing/radii/dual_test.py", helper)

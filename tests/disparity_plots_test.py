@@ -14,9 +14,12 @@ class AccuracyByClassTest(parameterized.TestCase):
         sigmas = [0.0, 0.5, 1.0]
         accuracy = {"cat": [0.9, 0.4, np.nan], "ship": [1.0, 0.9, 0.8]}
         figure = plotting.accuracy_by_class(
-            sigmas, accuracy, bounds={"cat": ([0.8, 0.3, 0], [1, 0.5, 1])},
-            needed={"radius 1": 0.3}, vanishing=0.7,
-        )  # fmt: skip
+            sigmas,
+            accuracy,
+            bounds={"cat": ([0.8, 0.3, 0], [1, 0.5, 1])},
+            needed={"radius 1": 0.3},
+            vanishing=0.7,
+        )
         axes = figure.axes[0]
         lines = {line.get_label(): line for line in axes.get_lines()}
         for name, values in accuracy.items():
@@ -77,10 +80,14 @@ class SliceTest(parameterized.TestCase):
     def test_panels_show_the_labels_in_the_colours_of_the_legend(self):
         labels = np.array([[0, 0, 1], [0, 1, 1], [2, 1, 1]], np.int32)
         found = hidden_cost.SliceMap(
-            base=labels, smoothed=labels[::-1].copy(),
-            counts=np.zeros((3, 3, 4), np.int32), x=np.arange(3.0), y=np.arange(3.0),
-            coordinates=np.array([[0.0, 0], [2, 0], [0, 2]]), basis=np.eye(2),
-        )  # fmt: skip
+            base=labels,
+            smoothed=labels[::-1].copy(),
+            counts=np.zeros((3, 3, 4), np.int32),
+            x=np.arange(3.0),
+            y=np.arange(3.0),
+            coordinates=np.array([[0.0, 0], [2, 0], [0, 2]]),
+            basis=np.eye(2),
+        )
         figure = plotting.region_slice(
             {"sigma 1": found}, class_names=["a", "b", "c"], title="slices"
         )

@@ -375,7 +375,8 @@ class SemanticTest(parameterized.TestCase):
 class SynBenchTest(parameterized.TestCase):
     def _result(self, thresholds=(0.6, 0.8)):
         return types.SimpleNamespace(
-            thresholds=thresholds, ceiling=np.array([0.9, 0.8]),
+            thresholds=thresholds,
+            ceiling=np.array([0.9, 0.8]),
             score=np.array([[0.1, 0.2], [0.5, 0.4]]),
             standard_error=np.array([[0.0, 0.0], [0.01, 0.02]]),
             accuracy=np.array([[0.5, 0.5], [0.7, 0.9]]),
@@ -383,7 +384,7 @@ class SynBenchTest(parameterized.TestCase):
             raw_accuracy=np.array([[0.5, 0.5], [0.8, 1.0]]),
             raw_bound=np.array([[0.0, 0.0], [4.0, 2.0]]),
             task={"relative_epsilons": [0.0, 0.25]},
-        )  # fmt: skip
+        )
 
     def test_curves_and_scores(self):
         figure = plotting.synbench_scores({"a": self._result()}, epsilon_index=1)

@@ -202,9 +202,13 @@ def worst_value(known, r, *, free_parallel=True) -> float:
     bounds = [(None if free_parallel else 0.0, None), (-8, 12), (0.0, None)]
     options = dict(ftol=1e-15, gtol=1e-10, maxiter=2000, maxfun=4000)
     found = optimize.minimize(
-        loss, [2.0 * r, 0.0, 2.0], jac=True, method="L-BFGS-B",
-        bounds=bounds, options=options,
-    )  # fmt: skip
+        loss,
+        [2.0 * r, 0.0, 2.0],
+        jac=True,
+        method="L-BFGS-B",
+        bounds=bounds,
+        options=options,
+    )
     return -found.fun
 
 

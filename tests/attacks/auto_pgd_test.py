@@ -114,9 +114,16 @@ def _run(loss, norm, num_steps):
         around = ball.ball(x, epsilon, norm=norm)
         starts = jax.vmap(around.random_point)(jax.random.split(key, _NUM_STARTS))
         return starts, attacks.apgd(
-            key, _network, x, labels=labels, epsilon=epsilon, norm=norm, loss=loss,
-            num_steps=num_steps, num_restarts=_NUM_STARTS,
-        )  # fmt: skip
+            key,
+            _network,
+            x,
+            labels=labels,
+            epsilon=epsilon,
+            norm=norm,
+            loss=loss,
+            num_steps=num_steps,
+            num_restarts=_NUM_STARTS,
+        )
 
     with jax.enable_x64(True):
         found = attacked(jax.random.key(3), x, labels, epsilon)
@@ -136,11 +143,16 @@ class ApgdTest(parameterized.TestCase):
         x, labels, epsilon, starts, found = _run(loss, norm, num_steps)
         expected = [
             _loops(
-                own, label, starts=starts[:, i], epsilon=epsilon[i],
-                num_steps=num_steps, loss=loss, norm=norm,
+                own,
+                label,
+                starts=starts[:, i],
+                epsilon=epsilon[i],
+                num_steps=num_steps,
+                loss=loss,
+                norm=norm,
             )
             for i, (own, label) in enumerate(zip(x, labels, strict=True))
-        ]  # fmt: skip
+        ]
         margins, points = zip(*expected, strict=True)
         np.testing.assert_allclose(found.margin, margins, rtol=1e-9)
         np.testing.assert_allclose(found.x, points, atol=1e-9)
@@ -177,9 +189,14 @@ class ApgdTest(parameterized.TestCase):
                 return jnp.stack([(x - 0.5) @ weight, jnp.zeros(len(x))], axis=1)
 
             return attacks.apgd(
-                jax.random.key(0), linear, x, labels=labels, epsilon=epsilon,
-                norm=norm, loss=loss,
-            ).is_adversarial  # fmt: skip
+                jax.random.key(0),
+                linear,
+                x,
+                labels=labels,
+                epsilon=epsilon,
+                norm=norm,
+                loss=loss,
+            ).is_adversarial
 
         x = np.random.default_rng(2).uniform(0.4, 0.6, (20, 12)).astype(np.float32)
         signed = (x - 0.5) @ weight
@@ -213,11 +230,18 @@ class ApgdTest(parameterized.TestCase):
         now, top = np.zeros((num, 2), np.float32), np.ones((num, 2), np.float32)
         top_loss = np.full(num, 5, np.float32)
         state = auto_pgd._State(
-            x=now, last_x=now, gradient=now, loss=now[:, 0], top_x=top,
-            top_gradient=top, top_loss=top_loss, size=top[:, 0],
-            num_gains=gains, was_halved=was_halved,
+            x=now,
+            last_x=now,
+            gradient=now,
+            loss=now[:, 0],
+            top_x=top,
+            top_gradient=top,
+            top_loss=top_loss,
+            size=top[:, 0],
+            num_gains=gains,
+            was_halved=was_halved,
             checked_loss=top_loss - is_new_top,
-        )  # fmt: skip
+        )
         found = jax.tree.map(np.asarray, jax.jit(auto_pgd._check)(state, 4))
         expected = (gains < 3) | (~was_halved & ~is_new_top)
         self.assertBetween(expected.mean(), 0.3, 0.7)
@@ -252,9 +276,13 @@ class ApgdTest(parameterized.TestCase):
 
         def attacked(x):
             return attacks.apgd(
-                jax.random.key(0), lambda x: _network(x)[:, :2], x,
-                labels=labels % 2, epsilon=0.1, loss="dlr",
-            )  # fmt: skip
+                jax.random.key(0),
+                lambda x: _network(x)[:, :2],
+                x,
+                labels=labels % 2,
+                epsilon=0.1,
+                loss="dlr",
+            )
 
         with self.assertRaisesRegex(ValueError, "three classes"):
             jax.eval_shape(attacked, x)

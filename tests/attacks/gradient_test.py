@@ -41,9 +41,15 @@ def _attack_on_linear(norm):
     @jax.jit
     def attacked(key, x, labels, epsilon):
         return attacks.pgd(
-            key, _linear, x, labels=labels, epsilon=epsilon, norm=norm, num_steps=40,
+            key,
+            _linear,
+            x,
+            labels=labels,
+            epsilon=epsilon,
+            norm=norm,
+            num_steps=40,
             num_restarts=2,
-        )  # fmt: skip
+        )
 
     return attacked
 
@@ -75,9 +81,13 @@ class AttackTest(parameterized.TestCase):
         @jax.jit
         def run(scale, x, labels):
             return _run(
-                attacks.pgd, lambda x: scale * _linear(x), x, labels=labels,
-                epsilon=0.3, norm="l2",
-            )  # fmt: skip
+                attacks.pgd,
+                lambda x: scale * _linear(x),
+                x,
+                labels=labels,
+                epsilon=0.3,
+                norm="l2",
+            )
 
         found = [run(np.float32(scale), *_inputs()) for scale in (1.0, 1e-25)]
         np.testing.assert_allclose(found[0].x, found[1].x, atol=1e-5)
@@ -149,11 +159,16 @@ class AttackTest(parameterized.TestCase):
         def margins(x, labels):
             return [
                 _run(
-                    attacks.pgd, bent, x, labels=labels, epsilon=0.2,
-                    num_steps=num_steps, num_restarts=num_restarts,
+                    attacks.pgd,
+                    bent,
+                    x,
+                    labels=labels,
+                    epsilon=0.2,
+                    num_steps=num_steps,
+                    num_restarts=num_restarts,
                 ).margin
                 for num_steps, num_restarts in ((1, 1), (12, 1), (12, 4))
-            ]  # fmt: skip
+            ]
 
         x, _ = _inputs()
         labels = np.argmax(np.sin(4 * _linear(x)), axis=-1)
@@ -190,9 +205,7 @@ class AttackTest(parameterized.TestCase):
         @jax.jit
         def run(x, zero):
             found = _run(attacks.fgsm, wave, x, labels=labels, epsilon=0.1)
-            return found, _run(
-                attacks.fgsm, root, zero, labels=labels[:1], epsilon=0.5
-            )  # fmt: skip
+            return found, _run(attacks.fgsm, root, zero, labels=labels[:1], epsilon=0.5)
 
         x = np.linspace(0.3, 0.7, 1000, dtype=np.float32)[:, None]
         labels = np.zeros(1000, int)
@@ -216,9 +229,14 @@ class AttackTest(parameterized.TestCase):
                 for loss in ("margin", "cross_entropy"):
                     steps = {} if attack is attacks.fgsm else {"num_steps": 20}
                     found[f"{attack.__name__} {loss}"] = _run(
-                        attack, lambda x: scale * ((x - 0.5) @ weight), x,
-                        labels=labels, epsilon=0.03, loss=loss, **steps,
-                    ).is_adversarial  # fmt: skip
+                        attack,
+                        lambda x: scale * ((x - 0.5) @ weight),
+                        x,
+                        labels=labels,
+                        epsilon=0.03,
+                        loss=loss,
+                        **steps,
+                    ).is_adversarial
             return found
 
         plain, sure = (run(np.float32(scale), x) for scale in (1, 1000))
@@ -317,9 +335,12 @@ class AscentTest(parameterized.TestCase):
                 return jnp.sum(found.x) + found.loss
 
             still = attacks.ascend(
-                jax.random.key(0), lambda x: jnp.zeros(3), x, epsilon=0.1,
+                jax.random.key(0),
+                lambda x: jnp.zeros(3),
+                x,
+                epsilon=0.1,
                 random_start=False,
-            )  # fmt: skip
+            )
             return jax.grad(total)(scale), still.x
 
         x = np.full((3, 2), 0.5, np.float32)

@@ -22,9 +22,14 @@ def _inputs(num=8):
 
 def _attack(attack, x, labels, epsilon):
     return attack(
-        jax.random.key(3), _net, x, labels=labels, epsilon=epsilon, num_steps=4,
+        jax.random.key(3),
+        _net,
+        x,
+        labels=labels,
+        epsilon=epsilon,
+        num_steps=4,
         num_restarts=2,
-    )  # fmt: skip
+    )
 
 
 class LoopsTest(parameterized.TestCase):
@@ -54,9 +59,13 @@ class LoopsTest(parameterized.TestCase):
 
         def ascended(x, num_steps):
             return attacks.ascend(
-                jax.random.key(0), lambda x: jnp.sum(_net(x) ** 2), x, epsilon=0.1,
-                num_steps=num_steps, random_start=False,
-            ).x  # fmt: skip
+                jax.random.key(0),
+                lambda x: jnp.sum(_net(x) ** 2),
+                x,
+                epsilon=0.1,
+                num_steps=num_steps,
+                random_start=False,
+            ).x
 
         lowered = jax.jit(ascended, static_argnames="num_steps").lower
         x, _ = _inputs()

@@ -36,9 +36,14 @@ class SmallestEpsilonTest(absltest.TestCase):
 
         def run(limit, num_halvings):
             return attacks.smallest_epsilon(
-                jax.random.key(0), _linear, x, labels=labels, limit=limit, norm="l2",
+                jax.random.key(0),
+                _linear,
+                x,
+                labels=labels,
+                limit=limit,
+                norm="l2",
                 num_halvings=num_halvings,
-            )  # fmt: skip
+            )
 
         found = [run(0.5, num) for num in (20, 40, 60, 80)]
         for own in found:

@@ -161,5 +161,35 @@ class UserFunctionsTest(parameterized.TestCase):
         self._check(bound(lower, upper), values, names, are_finite=False)
 
 
+class ExactTest(absltest.TestCase):
+    """Rules alone, where the range is known."""
+
+    def test_differences_at_places(self):
+        own = bounds.interval_bounds(
+            lambda x: x.at[np.array([0])].subtract(x[1:]),
+            np.float32([0, 2]), np.float32([1, 5]),
+        )  # fmt: skip
+        np.testing.assert_allclose(own.lower, [-5, 2], rtol=1e-6)
+        np.testing.assert_allclose(own.upper, [-1, 5], rtol=1e-6)
+
+    def test_exclusive_or_of_what_is_false_true_or_either(self):
+        """All nine pairs, in the order of their first ones."""
+        low, high = (np.float32(side) for side in ([-2, -1, 1], [-1, 1, 2]))
+        own = bounds.interval_bounds(
+            lambda x: ((x[0] > 0) ^ (x[1] > 0)).astype(x.dtype),
+            np.stack([np.repeat(low, 3), np.tile(low, 3)]),
+            np.stack([np.repeat(high, 3), np.tile(high, 3)]),
+        )
+        self.assertEqual(own.lower.tolist(), [0, 0, 1, 0, 0, 0, 1, 0, 0])
+        self.assertEqual(own.upper.tolist(), [0, 1, 1, 1, 1, 1, 1, 1, 0])
+
+    def test_numbers_between_two_short_ones_become_either(self):
+        x = np.float32([1 + 2**-8, -1 - 2**-8])
+        own = bounds.interval_bounds(lambda x: jax.lax.reduce_precision(x, 8, 7), x, x)
+        self.assertTrue(np.all(own.lower <= [1, -1 - 2**-7]))
+        self.assertTrue(np.all(own.upper >= [1 + 2**-7, -1]))
+        self.assertTrue(np.all(own.upper - own.lower < 2**-6))
+
+
 if __name__ == "__main__":
     absltest.main()

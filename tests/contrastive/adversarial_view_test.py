@@ -136,8 +136,9 @@ class ChunksTest(parameterized.TestCase):
         for found in chunked:
             jax.tree.map(
                 functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6),
-                found, expected,
-            )  # fmt: skip
+                found,
+                expected,
+            )
 
     def test_activations_of_one_chunk_are_kept(self):
         def deep(weights, x):

@@ -145,9 +145,11 @@ class ViewsTest(parameterized.TestCase):
         self.images = np.random.default_rng(1).uniform(size=(5, 8, 8, 1))
         self.images = self.images.astype(np.float32)
         self.augment = c.in_turn(
-            c.pixel_shift(1), c.cut_out(2), c.random_brightness(0.6, 1.6),
+            c.pixel_shift(1),
+            c.cut_out(2),
+            c.random_brightness(0.6, 1.6),
             c.additive_noise(0.1),
-        )  # fmt: skip
+        )
 
     @pytest.mark.newest
     def test_views_differ_and_depend_on_their_keys_alone(self):

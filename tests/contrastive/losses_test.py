@@ -71,9 +71,11 @@ class ChainTest(parameterized.TestCase):
         def found(temperatures, betas, *batch):
             def losses(temperature, beta, tau_plus):
                 chain = c.compose(
-                    c.similarity(temperature), c.hard(beta), c.debias(tau_plus),
+                    c.similarity(temperature),
+                    c.hard(beta),
+                    c.debias(tau_plus),
                     c.per_anchor(),
-                )  # fmt: skip
+                )
                 return chain(c.from_arrays(*batch))[0]
 
             each = jax.vmap(losses, (0, 0, None))  # the share 0 skips the step
@@ -90,9 +92,11 @@ class ChainTest(parameterized.TestCase):
         def found(views, anchors, positives, negatives):
             keyed, _ = c.nca(anchors, positives, negatives)
             masked, _ = c.nca(
-                anchors, positives[0], anchors,
+                anchors,
+                positives[0],
+                anchors,
                 mask=np.arange(12)[:, None] % 6 != np.arange(12) % 6,
-            )  # fmt: skip
+            )
             return keyed, masked, c.nt_xent(views)[0]
 
         keyed, masked, plain = _in_float64(found, _views(), *_paired_rows(_views()))
@@ -365,8 +369,10 @@ class TransformationsTest(parameterized.TestCase):
             temperature, beta, tau_plus = numbers
             expected = _by_loops(
                 _paired_rows(_views()),
-                temperature=temperature, beta=beta, tau_plus=tau_plus,
-            ).mean()  # fmt: skip
+                temperature=temperature,
+                beta=beta,
+                tau_plus=tau_plus,
+            ).mean()
             np.testing.assert_allclose(found, expected, rtol=1e-5)
         self.assertEqual(num_traces, 1)
 
@@ -405,9 +411,12 @@ class TransformationsTest(parameterized.TestCase):
 
         def value(theirs, others):
             return c.nca(
-                jnp.array([[1.0, 0.0]]), on_circle(theirs)[None, None],
-                on_circle(others)[None], temperature=0.5, estimator=(c.debias(0.5),),
-            )[0]  # fmt: skip
+                jnp.array([[1.0, 0.0]]),
+                on_circle(theirs)[None, None],
+                on_circle(others)[None],
+                temperature=0.5,
+                estimator=(c.debias(0.5),),
+            )[0]
 
         cosines = np.random.default_rng(0).uniform(0.02, 0.12, 400)
         theirs = np.arccos(cosines - 0.5 * np.log(0.5))[:, None]
@@ -415,9 +424,11 @@ class TransformationsTest(parameterized.TestCase):
         others = np.repeat(np.arccos(cosines), 25).astype(np.float32)
         derivative = jax.jit(jax.vmap(jax.value_and_grad(value, argnums=(0, 1))))
         self.assertTrue(
-            all(np.all(np.isfinite(v)) for v in jax.tree.leaves(
-                derivative(theirs, others)))
-        )  # fmt: skip
+            all(
+                np.all(np.isfinite(v))
+                for v in jax.tree.leaves(derivative(theirs, others))
+            )
+        )
 
     def test_all_clamped_has_finite_gradients_through_positives_alone(self):
         x, y = _views().astype(np.float32)

@@ -90,15 +90,23 @@ class BlocksTest(parameterized.TestCase):
 
         def value(x, y, z, beta, size):
             return c.nca(
-                x, y, z, mask=mask, temperature=0.3, block_size=size,
+                x,
+                y,
+                z,
+                mask=mask,
+                temperature=0.3,
+                block_size=size,
                 estimator=(c.hard(beta), c.debias(0.05)),
-            )  # fmt: skip
+            )
 
         derivative = jax.value_and_grad(value, argnums=(0, 1, 2, 3), has_aux=True)
         dense, blocks = _in_float64(
             lambda *args: [derivative(*args, size) for size in (None, 3)],
-            x, y, z, np.array(0.7),
-        )  # fmt: skip
+            x,
+            y,
+            z,
+            np.array(0.7),
+        )
         self.assertGreater(np.abs(dense[1][3]), 1e-3)
         _same(blocks, dense, rtol=1e-10, atol=1e-14)
 
@@ -171,9 +179,12 @@ class ExtremesTest(parameterized.TestCase):
             def of_size(size):
                 def value(temperature, beta):
                     loss = functools.partial(
-                        c.hard_negative, temperature=temperature, beta=beta,
-                        tau_plus=0.0, block_size=size,
-                    )  # fmt: skip
+                        c.hard_negative,
+                        temperature=temperature,
+                        beta=beta,
+                        tau_plus=0.0,
+                        block_size=size,
+                    )
                     return jax.value_and_grad(lambda v: loss(v)[0])(views)
 
                 return jax.vmap(value)(temperatures, betas)
@@ -255,9 +266,13 @@ class DevicesTest(parameterized.TestCase):
 
         def loss(weights, views, axis_name=None, size=None):
             return c.int_cl(
-                views @ weights, 0.9 * views @ weights, estimator=(c.hard(1.0),),
-                weights="loss_ratio", block_size=size, axis_name=axis_name,
-            )[0]  # fmt: skip
+                views @ weights,
+                0.9 * views @ weights,
+                estimator=(c.hard(1.0),),
+                weights="loss_ratio",
+                block_size=size,
+                axis_name=axis_name,
+            )[0]
 
         def inside(weights, views):
             return [

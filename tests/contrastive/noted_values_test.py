@@ -55,9 +55,12 @@ def _mix(**options):
 def _integrated():
     def by_anchors(anchors):
         positives, negatives, attacked, others = _like(
-            anchors, data.POSITIVES, data.NEGATIVES, data.ATTACKED,
+            anchors,
+            data.POSITIVES,
+            data.NEGATIVES,
+            data.ATTACKED,
             data.ATTACKED_NEGATIVES,
-        )  # fmt: skip
+        )
         return contrastive.int_nacl(
             contrastive.from_arrays(anchors, positives, negatives),
             contrastive.from_arrays(anchors, attacked, others),
@@ -144,9 +147,11 @@ def _values():
         by_name = {
             how.__name__: contrastive.compose(contrastive.similarity(0.5), how())
             for how in (
-                contrastive.sum_inside, contrastive.mean_of_logs, contrastive.supcon,
+                contrastive.sum_inside,
+                contrastive.mean_of_logs,
+                contrastive.supcon,
             )
-        }  # fmt: skip
+        }
         others = {
             name: function(anchors)[0]
             for name, ((function, anchors), _) in _NOTED_VALUES.items()

@@ -326,9 +326,12 @@ class RefusalTest(InFolder):
             certify.run(self.replace(dataset="mnist"))
 
     @parameterized.parameters(
-        dict(sigma=0.5), dict(seed=3), dict(num_estimation=999), dict(norms=("l2",)),
+        dict(sigma=0.5),
+        dict(seed=3),
+        dict(num_estimation=999),
+        dict(norms=("l2",)),
         dict(apply_fn="sample_classifiers:sometimes_nan"),
-    )  # fmt: skip
+    )
     def test_another_run_in_the_folder_is_refused(self, **changes):
         self.finished()
         before = _rows(self.config.workdir)

@@ -45,9 +45,11 @@ def _config(**changes):
 def _objective(config, method, module=None):
     if module is None:
         module = contrastive_methods.create_encoder(
-            config.model, hidden=config.hidden, width=config.projection,
+            config.model,
+            hidden=config.hidden,
+            width=config.projection,
             options=config.model_options(),
-        )  # fmt: skip
+        )
     return Objective(METHODS[method], module, _SHIFT, config)
 
 
@@ -97,9 +99,10 @@ def _mixed_losses(key, images, seen, mixing):
     mix_key = jax.random.split(key, 3)[2]
     inputs = contrastive_methods._mixed_inputs(mix_key, seen, mixing=mixing)
     batch = losses.from_views(
-        seen.reshape(4, len(images), -1), num_anchor_views=2,
+        seen.reshape(4, len(images), -1),
+        num_anchor_views=2,
         mixed=inputs.reshape(3, 2 * len(images), -1),
-    )  # fmt: skip
+    )
     form = losses.mean_of_logs() if mixing == 1 else losses.soft_target(mixing)
     steps = losses.similarity(0.5), losses.hard(1.0), losses.debias(0.1), form
     return loss, losses.compose(*steps)(batch)[0]
@@ -179,8 +182,9 @@ class ObjectiveTest(parameterized.TestCase):
         _, losses_of = _found_of_four_views()
         np.testing.assert_allclose(*losses_of[mixing], rtol=1e-5)
 
-    @parameterized.parameters(("simclr", 1.0), ("nacl", 2.0), ("adv", 2.0),
-                              ("intcl", 2.0), ("intnacl", 3.0))  # fmt: skip
+    @parameterized.parameters(
+        ("simclr", 1.0), ("nacl", 2.0), ("adv", 2.0), ("intcl", 2.0), ("intnacl", 3.0)
+    )
     def test_work_counts_encoder_passes(self, name, expected):
         config = _config(batch_size=64)
         self.assertEqual(_objective(config, name).work, expected)
@@ -198,8 +202,9 @@ class ObjectiveTest(parameterized.TestCase):
         one, two = _loss_and_gradient(), _loss_and_gradient(chunk_size=3)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6),
-            one, two,
-        )  # fmt: skip
+            one,
+            two,
+        )
 
     @pytest.mark.slow
     def test_bfloat16_encodes_and_losses_are_float32(self):

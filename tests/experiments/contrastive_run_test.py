@@ -46,9 +46,13 @@ def _config(folder, **changes):
 def _shared_step(objective, optimizer):
     """The training step of a method, compiled once for all runs with its settings."""
     settings = dataclasses.replace(
-        objective.settings, workdir="any", methods=("adv",), probes=("standard",),
-        transfer="", seed=0,
-    )  # fmt: skip
+        objective.settings,
+        workdir="any",
+        methods=("adv",),
+        probes=("standard",),
+        transfer="",
+        seed=0,
+    )
     key = objective.method, settings
     if key not in _steps:
         _steps[key] = _make_step(objective, optimizer)
@@ -191,9 +195,12 @@ class RunTest(_SharesSteps):
         images = data.load("digits", split="train").images[:128]
         other = _config("unused", num_seeds=num_seeds, seed=1)
         contrastive_training.train(
-            other, _objective(other, "simclr", images), images,
-            folder=self.folder / "methods" / "simclr", name="other",
-        )  # fmt: skip
+            other,
+            _objective(other, "simclr", images),
+            images,
+            folder=self.folder / "methods" / "simclr",
+            name="other",
+        )
         (_, *others), (_, *both) = (
             _metrics(folder, "simclr") for folder in (self.folder, self.whole)
         )
@@ -211,9 +218,11 @@ class RunTest(_SharesSteps):
             return other if name == "other" else real(name, **kwargs)
 
         config = _config(
-            self.folder / "run", methods=("simclr",), probes=("standard",),
+            self.folder / "run",
+            methods=("simclr",),
+            probes=("standard",),
             transfer="other",
-        )  # fmt: skip
+        )
         with mock.patch.object(data, "load", load):
             summary = contrastive.run(config)
         places = {row["data"] for row in summary["accuracies"]}
@@ -243,9 +252,11 @@ def _objective(config, method, images):
     options = config.model_options()
     mean, std = recipe.channel_statistics(images)
     module = contrastive_methods.create_encoder(
-        config.model, hidden=config.hidden, width=config.projection,
+        config.model,
+        hidden=config.hidden,
+        width=config.projection,
         options=options | {"mean": mean, "std": std},
-    )  # fmt: skip
+    )
     augment = contrastive_methods.augmentation("shift", image_shape=(8, 8, 1))
     return Objective(METHODS[method], module, augment, config)
 
@@ -356,9 +367,13 @@ class DigitsTest(parameterized.TestCase):
         """
         with tempfile.TemporaryDirectory() as folder:
             config = contrastive.ContrastiveConfig(
-                workdir=folder, methods=("simclr", "intcl", "intnacl"), num_seeds=3,
-                probes=("standard",), apgd_steps=30, epsilons=("0.1",),
-            )  # fmt: skip
+                workdir=folder,
+                methods=("simclr", "intcl", "intnacl"),
+                num_seeds=3,
+                probes=("standard",),
+                apgd_steps=30,
+                epsilons=("0.1",),
+            )
             contrastive.run(config)
             text = pathlib.Path(folder, "summary.json").read_text()
         rows = json.loads(text)["accuracies"]

@@ -170,8 +170,9 @@ class FirstOrderRunTest(InFolder):
     def test_soft_votes(self):
         self.finished("soft")
         self.assertEmpty(results.verify_run(self.config.workdir).findings)
-        self.assertEqual({row["bound"] for row in _rows(self.config.workdir)},
-                         {"betting"})  # fmt: skip
+        self.assertEqual(
+            {row["bound"] for row in _rows(self.config.workdir)}, {"betting"}
+        )
 
     def test_sums_that_are_not_finite_end_in_an_error_with_the_list(self):
         original = moments.class_moments

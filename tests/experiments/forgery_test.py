@@ -192,11 +192,19 @@ class RowsTest(_Forged):
 
     def test_labels(self):
         self.finished_hard()
-        self.write([
-            row | {"label": (int(row["label"]) + 1) % 10, "predict": -1, "radius": 0.0,
-                   "radius_linf": 0.0, "correct": 0}
-            for row in self.rows()
-        ])  # fmt: skip
+        self.write(
+            [
+                row
+                | {
+                    "label": (int(row["label"]) + 1) % 10,
+                    "predict": -1,
+                    "radius": 0.0,
+                    "radius_linf": 0.0,
+                    "correct": 0,
+                }
+                for row in self.rows()
+            ]
+        )
         found = [line for line in self.findings() if line.startswith("idx")]
         text = "label is not that of the data set"
         self.assertEqual(found, [f"idx {i}: {text}" for i in range(20)])
@@ -214,12 +222,14 @@ class RowsTest(_Forged):
 
     def _check_kind(self, kind):
         self.finished(kind)
-        self.check_table({
-            "first order": _FIRST_ORDER,
-            "soft": _SOFT,
-            "adaptive": _ADAPTIVE,
-            "adaptive first order": _ADAPTIVE_FIRST_ORDER,
-        }[kind])  # fmt: skip
+        self.check_table(
+            {
+                "first order": _FIRST_ORDER,
+                "soft": _SOFT,
+                "adaptive": _ADAPTIVE,
+                "adaptive first order": _ADAPTIVE_FIRST_ORDER,
+            }[kind]
+        )
 
     @parameterized.parameters(0.9999999, 0.1)
     def test_a_wrong_p_lower_is_that_and_nothing_else(self, p_lower):

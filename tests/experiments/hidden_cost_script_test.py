@@ -117,9 +117,13 @@ class RunTest(_InFolder):
         digits = data.load("digits", split="test")
         apply_fn = sample_classifiers.nearest_mean()
         certified = smoothing.certify(
-            jax.random.key(0), apply_fn, digits.images[:40], sigma=0.5, num_classes=10,
+            jax.random.key(0),
+            apply_fn,
+            digits.images[:40],
+            sigma=0.5,
+            num_classes=10,
             num_estimation=200,
-        )  # fmt: skip
+        )
         own = [row for row in rows if row["test_sigma"] == "0.5"]
         self.assertEqual([int(r["image"]) for r in own], list(range(40)))
         np.testing.assert_array_equal(
@@ -201,9 +205,13 @@ class TrainTest(_InFolder):
     @pytest.mark.slow
     def test_trains_one_model_for_each_level(self):
         config = self.replace(
-            apply_fn="", model="mlp", train=("epochs=3",), train_sigmas=("0", "0.5"),
-            sigmas=("0", "0.5"), max_examples=60,
-        )  # fmt: skip
+            apply_fn="",
+            model="mlp",
+            train=("epochs=3",),
+            train_sigmas=("0", "0.5"),
+            sigmas=("0", "0.5"),
+            max_examples=60,
+        )
         summary = hidden_cost.run(config)
         names = {path.name for path in pathlib.Path(config.workdir).iterdir()}
         expected = {"model_0", "model_0.5", "heat_map.png", "equal_noise.png"}
@@ -246,9 +254,10 @@ class LogsTest(_InFolder):
             self.log("b", "0 0 0 0.4 1 1.0", "1 1 1 0.3 1 1.0"),
         ]
         config = hidden_cost.HiddenCostConfig(
-            workdir=self.config.workdir, from_logs=(f"first={logs[0]}", logs[1]),
+            workdir=self.config.workdir,
+            from_logs=(f"first={logs[0]}", logs[1]),
             class_names=("<cat>", "dog", "frog"),
-        )  # fmt: skip
+        )
         summary = hidden_cost.run(config)
         self.assertEqual([r["name"] for r in summary["runs"]], ["first", logs[1]])
         first = summary["runs"][0]["certified"]
@@ -321,9 +330,10 @@ class LogsTest(_InFolder):
     def test_everything_abstained_leaves_nothing_to_compare(self):
         lines = [f"{i} {i % 3} -1 0.0 0 1.0" for i in range(300)]
         config = hidden_cost.HiddenCostConfig(
-            workdir=self.config.workdir, from_logs=(f"log={self.log('log', *lines)}",),
+            workdir=self.config.workdir,
+            from_logs=(f"log={self.log('log', *lines)}",),
             num_classes=3,
-        )  # fmt: skip
+        )
         (run,) = hidden_cost.run(config)["runs"]
         self.assertEqual(
             run["findings"], ["Every prediction abstains: there is nothing to compare."]
@@ -339,9 +349,10 @@ class LogsTest(_InFolder):
         names = ("plane", "auto", "bird", "cat", "deer", "dog", "frog", "horse", "ship",
                  "truck")  # fmt: skip
         config = hidden_cost.HiddenCostConfig(
-            workdir=self.config.workdir, from_logs=(f"log={root / place}",),
+            workdir=self.config.workdir,
+            from_logs=(f"log={root / place}",),
             class_names=names,
-        )  # fmt: skip
+        )
         findings = hidden_cost.run(config)["runs"][0]["findings"]
         self.assertTrue(any(re.match("Class frog absorbs.*90.0%", f) for f in findings))
         page = (pathlib.Path(config.workdir) / "report.html").read_text()

@@ -81,9 +81,11 @@ class OneOfTwoTest(parameterized.TestCase):
         workdir.mkdir(exist_ok=True)
         with subprocess.Popen(
             [sys.executable, "-c", _PEER, str(workdir), str(delay)],
-            env=children.environment(_SCRIPT.parent), text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ) as child:  # fmt: skip
+            env=children.environment(_SCRIPT.parent),
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as child:
             try:
                 yield child
             finally:
@@ -176,9 +178,13 @@ class OneOfTwoTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_training_goes_on_from_the_last_whole_epoch(self):
         config = recipe.TrainConfig(
-            workdir=str(self.folder / "model"), model="mlp", hidden=4, epochs=4,
-            max_images=256, save_every=10,
-        )  # fmt: skip
+            workdir=str(self.folder / "model"),
+            model="mlp",
+            hidden=4,
+            epochs=4,
+            max_images=256,
+            save_every=10,
+        )
         epochs = []
 
         def ask(row):
@@ -275,9 +281,12 @@ class TwoProcessesTest(parameterized.TestCase):
             "--max_examples=40", *flags,
         ]  # fmt: skip
         child = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
             env=children.environment(_HERE, **environment),
-        )  # fmt: skip
+        )
         self.addCleanup(child.communicate)
         self.addCleanup(child.kill)
         return child

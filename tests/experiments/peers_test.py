@@ -101,8 +101,9 @@ class PeersTest(parameterized.TestCase):
     def test_a_killed_process_is_lost(self):
         with subprocess.Popen(
             [sys.executable, "-c", _CHILD, self.folder],
-            env=children.environment(_EXPERIMENTS), stdout=subprocess.PIPE,
-        ) as child:  # fmt: skip
+            env=children.environment(_EXPERIMENTS),
+            stdout=subprocess.PIPE,
+        ) as child:
             try:
                 child.stdout.readline()
                 first = self._peer(0)

@@ -27,9 +27,10 @@ from tests.results import sample_runs
 def _seed(chosen, num_rows):
     """A seed with which one drawn row of some is one of those chosen."""
     return next(
-        seed for seed in range(99)
+        seed
+        for seed in range(99)
         if random.Random(seed).sample(range(num_rows), 1)[0] in chosen
-    )  # fmt: skip
+    )
 
 
 _FIRST_BATCH = _seed(range(10), 20)
@@ -81,10 +82,17 @@ class ReplayTest(certify_test.InFolder):
         count = 1990
         p_lower = stats.beta.ppf(0.001, count, 2000 - count + 1)
         radius = 0.25 * stats.norm.ppf(p_lower)
-        row = _edit(self.run_folder, {
-            "count": count, "runner_up_count": 10, "p_lower": p_lower,
-            "p_upper": 1 - p_lower, "radius": radius, "radius_linf": radius / 8,
-        })  # fmt: skip
+        row = _edit(
+            self.run_folder,
+            {
+                "count": count,
+                "runner_up_count": 10,
+                "p_lower": p_lower,
+                "p_upper": 1 - p_lower,
+                "radius": radius,
+                "radius_linf": radius / 8,
+            },
+        )
         (self.run_folder / "summary.json").unlink()
         outcome = results.verify_run(self.run_folder)
         self.assertEmpty(outcome.findings)
@@ -230,11 +238,15 @@ class RefusalTest(parameterized.TestCase):
             results.replay_run(folder, num_rows=1)
 
     @parameterized.parameters(
-        ("count", "7", "10", True), ("count", "6", "10", False),
-        ("count", "x", "10", False), ("dual_upper_l2", "0.5", "0.50049", True),
-        ("dual_upper_l2", "0.5", "0.502", False), ("dual_upper_l2", "x", "0.5", False),
-        ("predict", "-1", "3", True), ("predict", "2", "3", False),
-    )  # fmt: skip
+        ("count", "7", "10", True),
+        ("count", "6", "10", False),
+        ("count", "x", "10", False),
+        ("dual_upper_l2", "0.5", "0.50049", True),
+        ("dual_upper_l2", "0.5", "0.502", False),
+        ("dual_upper_l2", "x", "0.5", False),
+        ("predict", "-1", "3", True),
+        ("predict", "2", "3", False),
+    )
     def test_what_other_hardware_explains(self, name, logged, new, is_near):
         self.assertEqual(replay._is_near(name, logged, new), is_near)
 

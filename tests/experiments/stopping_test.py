@@ -67,10 +67,12 @@ class StoppingTest(absltest.TestCase):
 
     def test_a_script_that_is_busy_ends_in_time(self):
         with subprocess.Popen(
-            [sys.executable, "-c", _BUSY], text=True,
+            [sys.executable, "-c", _BUSY],
+            text=True,
             env=children.environment(_EXPERIMENTS),
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        ) as child:  # fmt: skip
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        ) as child:
             self.assertEqual(child.stdout.readline(), "ready\n")
             child.send_signal(signal.SIGTERM)
             try:

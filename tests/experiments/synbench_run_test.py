@@ -32,10 +32,17 @@ def _config(folder):
     """Three encoders of 64 features, which share their programs."""
     return synbench.SynBenchConfig(
         workdir=str(folder),
-        train=("0", "1"), model="mlp", hidden=64, max_images=256, pixels=True,
-        scales=("1", "2"), num_train="256", num_test=256,
-        relative_epsilons=("0", "0.4"), thresholds=("0.6", "0.8"),
-    )  # fmt: skip
+        train=("0", "1"),
+        model="mlp",
+        hidden=64,
+        max_images=256,
+        pixels=True,
+        scales=("1", "2"),
+        num_train="256",
+        num_test=256,
+        relative_epsilons=("0", "0.4"),
+        thresholds=("0.6", "0.8"),
+    )
 
 
 def _few_digits():
@@ -84,9 +91,10 @@ class RunTest(parameterized.TestCase):
         self.assertTrue(any("a perfect representation" in text for text in messages))
         names = {path.name for path in (self.folder / "run").iterdir()}
         wanted = {"flags.txt", "versions.json", "summary.json", "scores.tsv"}
-        self.assertEqual(names - {"models"}, wanted | {
-            "encoders", "report.html", "starts", "synbench.png"
-        })  # fmt: skip
+        self.assertEqual(
+            names - {"models"},
+            wanted | {"encoders", "report.html", "starts", "synbench.png"},
+        )
         own = summary["encoders"]
         self.assertEqual(list(own), ["pixels", "untrained", "epochs_1"])
         self.assertEqual(own["pixels"]["num_features"], 64)
@@ -129,9 +137,12 @@ class RunTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_a_function_of_numpy_arrays_scores_as_the_same_of_jax(self):
         config = dataclasses.replace(
-            self.config, train=(), pixels=False, input_shape=("2", "2", "64"),
+            self.config,
+            train=(),
+            pixels=False,
+            input_shape=("2", "2", "64"),
             feature_fn=("sample_encoders:channel_means",),
-        )  # fmt: skip
+        )
         traced = synbench.run(config)["encoders"]["sample_encoders.channel_means"]
         name = "sample_encoders:torch_like"
         host = dataclasses.replace(
@@ -152,10 +163,14 @@ class RunTest(parameterized.TestCase):
         models.save_vit(path, config, variables["params"], layout="augreg")
         found = synbench.run(
             dataclasses.replace(
-                self.config, train=(), pixels=False, checkpoint=(str(path),),
-                pixel_mean=("0.5",), pixel_std=("0.5",),
+                self.config,
+                train=(),
+                pixels=False,
+                checkpoint=(str(path),),
+                pixel_mean=("0.5",),
+                pixel_std=("0.5",),
             )
-        )  # fmt: skip
+        )
         self.assertEqual(found["encoders"]["small"]["num_features"], 64)
 
     def test_as_many_inputs_as_the_features_ask_for(self):

@@ -65,9 +65,15 @@ class RunTest(parameterized.TestCase):
         names = {path.name for path in (self.folder / "run").iterdir()}
         self.assertEqual(
             names,
-            {"flags.txt", "rows.tsv", "starts", "summary.json", "verified.png",
-             "versions.json"},
-        )  # fmt: skip
+            {
+                "flags.txt",
+                "rows.tsv",
+                "starts",
+                "summary.json",
+                "verified.png",
+                "versions.json",
+            },
+        )
         rows = self._rows()
         self.assertEqual([int(row["idx"]) for row in rows], list(range(12)))
         for row in rows:
@@ -110,9 +116,12 @@ class RunTest(parameterized.TestCase):
         network = onnx_networks.network(nodes, (1, 8, 8, 1), constants)
         path.write_bytes(network.SerializeToString())
         config = dataclasses.replace(
-            self.config, apply_fn="", onnx=str(path), workdir=str(self.folder / "net"),
+            self.config,
+            apply_fn="",
+            onnx=str(path),
+            workdir=str(self.folder / "net"),
             max_examples=5,
-        )  # fmt: skip
+        )
         verify_linf.run(config)
         found = run_folders.rows(config.workdir)
         for row, expected in zip(found, self._rows()[:5], strict=True):
@@ -124,9 +133,14 @@ class RunTest(parameterized.TestCase):
     def test_a_published_onnx_network(self):
         path = data_folder(_NETWORK[0]).joinpath(*_NETWORK[1:])
         config = dataclasses.replace(
-            self.config, apply_fn="", onnx=str(path), dataset="mnist", max_examples=5,
-            limit=0.05, num_halvings=6,
-        )  # fmt: skip
+            self.config,
+            apply_fn="",
+            onnx=str(path),
+            dataset="mnist",
+            max_examples=5,
+            limit=0.05,
+            num_halvings=6,
+        )
         summary = verify_linf.run(config)
         self.assertEqual(summary["accuracy"], 1.0)
         self.assertGreater(summary["mean_certified_radius"], 0.01)
@@ -175,12 +189,18 @@ class ReportTest(absltest.TestCase):
             config = verify_linf.VerifyConfig(
                 workdir=folder, apply_fn="sample_classifiers:nearest_mean"
             )
-            log = results.Log(pathlib.Path(folder), {
-                "idx": np.arange(2), "predict": np.zeros(2, int),
-                "correct": np.ones(2, int), "radius": np.array([0.1, 0.3]),
-                "attack_radius": np.array([0.2, 0.2]), "time": np.zeros(2),
-                "arithmetic": np.array(["float64"] * 2),
-            })  # fmt: skip
+            log = results.Log(
+                pathlib.Path(folder),
+                {
+                    "idx": np.arange(2),
+                    "predict": np.zeros(2, int),
+                    "correct": np.ones(2, int),
+                    "radius": np.array([0.1, 0.3]),
+                    "attack_radius": np.array([0.2, 0.2]),
+                    "time": np.zeros(2),
+                    "arithmetic": np.array(["float64"] * 2),
+                },
+            )
             run = mock.Mock(path=pathlib.Path(folder))
             self.enterContext(mock.patch.object(results, "read_log", return_value=log))
             with self.assertRaisesRegex(ValueError, r"defect: idx \[1\]"):

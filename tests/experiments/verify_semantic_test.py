@@ -96,9 +96,7 @@ class RunTest(parameterized.TestCase):
     def test_another_image_compiles_nothing(self):
         config = dataclasses.replace(self.config, attributes=("rotation",), limit=())
         dataset = data.load("digits", split="test")
-        apply_fn = classifiers.obtain(
-            config, dataset, processes.Process(0, 1)
-        ).apply_fn  # fmt: skip
+        apply_fn = classifiers.obtain(config, dataset, processes.Process(0, 1)).apply_fn
         verify_semantic._row(config, dataset, 0, apply_fn)
         with compilations.counted() as programs:
             verify_semantic._row(config, dataset, 1, apply_fn)
@@ -135,9 +133,12 @@ class RunTest(parameterized.TestCase):
 
     def test_a_model_that_is_not_piecewise_linear_has_no_exact_range(self):
         config = dataclasses.replace(
-            self.config, apply_fn="sample_classifiers:cube_roots", mode="exact",
-            attributes=("brightness",), limit=(),
-        )  # fmt: skip
+            self.config,
+            apply_fn="sample_classifiers:cube_roots",
+            mode="exact",
+            attributes=("brightness",),
+            limit=(),
+        )
         with self.assertRaisesRegex(ValueError, "cbrt"):
             verify_semantic.run(config)
 
@@ -152,9 +153,12 @@ class ReportTest(absltest.TestCase):
             columns["brightness:radius"] = np.array([0.1, 0.3])
             columns["brightness:attack"] = np.array([0.2, 0.2])
             columns |= {
-                "idx": np.arange(2), "correct": np.ones(2, int), "time": np.zeros(2),
-                "predict": np.zeros(2, int), "radius": np.zeros(2),
-            }  # fmt: skip
+                "idx": np.arange(2),
+                "correct": np.ones(2, int),
+                "time": np.zeros(2),
+                "predict": np.zeros(2, int),
+                "radius": np.zeros(2),
+            }
             log = results.Log(pathlib.Path(folder), columns)
             run = mock.Mock(path=pathlib.Path(folder))
             self.enterContext(mock.patch.object(results, "read_log", return_value=log))

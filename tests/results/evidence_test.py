@@ -45,18 +45,25 @@ class CountsTest(parameterized.TestCase):
         count, rival, invalid = np.array(grid).T
         for abstains in (False, True):
             run = _run(
-                count=count, runner_up_count=rival, num_invalid=invalid,
-                num_estimation=n, num_classes=num_classes, predict=-int(abstains),
-            )  # fmt: skip
+                count=count,
+                runner_up_count=rival,
+                num_invalid=invalid,
+                num_estimation=n,
+                num_classes=num_classes,
+                predict=-int(abstains),
+            )
             expected = [(*row, abstains) not in possible for row in grid]
             np.testing.assert_array_equal(_wrong(evidence.counts(run)), expected)
 
     def test_absurd_counts_do_not_overflow(self):
         huge = 2**62
         run = _run(
-            count=huge, runner_up_count=huge, num_invalid=huge, num_estimation=huge,
+            count=huge,
+            runner_up_count=huge,
+            num_invalid=huge,
+            num_estimation=huge,
             num_classes=huge,
-        )  # fmt: skip
+        )
         self.assertTrue(_wrong(evidence.counts(run)).all())
 
 
@@ -107,9 +114,11 @@ class GradientsTest(parameterized.TestCase):
 
         def wrong(upper, lower):
             run = _run(
-                dim=dim, p_lower=p_lower, norm=norm,
+                dim=dim,
+                p_lower=p_lower,
+                norm=norm,
                 **{f"dual_upper_{norm}": upper, f"length_lower_{norm}": lower},
-            )  # fmt: skip
+            )
             return _wrong(evidence.gradients(run))
 
         self.assertFalse(wrong(upper, lower).any())
@@ -195,10 +204,16 @@ class EstimatesTest(parameterized.TestCase):
         how = {"dim": dim, "num_estimation": 256, "p_lower": 0.9}
         upper = dict.fromkeys(_NORMS, 0.1)
         for vector, norm, factor in (
-            (axis, "linf", 0.99), (axis, "l2", 1.01), (axis, "subspace:top", 1.01),
-            (diagonal, "linf", 1.01), (diagonal, "l1", 0.99), (diagonal, "l2", 1.01),
-            (block, "l2", 1.01), (block, "l1", 0.99), (block, "linf", 0.99),
-        ):  # fmt: skip
+            (axis, "linf", 0.99),
+            (axis, "l2", 1.01),
+            (axis, "subspace:top", 1.01),
+            (diagonal, "linf", 1.01),
+            (diagonal, "l1", 0.99),
+            (diagonal, "l2", 1.01),
+            (block, "l2", 1.01),
+            (block, "l1", 0.99),
+            (block, "linf", 0.99),
+        ):
             sound = {name: _dual(vector, name) for name in _NORMS}
             self.assertFalse(self._wrong(upper, sound, **how).any())
             forged = sound | {norm: factor * sound[norm]}

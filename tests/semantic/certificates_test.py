@@ -77,9 +77,13 @@ class ResumeTest(parameterized.TestCase):
     @pytest.mark.slow
     def test_larger_limits_of_several_parameters(self):
         certify = functools.partial(
-            semantic.certify, _pair_model, _PAIR, 0,
-            attribute="brightness_contrast", max_cells=60,
-        )  # fmt: skip
+            semantic.certify,
+            _pair_model,
+            _PAIR,
+            0,
+            attribute="brightness_contrast",
+            max_cells=60,
+        )
         found = certify(limit=((0.05, 0.05), (0.0, 0.2)))
         self.assertEqual((found.status, found.share, found.area), ("certified", 1, 1))
         more = certify(limit=((0.3, 0.05), (0.1, 0.4)), resume=found)
@@ -103,9 +107,15 @@ class ResumeTest(parameterized.TestCase):
         ({"relaxation": "layers"}, "the same relaxation"),
         ({"method": "ibp"}, "the same method"),
         ({"min_share": 0.5}, "the same min_share"),
-        ({"attribute": semantic.attribute(
-            "brightness", sampling=semantic.Sampling("edge"))}, "the same sampling"),
-    )  # fmt: skip
+        (
+            {
+                "attribute": semantic.attribute(
+                    "brightness", sampling=semantic.Sampling("edge")
+                )
+            },
+            "the same sampling",
+        ),
+    )
     def test_another_question_is_refused(self, change, text):
         with self.assertRaisesRegex(ValueError, f"with {text}"):
             _resumed(_certify(), **change)
@@ -122,12 +132,18 @@ class ResumeTest(parameterized.TestCase):
     def test_cells_that_do_not_fit_are_refused(self):
         found = _certify()
         for change, text in (
-            ({"cells": found.cells[1:], "states": found.states[1:],
-              "margins": found.margins[1:]}, "cover"),
+            (
+                {
+                    "cells": found.cells[1:],
+                    "states": found.states[1:],
+                    "margins": found.margins[1:],
+                },
+                "cover",
+            ),
             ({"margins": found.margins * np.nan}, "above zero"),
             ({"states": found.states[1:]}, "states"),
             ({"states": found.states + 5}, "states"),
-        ):  # fmt: skip
+        ):
             with self.assertRaisesRegex(ValueError, text):
                 _resumed(found._replace(**change))
 
@@ -165,20 +181,29 @@ def _with_constant(kind, value):
         "custom_jvp": lambda x: custom(x.ravel()),
         "remat": lambda x: jax.checkpoint(lambda y: y @ own)(x.ravel()),
         "scan": lambda x: jax.lax.scan(
-            lambda c, _: (c, c @ weight), x.ravel(), None, length=1)[1][0],
+            lambda c, _: (c, c @ weight), x.ravel(), None, length=1
+        )[1][0],
         "cond": lambda x: jax.lax.cond(
-            x.sum() > 0, lambda y: y @ weight, lambda y: y @ -weight, x.ravel()),
+            x.sum() > 0, lambda y: y @ weight, lambda y: y @ -weight, x.ravel()
+        ),
         "literal": lambda x: x.ravel() * value,
         "argument": Partial(lambda w, x: x.ravel() @ w, weight),
         "static": Partial(functools.partial(lambda v, x: x.ravel() + v, value)),
-    }[kind]  # fmt: skip
+    }[kind]
 
 
 class FingerprintTest(parameterized.TestCase):
     @parameterized.parameters(
-        "closure", "jit", "custom_jvp", "remat", "scan", "cond", "literal", "argument",
+        "closure",
+        "jit",
+        "custom_jvp",
+        "remat",
+        "scan",
+        "cond",
+        "literal",
+        "argument",
         "static",
-    )  # fmt: skip
+    )
     def test_every_constant_of_a_model_enters(self, kind):
         image = np.zeros((2, 2, 1))
         one, same, other = (
@@ -228,19 +253,25 @@ class CheckTest(parameterized.TestCase):
             ({"status": "unknown"}, {"are_claims_met"}),
             ({"status": "none"}, {"are_claims_met"}),
             ({"attack_area": 0.99}, {"is_attack_met"}),
-            ({"states": np.where(known.states == PROVEN, LOST, known.states)},
-             {"is_attack_met"}),
+            (
+                {"states": np.where(known.states == PROVEN, LOST, known.states)},
+                {"is_attack_met"},
+            ),
             ({"margins": known.margins + 1e-3}, {"are_claims_met"}),
-            ({"states": all_proven, "margins": margins},
-             {"are_cells_proven", "are_claims_met"}),
+            (
+                {"states": all_proven, "margins": margins},
+                {"are_cells_proven", "are_claims_met"},
+            ),
             ({"cells": cells}, {"is_covered"}),
             ({"attack_left": 0.25}, {"is_attack_met"}),
             ({"attack_left": 0.05}, {"are_claims_met"}),  # proven beyond it
             ({"witnesses": known.witnesses + 0.01}, {"is_attack_met"}),
-            ({"question": known.question._replace(ranges=((0.25, 0.5),))},
-             {"is_covered"}),
+            (
+                {"question": known.question._replace(ranges=((0.25, 0.5),))},
+                {"is_covered"},
+            ),
             ({"question": known.question._replace(image="0")}, {"is_same_image"}),
-        ):  # fmt: skip
+        ):
             with self.subTest(str(change)):
                 found = self._check(**change)
                 self.assertFalse(found.is_confirmed)
@@ -250,9 +281,13 @@ class CheckTest(parameterized.TestCase):
     def test_the_grid_of_several_parameters_is_evaluated_again(self):
         """By the formula of the model, and a point of 33 * 33 more or less."""
         known = semantic.certify(
-            _pair_model, _PAIR, 0, attribute="brightness_contrast", limit=0.3,
+            _pair_model,
+            _PAIR,
+            0,
+            attribute="brightness_contrast",
+            limit=0.3,
             max_cells=0,
-        )  # fmt: skip
+        )
         line = (np.arange(33) + 0.5) / 33 * 0.6 - 0.3
         b, c = np.meshgrid(line, line)
         away = [np.abs(np.clip(x + b + c * (x - 0.5), 0, 1) - x) for x in (0.25, 0.75)]
@@ -318,9 +353,10 @@ class FileTest(absltest.TestCase):
             lambda: np.savez(self.path, cells=np.zeros(3)),
             lambda: np.savez(self.path, header=np.array({}, object)),
             lambda: semantic.save(
-                _certify()._replace(states=_certify().states[1:]), self.path),
+                _certify()._replace(states=_certify().states[1:]), self.path
+            ),
             lambda: semantic.save(_certify()._replace(left="0.125"), self.path),
-        ):  # fmt: skip
+        ):
             write()
             with self.assertRaisesRegex(ValueError, "range.npz"):
                 semantic.load(self.path)

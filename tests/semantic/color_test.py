@@ -371,10 +371,12 @@ class RefusalTest(parameterized.TestCase):
             semantic.hue(image, 0.1)
 
     @parameterized.parameters(
-        ("hue+hue", "once"), ("tint", "Unknown attribute 'tint'"),
-        ("rotation+scale", "one spatial"), ("rotation+hue", "no spatial"),
+        ("hue+hue", "once"),
+        ("tint", "Unknown attribute 'tint'"),
+        ("rotation+scale", "one spatial"),
+        ("rotation+hue", "no spatial"),
         ("brightness+brightness_contrast", "once"),
-    )  # fmt: skip
+    )
     def test_names(self, text, message):
         with self.assertRaisesRegex(ValueError, message):
             semantic.attribute(text)

@@ -171,9 +171,11 @@ class SoundnessTest(parameterized.TestCase):
         above = join(at, planes.upper_slope) + planes.upper_offset[:, None]
         below = join(at, planes.lower_slope) + planes.lower_offset[:, None]
         for side in (
-            upper[:, None] - pixels, pixels - lower[:, None],
-            above - pixels, pixels - below,
-        ):  # fmt: skip
+            upper[:, None] - pixels,
+            pixels - lower[:, None],
+            above - pixels,
+            pixels - below,
+        ):
             self.assertGreater(side.min(), -1e-12)
         return pixels
 
@@ -183,9 +185,11 @@ class SoundnessTest(parameterized.TestCase):
         case = "translation"
         with jax.enable_x64(True):
             found = _bounds(
-                _images(case), cells, attribute=_attribute(case),
+                _images(case),
+                cells,
+                attribute=_attribute(case),
                 max_widths=_widths(case, _cells(case)),
-            )  # fmt: skip
+            )
         lower, upper, planes = jax.device_get(found)
         for side in (lower, upper, planes.lower_offset, planes.upper_offset):
             self.assertTrue(np.all(np.isnan(side)))
@@ -235,9 +239,11 @@ class RoundingTest(parameterized.TestCase):
                         for slope, offset in (planes[:2], planes[2:4])
                     )
                     for one, other in (
-                        (rational(lower[at]), pixels), (pixels, rational(upper[at])),
-                        (below, pixels), (pixels, above),
-                    ):  # fmt: skip
+                        (rational(lower[at]), pixels),
+                        (pixels, rational(upper[at])),
+                        (below, pixels),
+                        (pixels, above),
+                    ):
                         outside += int(np.sum(one > other))
             num_outside.append(outside)
         self.assertGreater(num_outside[0], 0)
@@ -246,9 +252,10 @@ class RoundingTest(parameterized.TestCase):
 
 class TightnessTest(parameterized.TestCase):
     @parameterized.parameters(
-        ("hue", 0.108750, 0.014167), ("lightness", 0.381270, 0.073350),
+        ("hue", 0.108750, 0.014167),
+        ("lightness", 0.381270, 0.073350),
         ("contrast", 0.085000, 0.014375),
-    )  # fmt: skip
+    )
     def test_noted_widths_and_gaps(self, case, width, gap):
         lower, upper, planes = _enclosed(case)
         middle = _cells(case)[0].mean()
@@ -285,10 +292,12 @@ class DeepGTest(absltest.TestCase):
         with jax.enable_x64(True):
             lower, upper, planes = jax.device_get(
                 _bounds(
-                    x, np.array([[[-1.0], [1.0]]]),
-                    attribute=semantic.attribute("rotation"), max_widths=(2.0,),
+                    x,
+                    np.array([[[-1.0], [1.0]]]),
+                    attribute=semantic.attribute("rotation"),
+                    max_widths=(2.0,),
                 )
-            )  # fmt: skip
+            )
         self.assertLess(np.mean(planes.upper_offset - planes.lower_offset), 0.00546)
         self.assertLess(np.mean(upper - lower), 0.013774)
         lines = pathlib.Path(folder, "0.csv").read_text().splitlines()
@@ -304,9 +313,11 @@ class TransformTest(absltest.TestCase):
         case = "rotation"
         images, cells = _images(case).astype(np.float32), _cells(case)
         lower, upper, planes = _bounds(
-            images, cells.astype(np.float32), attribute=_attribute(case),
+            images,
+            cells.astype(np.float32),
+            attribute=_attribute(case),
             max_widths=_widths(case, cells),
-        )  # fmt: skip
+        )
         self.assertEqual(lower.dtype, np.float32)
         wanted = _enclosed(case)
         np.testing.assert_allclose(lower, wanted[0], atol=1e-5)
@@ -320,9 +331,10 @@ class TransformTest(absltest.TestCase):
             for name, cell in (("scale", (-0.5, 1.0)), ("shear", (-0.5, 1.0))):
                 with self.assertRaises(StopIteration):
                     semantic.enclosure(
-                        semantic.attribute(name), jnp.zeros((2, 2, 1)),
+                        semantic.attribute(name),
+                        jnp.zeros((2, 2, 1)),
                         np.array(cell)[:, None],
-                    )  # fmt: skip
+                    )
         widths = [call.args[3] for call in made.call_args_list]
         self.assertEqual(widths, [{"scale": 1.5}, {"shear": 1.5}])
 

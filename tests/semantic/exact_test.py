@@ -36,9 +36,12 @@ def _conv_net(x):
     def conv(x, channels):
         kernel = rng.normal(size=(3, 3, x.shape[-1], channels)) / 3
         return jax.lax.conv_general_dilated(
-            x, kernel.astype(np.float32).astype(x.dtype), (1, 1), "SAME",
+            x,
+            kernel.astype(np.float32).astype(x.dtype),
+            (1, 1),
+            "SAME",
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )  # fmt: skip
+        )
 
     y = jax.nn.relu(conv(x - 0.5, 4))
     y = jax.lax.reduce_window(
@@ -68,9 +71,11 @@ def _exact(attribute, net="tiny"):
 
 class NotedTest(parameterized.TestCase):
     @parameterized.parameters(
-        ("hue", None, 1.434340152 / 6), ("lightness", 0.503859152, 1.0),
-        ("saturation", 1.0, 1.0), ("brightness", 1.0, 1.0),
-    )  # fmt: skip
+        ("hue", None, 1.434340152 / 6),
+        ("lightness", 0.503859152, 1.0),
+        ("saturation", 1.0, 1.0),
+        ("brightness", 1.0, 1.0),
+    )
     def test_tiny_net(self, attribute, left, right):
         self.assertEqual(_label("tiny"), 2)
         found = _exact(attribute)
@@ -120,10 +125,14 @@ class DenseTest(parameterized.TestCase):
         label = int(np.argmax(jax.jit(fn)(np.float32(image)[None])))
         found = semantic.exact_radius(fn, image, label, attribute="brightness")
         wide = semantic.exact_radius(
-            lambda x: jax.nn.relu(x.reshape(len(x), -1) @ np.float64(first))
-            @ np.float64(second),
-            image, label, attribute="brightness",
-        )  # fmt: skip
+            lambda x: (
+                jax.nn.relu(x.reshape(len(x), -1) @ np.float64(first))
+                @ np.float64(second)
+            ),
+            image,
+            label,
+            attribute="brightness",
+        )
         np.testing.assert_allclose(found[:2], wide[:2], rtol=1e-12)
 
     def test_many_pieces_take_several_stretches(self):
@@ -149,9 +158,11 @@ class DenseTest(parameterized.TestCase):
 
         turns = 0.5 + start + width * np.array([[0, 1, 2]])
         found = semantic.exact_radius(
-            Partial(fn, turns, np.float64(width / 2)), np.full((1, 1, 1), 0.5), 0,
+            Partial(fn, turns, np.float64(width / 2)),
+            np.full((1, 1, 1), 0.5),
+            0,
             attribute="brightness",
-        )  # fmt: skip
+        )
         self.assertEqual(found.left, 1.0)
         self.assertAlmostEqual(found.right, start + width / 2, delta=1e-12)
 
@@ -184,11 +195,15 @@ class CertifiedTest(parameterized.TestCase):
     def test_relaxations(self):
         ranges = {
             relaxation: semantic.certify(
-                _NETS["tiny"], fixed_image(), 2, attribute="lightness",
-                relaxation=relaxation, min_share=1 / 64,
+                _NETS["tiny"],
+                fixed_image(),
+                2,
+                attribute="lightness",
+                relaxation=relaxation,
+                min_share=1 / 64,
             )
             for relaxation in ("planes", "layers", "both", "pixel_box", "scalar_box")
-        }  # fmt: skip
+        }
         for found in ranges.values():
             self.assertLessEqual(found.left, 0.503859153)
         self.assertGreaterEqual(ranges["both"].num_bounded, 1)
@@ -301,9 +316,10 @@ class RefusalTest(parameterized.TestCase):
 
     def test_labels_and_images(self):
         for image, label, text in (
-            (fixed_image(), 3, "label"), (fixed_image() + 1, 0, r"\[0, 1\]"),
+            (fixed_image(), 3, "label"),
+            (fixed_image() + 1, 0, r"\[0, 1\]"),
             (np.zeros((4, 5, 3), np.uint8), 0, "divide"),
-        ):  # fmt: skip
+        ):
             with self.assertRaisesRegex(ValueError, text):
                 semantic.exact_radius(_NETS["tiny"], image, label, attribute="hue")
 

@@ -161,9 +161,10 @@ class AttributeTest(absltest.TestCase):
 
 class RefusalTest(parameterized.TestCase):
     @parameterized.parameters(
-        (Sampling("wrap"), "padding"), (Sampling("zero", "cubic"), "interpolation"),
+        (Sampling("wrap"), "padding"),
+        (Sampling("zero", "cubic"), "interpolation"),
         (Sampling(center="corner"), "center"),
-    )  # fmt: skip
+    )
     def test_options(self, sampling, text):
         with self.assertRaisesRegex(ValueError, f"Unknown {text}"):
             semantic.rotate(np.zeros((3, 3, 1)), 10.0, sampling=sampling)

@@ -45,17 +45,20 @@ class ManySamplesTest(parameterized.TestCase):
             found = semantic.certify(*case, attribute=attribute)
             self.assertGreater(found.left + found.right, 0)
             for own, attack in (
-                (found.left, found.attack_left), (found.right, found.attack_right),
-            ):  # fmt: skip
+                (found.left, found.attack_left),
+                (found.right, found.attack_right),
+            ):
                 self.assertLessEqual(own, attack)
                 self.assertGreater(own, 0.99 * min(attack, 0.3))
             moves = rng.uniform(-found.left, found.right, (_NUM_MOVES, 1))
             self._check(attribute, *case, moves)
 
     @parameterized.parameters(
-        ("brightness_contrast", None), ("translation", 1.5),
-        ("rotation+brightness", ((10, 10), (0.1, 0.1))), ("hue+lightness", 0.2),
-    )  # fmt: skip
+        ("brightness_contrast", None),
+        ("translation", 1.5),
+        ("rotation+brightness", ((10, 10), (0.1, 0.1))),
+        ("hue+lightness", 0.2),
+    )
     def test_certified_cells(self, attribute, limit):
         rng, areas = np.random.default_rng(2), []
         for case in _cases(is_color=attribute == "hue+lightness"):

@@ -164,9 +164,13 @@ def _overflowing(x):
 
 class InfiniteLogitsTest(parameterized.TestCase):
     @parameterized.parameters(
-        ((np.inf, 0.0, 0.0),), ((np.nan, 0.0, 0.0),), ((np.inf, np.inf, 0.0),),
-        ((1.0, np.nan, 0.0),), ((1.0, 0.0, -np.inf),), ((np.inf, 0.0, np.nan),),
-    )  # fmt: skip
+        ((np.inf, 0.0, 0.0),),
+        ((np.nan, 0.0, 0.0),),
+        ((np.inf, np.inf, 0.0),),
+        ((1.0, np.nan, 0.0),),
+        ((1.0, 0.0, -np.inf),),
+        ((np.inf, 0.0, np.nan),),
+    )
     def test_they_are_never_certified(self, logits):
         model = _constant_model(logits)
         found = _certify(model)
@@ -182,17 +186,23 @@ class InfiniteLogitsTest(parameterized.TestCase):
         how = cell_bounds.How(brightness, widths, chunk_size=32)  # that of `certify`
         cells = np.array([[[0.0], [0.01]], [[0.0], [0.26]]] * 2)
         margins = cell_bounds.of_cells(
-            as_run(bounds.single(_overflowing)), _IMAGE, cells,
-            spec=np.array([[1.0, -1.0]]), how=how,
-        )  # fmt: skip
+            as_run(bounds.single(_overflowing)),
+            _IMAGE,
+            cells,
+            spec=np.array([[1.0, -1.0]]),
+            how=how,
+        )
         self.assertGreater(margins[0], 0.9)
         self.assertTrue(np.isnan(margins[1]))
         ends = bounds.Bounds(jnp.ones(1), jnp.full(1, jnp.inf))
         with mock.patch.object(bounds, "linear_bounds", return_value=ends):
             margins = cell_bounds.of_cells(
-                Partial(lambda x: x[0, 0]), _IMAGE, cells, how=how,
+                Partial(lambda x: x[0, 0]),
+                _IMAGE,
+                cells,
+                how=how,
                 spec=np.array([[1.0]]),
-            )  # fmt: skip
+            )
         self.assertTrue(np.all(np.isnan(margins)))
         found = _certify(_overflowing, limit=0.3, max_cells=200)
         self.assertEqual(found.left, 0.3)

@@ -67,8 +67,9 @@ class OneParameterTest(absltest.TestCase):
     def test_top2_is_the_runner_up_alone(self):
         fn = _callables.as_partial(bounds.single(_pixel_net))
         for targets, rows in (
-            ("all", [[1, -1, 0], [1, 0, -1]]), ("top2", [[1, -1, 0]]),
-        ):  # fmt: skip
+            ("all", [[1, -1, 0], [1, 0, -1]]),
+            ("top2", [[1, -1, 0]]),
+        ):
             found = cell_bounds.margin_spec(fn, _PIXEL, 0, targets=targets)
             np.testing.assert_array_equal(found, rows)
         with self.assertRaisesRegex(ValueError, "targets"):
@@ -198,9 +199,13 @@ class AcceleratorTest(absltest.TestCase):
         cells = np.array([[0, 0.125], [0.125, 0.25], [-0.25, -0.125], [0.0625, 0.125]])
         how = cell_bounds.How(semantic.attribute("brightness"), (0.125,))
         bound = functools.partial(
-            cell_bounds.of_cells, Partial(fn), image, cells[..., None],
-            spec=np.array([[1.0, -1.0]]), how=how,
-        )  # fmt: skip
+            cell_bounds.of_cells,
+            Partial(fn),
+            image,
+            cells[..., None],
+            spec=np.array([[1.0, -1.0]]),
+            how=how,
+        )
         true, straight = 8 * cells[:, 0] - 0.5, bound()
         # Margins are lowered for rounding, here of terms as large as 2^30.
         np.testing.assert_array_less(straight, true)
@@ -298,10 +303,12 @@ class SplittingTest(absltest.TestCase):
 
     def test_options(self):
         for options, text in (
-            ({"width": 0.0}, "width"), ({"attribute": "brightness_contrast"}, "one"),
+            ({"width": 0.0}, "width"),
+            ({"attribute": "brightness_contrast"}, "one"),
             ({"subdivisions": 2, "relaxation": "planes"}, "pixel_box"),
-            ({"targets": "untargeted"}, "targets"), ({"relaxation": "lp"}, "relax"),
-        ):  # fmt: skip
+            ({"targets": "untargeted"}, "targets"),
+            ({"relaxation": "lp"}, "relax"),
+        ):
             with self.assertRaisesRegex(ValueError, text):
                 self._split(**options)
 

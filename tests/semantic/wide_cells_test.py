@@ -101,10 +101,12 @@ class WideCellsTest(parameterized.TestCase):
         with jax.enable_x64(True):
             (lower, upper, _), _ = jax.device_get(
                 _both(
-                    _IMAGE, np.concatenate([_cells("hue", 1), _cells("hue", 2)]),
-                    np.zeros((5, 1500, 1)), name="hue",
+                    _IMAGE,
+                    np.concatenate([_cells("hue", 1), _cells("hue", 2)]),
+                    np.zeros((5, 1500, 1)),
+                    name="hue",
                 )
-            )  # fmt: skip
+            )
         for place in np.ndindex(3, 3):
             hue, light, full = colorsys.rgb_to_hls(*_IMAGE[place])
             for turn in np.linspace(low[0], high[0], 101):

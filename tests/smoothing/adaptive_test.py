@@ -50,9 +50,14 @@ class OrderZeroTest(parameterized.TestCase):
         c = _certify(x, target_radius=0.2, example_ids=[5, 3, 9])
         for i, (own, idx) in enumerate(zip(c.num_samples, [5, 3, 9], strict=True)):
             fixed = smoothing.certify(
-                _KEY, _half_space, x[i : i + 1], sigma=0.25, num_classes=2,
-                num_estimation=int(own), example_ids=[idx],
-            )  # fmt: skip
+                _KEY,
+                _half_space,
+                x[i : i + 1],
+                sigma=0.25,
+                num_classes=2,
+                num_estimation=int(own),
+                example_ids=[idx],
+            )
             np.testing.assert_array_equal(fixed.counts[0], c.counts[i])
 
     @pytest.mark.slow
@@ -67,10 +72,16 @@ class OrderZeroTest(parameterized.TestCase):
 
         # a target just above the true radius: reached by luck alone
         c = smoothing.certify_adaptively(
-            _KEY, apply_fn, np.full((num, 1), 0.5), sigma=1.0, num_classes=2,
-            alpha=alpha, num_selection=10, target_radius=threshold + 1e-3,
+            _KEY,
+            apply_fn,
+            np.full((num, 1), 0.5),
+            sigma=1.0,
+            num_classes=2,
+            alpha=alpha,
+            num_selection=10,
+            target_radius=threshold + 1e-3,
             max_samples=4000,
-        )  # fmt: skip
+        )
         is_right = c.selected == 0
         wrong = np.mean((c.p_lower > p)[is_right])
         self.assertLessEqual(wrong, alpha + 3 * math.sqrt(alpha / num))
@@ -111,10 +122,18 @@ class OrderOneTest(parameterized.TestCase):
         possible = smoothing.norm_radius(p, exposed, length, norm="l1", dim=dim)
         # a target just above what the true values give: reached by luck alone
         c = smoothing.certify_adaptively(
-            _KEY, apply_fn, np.full((num, dim), 0.5), sigma=1.0, num_classes=2,
-            alpha=alpha, num_selection=50, target_radius=float(possible) + 1e-3,
-            max_samples=10_000, order=1, norms=("l1",),
-        )  # fmt: skip
+            _KEY,
+            apply_fn,
+            np.full((num, dim), 0.5),
+            sigma=1.0,
+            num_classes=2,
+            alpha=alpha,
+            num_selection=50,
+            target_radius=float(possible) + 1e-3,
+            max_samples=10_000,
+            order=1,
+            norms=("l1",),
+        )
         self.assertTrue(np.all(c.selected == 0))
         evidence = c.gradient["l1"]
         for wrong in (

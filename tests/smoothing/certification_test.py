@@ -68,9 +68,14 @@ class LinearClassifierTest(parameterized.TestCase):
         inputs = _half_space_inputs(np.array([0.3, 0.5, 0.6]), 16)
         norms = ("l2", "l1", "linf", "l4", "subspace")
         radius = smoothing.certify(
-            _KEY, _half_space, inputs, sigma=0.25, num_classes=2,
-            num_estimation=1000, norms=norms,
-        ).radius  # fmt: skip
+            _KEY,
+            _half_space,
+            inputs,
+            sigma=0.25,
+            num_classes=2,
+            num_estimation=1000,
+            norms=norms,
+        ).radius
         self.assertEqual(tuple(radius), norms)
         for norm, divisor in (("l1", 1), ("linf", 4), ("l4", 2)):
             np.testing.assert_allclose(radius[norm], radius["l2"] / divisor, rtol=1e-15)
@@ -79,9 +84,14 @@ class LinearClassifierTest(parameterized.TestCase):
     def test_certificate_carries_its_evidence(self):
         inputs = _half_space_inputs(np.array([0.3, 0.01, -0.3]), 16)
         c = smoothing.certify(
-            _KEY, _half_space, inputs, sigma=0.25, num_classes=2, num_estimation=2000,
+            _KEY,
+            _half_space,
+            inputs,
+            sigma=0.25,
+            num_classes=2,
+            num_estimation=2000,
             alpha=0.01,
-        )  # fmt: skip
+        )
         np.testing.assert_array_equal(c.prediction, [0, -1, 1])
         for i, label in ((0, 0), (2, 1)):
             self.assertEqual(c.count[i], c.counts[i, label])
@@ -115,9 +125,15 @@ class LinearClassifierTest(parameterized.TestCase):
 class SelectionTest(parameterized.TestCase):
     def test_few_misses_take_one_off_the_votes(self):
         request = Settings(
-            sigma=0.25, shape=(4,), num_classes=2, num_selection=100, order=1,
-            num_estimation=1000, alpha=0.001, norms=("l2",),
-        )  # fmt: skip
+            sigma=0.25,
+            shape=(4,),
+            num_classes=2,
+            num_selection=100,
+            order=1,
+            num_estimation=1000,
+            alpha=0.001,
+            norms=("l2",),
+        )
         counts = np.array([[97, 3, 0], [95, 5, 0], [0, 100, 0], [10, 10, 80]])
         selected, baseline = certification.select(counts, request)
         np.testing.assert_array_equal(selected, [0, 0, 1, 2])
@@ -189,9 +205,15 @@ class CoverageTest(parameterized.TestCase):
             return jnp.stack([score, -score], axis=-1)
 
         c = smoothing.certify(
-            _KEY, apply_fn, np.full((num, 1), 0.5), sigma=1.0, num_classes=2,
-            num_selection=10, num_estimation=500, alpha=alpha,
-        )  # fmt: skip
+            _KEY,
+            apply_fn,
+            np.full((num, 1), 0.5),
+            sigma=1.0,
+            num_classes=2,
+            num_selection=10,
+            num_estimation=500,
+            alpha=alpha,
+        )
         truth = np.where(c.selected == 0, p, 1 - p)
         violations = np.mean(c.p_lower > truth)
         slack = 3 * math.sqrt(alpha * (1 - alpha) / num)
@@ -310,9 +332,13 @@ class RefusalTest(parameterized.TestCase):
     def test_predict_names_the_smallest_number(self):
         with self.assertRaisesRegex(ValueError, "num_samples >= 11"):
             smoothing.predict(
-                _KEY, _half_space, np.ones((1, 4)), sigma=1, num_classes=2,
+                _KEY,
+                _half_space,
+                np.ones((1, 4)),
+                sigma=1,
+                num_classes=2,
                 num_samples=10,
-            )  # fmt: skip
+            )
 
 
 if __name__ == "__main__":

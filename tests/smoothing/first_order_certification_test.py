@@ -113,9 +113,12 @@ class HalfSpaceTest(parameterized.TestCase):
         mask = np.zeros((4, 4, 3), bool)
         mask[:2] = True
         c = _certify(
-            apply_fn, x, norms=("l2", "subspace:red", "subspace:top"),
-            subspaces={"top": mask}, num_estimation=10_000,
-        )  # fmt: skip
+            apply_fn,
+            x,
+            norms=("l2", "subspace:red", "subspace:top"),
+            subspaces={"top": mask},
+            num_estimation=10_000,
+        )
         scores = np.abs((x.reshape(2, -1).astype(np.float64) - 0.5) @ normal)
         for name, inside in (("red", normal[0::3]), ("top", normal[:24])):
             radius = c.radius[f"subspace:{name}"]
@@ -129,9 +132,16 @@ class HalfSpaceTest(parameterized.TestCase):
             smoothing.named_subspace(n, shape=(4, 4, 3)) for n in ("red", "green")
         )
         sums = smoothing.class_moments(
-            _KEY, apply_fn, x, sigma=_SIGMA, num_samples=5000, num_classes=2,
-            selected=[0, 0], baseline=[0.5, 0.5], subspaces=(red, green),
-        )  # fmt: skip
+            _KEY,
+            apply_fn,
+            x,
+            sigma=_SIGMA,
+            num_samples=5000,
+            num_classes=2,
+            selected=[0, 0],
+            baseline=[0.5, 0.5],
+            subspaces=(red, green),
+        )
         sums = jax.tree.map(np.asarray, sums)
         found = smoothing.gradient_norm_bounds(
             sums, alpha=0.01, subspaces={"red": red, "green": green}
@@ -221,9 +231,14 @@ class SoftVotesTest(parameterized.TestCase):
         _, apply_fn = _random_plane(_DIM)
         x = np.full((3, _DIM), 0.5, np.float32)
         c = smoothing.certify(
-            _KEY, apply_fn, x, sigma=0.25, num_classes=2, votes="soft",
+            _KEY,
+            apply_fn,
+            x,
+            sigma=0.25,
+            num_classes=2,
+            votes="soft",
             num_estimation=2000,
-        )  # fmt: skip
+        )
         self.assertEqual((c.order, c.prediction[0]), (0, -1))
         self.assertEmpty(c.gradient)
 

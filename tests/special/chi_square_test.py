@@ -193,8 +193,9 @@ class QuantileTest(parameterized.TestCase):
         nc = np.full_like(p, 10.0)
         nc[:, 0] = 0.0
         nc[0, 1] = np.nan  # a bad value does not stop the others
-        own = jax.jit(special.ncx2_ppf)(*(jnp.asarray(v, jnp.float32) for v in
-                                          (p, df, nc)))  # fmt: skip
+        own = jax.jit(special.ncx2_ppf)(
+            *(jnp.asarray(v, jnp.float32) for v in (p, df, nc))
+        )
         self.assertEqual(own.dtype, jnp.float32)
         expected = _scipy("ppf", p, df, nc)
         expected[0, 1] = np.nan
@@ -300,9 +301,7 @@ class ShapeTest(parameterized.TestCase):
         inside = jax.jit(lambda x: x * special.chi2_ppf(0.5, 3))(jnp.float32(2))
         np.testing.assert_allclose(inside, 2 * stats.chi2.ppf(0.5, 3), rtol=1e-6)
 
-    @parameterized.parameters(
-        (dict(df=0.5, nc=1.0), "df"), (dict(df=3, nc=-1.0), "nc"),
-    )  # fmt: skip
+    @parameterized.parameters((dict(df=0.5, nc=1.0), "df"), (dict(df=3, nc=-1.0), "nc"))
     def test_refuses(self, arguments, text):
         for function in (special.ncx2_cdf, special.ncx2_ppf, special.ncx2_logpdf):
             with self.assertRaisesRegex(ValueError, f"Expected {text}"):

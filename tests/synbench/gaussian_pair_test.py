@@ -44,9 +44,13 @@ def _moments_by_covariance(num_samples):
     found = {}
     for kind, covariance in kinds.items():
         x, y = synbench.sample(
-            _KEY, _MEAN, num_samples=num_samples, covariance=covariance, prior=0.3,
+            _KEY,
+            _MEAN,
+            num_samples=num_samples,
+            covariance=covariance,
+            prior=0.3,
             center=0.5,
-        )  # fmt: skip
+        )
         moments = synbench.feature_moments(x, y)
         found[kind] = y.mean(), moments, synbench.pooled_covariance(moments)
     return found

@@ -59,9 +59,10 @@ class LargeFeaturesTest(parameterized.TestCase):
         gap = abs(found.score[0] - found.ceiling)
         np.testing.assert_array_less(gap, 3 * found.standard_error[0])
         np.testing.assert_allclose(
-            found.ceiling[[0, 2, 4, 6, 7]], [0.850, 0.849, 0.836, 0.804, 0.766],
+            found.ceiling[[0, 2, 4, 6, 7]],
+            [0.850, 0.849, 0.836, 0.804, 0.766],
             atol=5e-4,
-        )  # fmt: skip
+        )
 
     def test_a_vision_transformer_of_base_size_needs_little_memory(self):
         peak, num_features = _vit_score("vit_b16", 16)

@@ -162,9 +162,13 @@ class OptimalityTest(parameterized.TestCase):
         for rule, prior in zip(_noted_rules(), (0.5, 0.5, 0.3), strict=True):
             with jax.enable_x64(True):
                 at = _linear_accuracy(
-                    rule.weight, _M, _S, epsilon=epsilons, offset=rule.offset,
+                    rule.weight,
+                    _M,
+                    _S,
+                    epsilon=epsilons,
+                    offset=rule.offset,
                     prior=prior,
-                )  # fmt: skip
+                )
             left = rule.weight @ _M - epsilons * np.linalg.norm(rule.weight)
             spread = np.sqrt(rule.weight @ _S @ rule.weight)
             expected = prior * stats.norm.cdf((left - rule.offset) / spread)

@@ -153,9 +153,12 @@ class SweepTest(parameterized.TestCase):
             best = stats.norm.cdf(left / np.sqrt(weight**2 @ variances))
             self.assertLess(abs(found.robust_accuracy[k] - best), 1e-8)
             again = _in_float64(
-                _linear_accuracy, found.weight[k], mean, np.diag(variances),
+                _linear_accuracy,
+                found.weight[k],
+                mean,
+                np.diag(variances),
                 epsilon=epsilon,
-            )  # fmt: skip
+            )
             self.assertLess(abs(again - best), 1e-8)
 
 
@@ -218,9 +221,14 @@ class SeparatedTest(parameterized.TestCase):
 
     def _check_accuracy(self, weight, epsilons, expected, *, offset=0.0, prior=0.5):
         accuracy = _in_float64(
-            _linear_accuracy, weight, np.array([1.0, 0.5]), np.array([4.0, 0.0]),
-            epsilon=np.array(epsilons), offset=float(offset), prior=float(prior),
-        )  # fmt: skip
+            _linear_accuracy,
+            weight,
+            np.array([1.0, 0.5]),
+            np.array([4.0, 0.0]),
+            epsilon=np.array(epsilons),
+            offset=float(offset),
+            prior=float(prior),
+        )
         np.testing.assert_array_equal(accuracy, expected)
 
     def test_numbers_that_are_none_claim_nothing(self):

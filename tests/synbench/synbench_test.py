@@ -117,9 +117,8 @@ class CeilingTest(parameterized.TestCase):
         feature_fn = Partial(_blurred, np.float32(np.sqrt(1 / share**2 - 1)))
         found = _score(feature_fn, (64,), num_train=2048, num_test=2048)
         expected = synbench.finite_sample_ceiling(
-            64, 2048, scales=_FEW, thresholds=synbench.THRESHOLDS,
-            kept_signal=share,
-        )  # fmt: skip
+            64, 2048, scales=_FEW, thresholds=synbench.THRESHOLDS, kept_signal=share
+        )
         keep = expected > 0.05
         gap = abs(found.score[0] - expected)[keep]
         np.testing.assert_array_less(gap, 3 * found.standard_error[0][keep])

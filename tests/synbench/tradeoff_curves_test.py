@@ -63,8 +63,11 @@ class AreaTest(parameterized.TestCase):
             points = np.sort(accuracy[accuracy > threshold])
             expected = integrate.quad(
                 lambda t: synbench.bound_curve(accuracy, bound, thresholds=[t])[0],
-                threshold, 1, points=points, limit=200,
-            )  # fmt: skip
+                threshold,
+                1,
+                points=points,
+                limit=200,
+            )
             np.testing.assert_allclose(found[0], expected[0], rtol=1e-9)
 
     def test_nan_bounds_below_the_threshold_do_not_count(self):

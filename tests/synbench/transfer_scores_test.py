@@ -44,14 +44,17 @@ def _largest_evidence(x, y):
     best = [
         min(
             optimize.minimize(
-                loss, start, args=((1.0 * (y == label)) @ vectors) ** 2,
-                method="Nelder-Mead", bounds=[(-12, 40), (-3, 12)],
+                loss,
+                start,
+                args=((1.0 * (y == label)) @ vectors) ** 2,
+                method="Nelder-Mead",
+                bounds=[(-12, 40), (-3, 12)],
                 options={"fatol": 1e-10, "xatol": 1e-6},
             ).fun
             for start in ((1, 1), (30, 1))
         )
         for label in np.unique(y)
-    ]  # fmt: skip
+    ]
     return -np.mean(best) / len(x)
 
 

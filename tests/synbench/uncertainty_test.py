@@ -38,10 +38,14 @@ def _scored(sums, task):
     accuracy, bound = score.curves(sums, task)
     areas = synbench.curve_area(accuracy, bound, thresholds=_THRESHOLDS, mode=task.mode)
     return types.SimpleNamespace(
-        sums=sums, bound=bound, score=areas, task=task.facts(),
-        raw_accuracy=np.ones((1, 1)), raw_bound=np.ones((1, 1)),
+        sums=sums,
+        bound=bound,
+        score=areas,
+        task=task.facts(),
+        raw_accuracy=np.ones((1, 1)),
+        raw_bound=np.ones((1, 1)),
         thresholds=tuple(_THRESHOLDS),
-    )  # fmt: skip
+    )
 
 
 class RedrawTest(parameterized.TestCase):
@@ -106,10 +110,16 @@ class RunTest(absltest.TestCase):
 
         def score_with(mode, num_features):
             return synbench.synbench(
-                jax.random.key(0), lambda x: x[:, :num_features], (8,),
-                scales=(0.5, 1.0, 1.5, 2.0), thresholds=(0.6, 0.7, 0.8),
-                num_train=256, num_test=256, mode=mode, is_on_host=True,
-            )  # fmt: skip
+                jax.random.key(0),
+                lambda x: x[:, :num_features],
+                (8,),
+                scales=(0.5, 1.0, 1.5, 2.0),
+                thresholds=(0.6, 0.7, 0.8),
+                num_train=256,
+                num_test=256,
+                mode=mode,
+                is_on_host=True,
+            )
 
         with jax.enable_x64(False):
             exact, grid = (

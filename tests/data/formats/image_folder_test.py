@@ -110,11 +110,15 @@ class FoldersTest(parameterized.TestCase):
 
     @parameterized.product(
         files=(
-            ("b/notes.txt",), ("b/.1.png",), ("b/sub/1.png",), ("b/1.npy", "b/2.npy"),
-            ("b/img1",), ("b/1.png/2.png",),
+            ("b/notes.txt",),
+            ("b/.1.png",),
+            ("b/sub/1.png",),
+            ("b/1.npy", "b/2.npy"),
+            ("b/img1",),
+            ("b/1.png/2.png",),
         ),
         packed=("", "with folders", "files alone"),
-    )  # fmt: skip
+    )
     def test_class_folders_without_images_are_named(self, files, packed):
         for name in ("a/1.png", "c/1.png"):
             self.write(name, _encoded(_COLOUR[0], "png"))

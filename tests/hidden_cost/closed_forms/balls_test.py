@@ -395,8 +395,11 @@ def _inside_ellipse(x, y, sigma, *, semi_axes):
         return mass * density * a * np.cos(angle)
 
     near = np.arcsin(np.clip(x / a, -1, 1))
-    ends = np.unique(np.clip([-np.pi / 2, near - 0.5, near, near + 0.5, np.pi / 2],
-                             -np.pi / 2, np.pi / 2))  # fmt: skip
+    ends = np.unique(
+        np.clip(
+            [-np.pi / 2, near - 0.5, near, near + 0.5, np.pi / 2], -np.pi / 2, np.pi / 2
+        )
+    )
     parts = itertools.pairwise(ends)
     options = dict(epsabs=1e-12, epsrel=1e-12, limit=200)
     return sum(integrate.quad(strip, *part, **options)[0] for part in parts)

@@ -170,10 +170,9 @@ class LawTest(parameterized.TestCase):
         share = rng.uniform(size=_SHAPE[0])
         share[:200] = 0.5  # midpoints
         between = share[:, None] * x + (1 - share[:, None]) * y
-        p = np.array([
-            _box(v, lower=lower, upper=upper, sigma=sigma)
-            for v in (x, y, between)
-        ])  # fmt: skip
+        p = np.array(
+            [_box(v, lower=lower, upper=upper, sigma=sigma) for v in (x, y, between)]
+        )
         is_known = (p > 1e-280).all(axis=0)
         self.assertGreater(is_known.mean(), 0.5)
         log_p, share = np.log(p[:, is_known]), share[is_known]
@@ -278,9 +277,11 @@ class LineTest(parameterized.TestCase):
         )
         np.testing.assert_allclose(line(x), expected, rtol=0, atol=1e-10)
         single = _line_program(
-            *(np.float32(v) for v in (x, _CUTS)), np.array(_LABELS), np.float32(sigma),
+            *(np.float32(v) for v in (x, _CUTS)),
+            np.array(_LABELS),
+            np.float32(sigma),
             num_classes=3,
-        )  # fmt: skip
+        )
         self.assertEqual(single.dtype, jnp.float32)
         np.testing.assert_allclose(single, expected, rtol=0, atol=1e-6)
 
@@ -430,9 +431,11 @@ class ContractTest(parameterized.TestCase):
         with self.assertRaisesRegex(ValueError, "Expected sigma "):
             hidden_cost.half_space_class_probability(0.0, sigma=0.0)
         for bad, name in (
-            (dict(half_side=0.0), "half_side"), (dict(dim=0), "dim"),
-            (dict(threshold=1.0), "threshold"), (dict(threshold=0.0), "threshold"),
-        ):  # fmt: skip
+            (dict(half_side=0.0), "half_side"),
+            (dict(dim=0), "dim"),
+            (dict(threshold=1.0), "threshold"),
+            (dict(threshold=0.0), "threshold"),
+        ):
             arguments = dict(half_side=1.0, dim=2) | bad
             with self.assertRaisesRegex(ValueError, f"Expected {name} "):
                 hidden_cost.cube_vanishing_sigma(

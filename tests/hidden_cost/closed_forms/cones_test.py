@@ -148,9 +148,12 @@ class OracleTest(parameterized.TestCase):
                 return density * (special.ndtr(ends[0]) - special.ndtr(ends[1]))
 
             expected = integrate.quad(
-                slice_mass, -depth / sigma, max(12.0, 4 - depth / sigma), epsabs=1e-13,
+                slice_mass,
+                -depth / sigma,
+                max(12.0, 4 - depth / sigma),
+                epsabs=1e-13,
                 limit=200,
-            )[0]  # fmt: skip
+            )[0]
             actual = hidden_cost.cone_class_probability(
                 depth, offset=offset, half_angle=np.radians(degrees), sigma=sigma, dim=2
             )
@@ -184,8 +187,11 @@ class OracleTest(parameterized.TestCase):
         for dim in (2, 3, 784):
             at = functools.partial(
                 hidden_cost.cone_class_probability,
-                np.sqrt(dim), offset=0.5, sigma=1.0, dim=dim,
-            )  # fmt: skip
+                np.sqrt(dim),
+                offset=0.5,
+                sigma=1.0,
+                dim=dim,
+            )
             below = at(half_angle=np.pi / 4 - 1e-15)
             self.assertAlmostEqual(below, at(half_angle=np.pi / 4), delta=1e-12)
 
@@ -249,9 +255,12 @@ class LawTest(parameterized.TestCase):
             points = rng.uniform([0, -2], [6, 4], size=(2, 9, 2))
             points = np.concatenate([points, points.mean(axis=0, keepdims=True)])
             p = _PROBABILITY(
-                points[..., 0], offset=np.abs(points[..., 1]), half_angle=angle,
-                sigma=1.0, dim=3,
-            )  # fmt: skip
+                points[..., 0],
+                offset=np.abs(points[..., 1]),
+                half_angle=angle,
+                sigma=1.0,
+                dim=3,
+            )
             is_outside = np.abs(points[..., 1]) >= np.tan(angle) * points[..., 0]
             self.assertTrue(is_outside.any())
             self.assertLess(p[is_outside].max(), 0.5)

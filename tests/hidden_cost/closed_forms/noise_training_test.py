@@ -190,9 +190,12 @@ class GaussianWorldTest(parameterized.TestCase):
     )
     def test_refuses(self, bad, text):
         good = dict(
-            inner_variance=0.25, outer_variance=1.0, train_sigma=0.5, test_sigma=0.5,
+            inner_variance=0.25,
+            outer_variance=1.0,
+            train_sigma=0.5,
+            test_sigma=0.5,
             dim=2,
-        )  # fmt: skip
+        )
         with self.assertRaisesRegex(ValueError, f"Expected {text}"):
             hidden_cost.gaussian_world(**(good | bad))
 
@@ -303,9 +306,11 @@ class PointWorldTest(parameterized.TestCase):
         self.assertEqual(found, {((4, 2), np.dtype(np.float32))})
 
     @parameterized.parameters(
-        (dict(distance=0.0), "distance"), (dict(sigma=-1.0), "sigma"),
-        (dict(prior=0.0), "prior"), (dict(prior=1.0), "prior"),
-    )  # fmt: skip
+        (dict(distance=0.0), "distance"),
+        (dict(sigma=-1.0), "sigma"),
+        (dict(prior=0.0), "prior"),
+        (dict(prior=1.0), "prior"),
+    )
     def test_refuses(self, bad, text):
         with self.assertRaisesRegex(ValueError, f"Expected {text} "):
             hidden_cost.point_world(**(dict(distance=1.0, sigma=1.0) | bad))

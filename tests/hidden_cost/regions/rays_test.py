@@ -163,9 +163,15 @@ class RecoveryTest(parameterized.TestCase):
 
         truth = optimize.brentq(lambda t: p(t) - threshold, 0.5, 1.3)
         found = _shrinkage(
-            _two_slabs, num=_REPEATS, dim=1, sigma=sigma, threshold=threshold,
-            max_distance=3.0, num_grid=12, num_bisections=7,
-        )  # fmt: skip
+            _two_slabs,
+            num=_REPEATS,
+            dim=1,
+            sigma=sigma,
+            threshold=threshold,
+            max_distance=3.0,
+            num_grid=12,
+            num_bisections=7,
+        )
         np.testing.assert_allclose(found.base_exit, 1, atol=1e-3)
         np.testing.assert_array_equal(found.base_crossings, 2)
         np.testing.assert_array_equal(found.smoothed_crossings, 2)
@@ -177,9 +183,14 @@ class RecoveryTest(parameterized.TestCase):
         sigma, num = 1.346, 500
         truth = _ball_radius(sigma, 1)
         found = _shrinkage(
-            num=num, dim=1, sigma=sigma, max_distance=1.5, num_samples=128, num_grid=6,
+            num=num,
+            dim=1,
+            sigma=sigma,
+            max_distance=1.5,
+            num_samples=128,
+            num_grid=6,
             num_bisections=5,
-        )  # fmt: skip
+        )
         self.assertGreater(found.is_empty.sum(), 0)  # p(x) = .542, so some look empty
         missed = (truth < found.lower) | (found.upper < truth)
         self.assertLess(missed.mean(), 0.05 + 3 * np.sqrt(0.05 * 0.95 / num))
@@ -338,9 +349,14 @@ class EdgeTest(parameterized.TestCase):
     def test_refuses_x_without_a_batch(self):
         with self.assertRaisesRegex(ValueError, r"x as a batch"):
             rays.ray_shrinkage(
-                _KEY, _ball, np.zeros(2), directions=np.ones(2), sigma=1.0,
-                num_classes=2, max_distance=1.0,
-            )  # fmt: skip
+                _KEY,
+                _ball,
+                np.zeros(2),
+                directions=np.ones(2),
+                sigma=1.0,
+                num_classes=2,
+                max_distance=1.0,
+            )
 
 
 if __name__ == "__main__":

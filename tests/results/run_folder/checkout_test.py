@@ -28,9 +28,13 @@ class CheckoutTest(absltest.TestCase):
         super().setUp()
         self.root = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
         for name in (
-            "robustjax/a.py", "robustjax/sub/b.py", "experiments/c.py",
-            "experiments/flags/d.flags", "docs/e.md", "README.md",
-        ):  # fmt: skip
+            "robustjax/a.py",
+            "robustjax/sub/b.py",
+            "experiments/c.py",
+            "experiments/flags/d.flags",
+            "docs/e.md",
+            "README.md",
+        ):
             self.write(name, name)
         _git(self.root, "init", "--quiet")
         self.write(".gitignore", "robustjax/ignored.py\n")
@@ -48,9 +52,14 @@ class CheckoutTest(absltest.TestCase):
         self.assertEqual(checkout.describe(self.root), self.commit)
         self.assertLen(self.commit, 40)
         for name in (
-            "README.md", "docs/e.md", "docs/new.py", "tool.py", "robustjax/ignored.py",
-            "robustjax/notes.txt", "experiments/flags/d.flags",
-        ):  # fmt: skip
+            "README.md",
+            "docs/e.md",
+            "docs/new.py",
+            "tool.py",
+            "robustjax/ignored.py",
+            "robustjax/notes.txt",
+            "experiments/flags/d.flags",
+        ):
             self.write(name, "other")
         self.assertEqual(checkout.describe(self.root), self.commit)
 

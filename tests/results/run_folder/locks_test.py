@@ -54,8 +54,10 @@ class RunFolderTest(absltest.TestCase):
     def test_of_another_process_until_it_is_killed(self):
         with subprocess.Popen(
             [sys.executable, "-c", _CHILD, str(self.path)],
-            env=children.environment(), stdout=subprocess.PIPE, text=True,
-        ) as child:  # fmt: skip
+            env=children.environment(),
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as child:
             try:
                 self.assertEqual(child.stdout.readline(), "held\n")
                 with (

@@ -396,9 +396,14 @@ def _unlimited(moments):
 
 class DualNormTest(parameterized.TestCase):
     @parameterized.parameters(
-        ("l1", np.inf), ("l2", 2), ("linf", 1), ("l1.25", 5), ("l1.5", 3), ("l3", 1.5),
+        ("l1", np.inf),
+        ("l2", 2),
+        ("linf", 1),
+        ("l1.25", 5),
+        ("l1.5", 3),
+        ("l3", 1.5),
         ("l5", 1.25),
-    )  # fmt: skip
+    )
     def test_bounds_the_dual_norm_and_is_sharp_for_flat_vectors(self, norm, dual):
         rng = np.random.default_rng(0)
         dim = 12

@@ -109,8 +109,9 @@ class BinomialSequenceTest(parameterized.TestCase):
         self.assertTrue(np.all(lower[1:] < fixed[1:]))
         self.assertTrue(np.all(_LOWER(k, n, alpha=1e-2)[1:] > lower[1:]))
         upper = _UPPER(k, n, alpha=1e-3)
-        self.assertTrue(np.all(upper >= binomial.clopper_pearson_upper(
-            k, n, alpha=1e-3)))  # fmt: skip
+        self.assertTrue(
+            np.all(upper >= binomial.clopper_pearson_upper(k, n, alpha=1e-3))
+        )
 
     @parameterized.parameters(100, 1_000, 10_000, 100_000, 1_000_000)
     def test_price_over_clopper_pearson(self, n):

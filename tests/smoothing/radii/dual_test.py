@@ -27,9 +27,12 @@ def _rows(*columns):
 def _host(multipliers, r, known, num_nodes=192):
     shaped = _rows(*multipliers, r, *known)
     return dual.dual_value(
-        Multipliers(*shaped[:3]), shaped[3], Constraints(*shaped[4:]),
-        num_nodes=num_nodes, arrays=HOST,
-    )  # fmt: skip
+        Multipliers(*shaped[:3]),
+        shaped[3],
+        Constraints(*shaped[4:]),
+        num_nodes=num_nodes,
+        arrays=HOST,
+    )
 
 
 def _known(p, rho, theta):
@@ -55,11 +58,13 @@ class ValueTest(parameterized.TestCase):
             [
                 worst_cases.dual_by_quadrature(m, length, k)
                 for m, length, k in zip(
-                    zip(*multipliers, strict=True), r, zip(*known, strict=True),
+                    zip(*multipliers, strict=True),
+                    r,
+                    zip(*known, strict=True),
                     strict=True,
                 )
             ]
-        )  # fmt: skip
+        )
         fine = _host(multipliers, r, known)
         scale = 1 + sum(np.abs(v) for v in multipliers)
         np.testing.assert_array_less(np.abs(fine - oracle) / scale, 1e-9)
@@ -92,9 +97,12 @@ class ValueTest(parameterized.TestCase):
         np.testing.assert_allclose(value, 0.5704852403, atol=1e-10)
         shaped = _rows(*multipliers, 0.9, *known)
         _, slope = dual.dual_and_slope(
-            Multipliers(*shaped[:3]), shaped[3], Constraints(*shaped[4:]),
-            num_nodes=192, arrays=HOST,
-        )  # fmt: skip
+            Multipliers(*shaped[:3]),
+            shaped[3],
+            Constraints(*shaped[4:]),
+            num_nodes=192,
+            arrays=HOST,
+        )
         np.testing.assert_allclose(slope, -0.36234526, atol=1e-8)
 
 
@@ -168,8 +176,9 @@ class WeakDualityTest(parameterized.TestCase):
             direction, bend = rng.normal(size=2), rng.normal(scale=0.3)
             f = worst_cases.CellClassifier.of(
                 lambda x, y, d=direction, s=bend: d[0] * x + d[1] * y + s * x * y < 1,
-                num_cells=30, dim=2,
-            )  # fmt: skip
+                num_cells=30,
+                dim=2,
+            )
             p, m = f.moments()
             r = rng.uniform(0.1, 3, 300)
             slack = rng.uniform(0, 0.05, (3, 300)) * rng.integers(0, 2, 300)

@@ -170,9 +170,9 @@ class HostTest(parameterized.TestCase):
         self.assertTrue(np.all(np.isfinite(radius)))
         self.assertTrue(np.all(np.diff(radius) < 0))
         for share, world_radius in ((1.0, np.inf), (1 - 1e-12, 0.0), (0.99995, 0.0)):
-            known = Constraints(np.array([0.1]), *(
-                np.array([v]) for v in components(0.9, share, 2.0)
-            ))  # fmt: skip
+            known = Constraints(
+                np.array([0.1]), *(np.array([v]) for v in components(0.9, share, 2.0))
+            )
             found = first_order._half_space_radius(known, HOST)
             np.testing.assert_array_equal(found, world_radius)
 

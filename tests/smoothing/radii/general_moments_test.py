@@ -166,9 +166,12 @@ class RadiusTest(parameterized.TestCase):
         np.testing.assert_array_less(zeroth - 2e-3, found)
 
     @parameterized.parameters(
-        ((0.8, 2.0), 0.05), ((0.8, 2.0), 0.8), ((1.8, 2.1), 0.05), ((1.8, 2.1), 2),
+        ((0.8, 2.0), 0.05),
+        ((0.8, 2.0), 0.8),
+        ((1.8, 2.1), 0.05),
+        ((1.8, 2.1), 2),
         ((0.4, 3.0), 0.8),
-    )  # fmt: skip
+    )
     @pytest.mark.slow
     def test_second_order_is_never_below_fewer_moments(self, band, r):
         """Also where the moments nearly determine f: the maximum is hard to find."""

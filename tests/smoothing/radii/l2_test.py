@@ -70,10 +70,14 @@ class CollinearTest(parameterized.TestCase):
                     self.assertLess(abs(row[2] - exact), 1e-10)
 
     @parameterized.parameters(
-        (0.6, 0.1, 0.5025196580), (0.8, 0.2, 0.9289076639), (0.9, 0.1, 1.4048700258),
-        (0.99, 0.02, 2.3727893324), (0.6, 0.0, 0.6805435251), (0.9, 0.0, 1.6435910054),
+        (0.6, 0.1, 0.5025196580),
+        (0.8, 0.2, 0.9289076639),
+        (0.9, 0.1, 1.4048700258),
+        (0.99, 0.02, 2.3727893324),
+        (0.6, 0.0, 0.6805435251),
+        (0.9, 0.0, 1.6435910054),
         (0.99, 0.0, 2.5758289800),
-    )  # fmt: skip
+    )
     def test_noted_radii(self, p, length, expected):
         actual = worst_interval(np.array([1 - p]), np.array([-length]), HOST).radius
         np.testing.assert_allclose(actual, expected, atol=1e-10)

@@ -114,8 +114,9 @@ class PlaneTest(parameterized.TestCase):
         angles = np.linspace(0, 2 * np.pi, 16, endpoint=False)
         directions = np.stack([np.cos(angles), np.sin(angles)], -1)
         classifiers = _plane_classifiers(seed=0, count=24)
-        p, m = (np.array(v) for v in zip(*(f.moments() for f in classifiers),
-                                         strict=True))  # fmt: skip
+        p, m = (
+            np.array(v) for v in zip(*(f.moments() for f in classifiers), strict=True)
+        )
         parallel = m @ directions.T
         across = np.abs(np.stack([-m[:, 1], m[:, 0]], axis=1) @ directions.T)
         with mock.patch.object(first_order, "_BATCHES", (_BATCH,)):
@@ -197,8 +198,9 @@ class BallTest(parameterized.TestCase):
     def _attack(self, norm, form, count):
         directions = self._directions(norm)
         classifiers = _space_classifiers(seed=2, count=count)
-        p, m = (np.array(v) for v in zip(*(f.moments() for f in classifiers),
-                                         strict=True))  # fmt: skip
+        p, m = (
+            np.array(v) for v in zip(*(f.moments() for f in classifiers), strict=True)
+        )
         if norm.startswith("subspace"):
             dual, rest = np.linalg.norm(m[:, :2], axis=1), np.abs(m[:, 2])
         else:

@@ -83,9 +83,14 @@ class RadiusTest(parameterized.TestCase):
         check_grads(together, (p,), order=1, rtol=1e-2, eps=1e-3)
 
     @parameterized.parameters(
-        ("l1", 1.0), ("l1.5", 1.0), ("l2", 1.0), ("subspace", 1.0),
-        ("l3", 48 ** (1 / 2 - 1 / 3)), ("linf", 48**0.5), ("l4", 48**0.25),
-    )  # fmt: skip
+        ("l1", 1.0),
+        ("l1.5", 1.0),
+        ("l2", 1.0),
+        ("subspace", 1.0),
+        ("l3", 48 ** (1 / 2 - 1 / 3)),
+        ("linf", 48**0.5),
+        ("l4", 48**0.25),
+    )
     def test_norms_divide_by_the_circumradius(self, norm, divisor):
         l2 = _RADIUS(0.9, sigma=1.0)
         actual = _RADIUS(0.9, sigma=1.0, norm=norm, dim=48)
@@ -108,11 +113,14 @@ class RadiusTest(parameterized.TestCase):
             np.testing.assert_allclose(1 / p + 1 / q, 1.0, rtol=1e-15)
 
     @parameterized.parameters(
-        (dict(sigma=0.0), "sigma"), (dict(sigma=float("nan")), "sigma"),
-        (dict(sigma=1.0, norm="l0.5"), "l0.5"), (dict(sigma=1.0, norm="max"), "max"),
-        (dict(sigma=1.0, norm="linf"), "dim"), (dict(sigma=1.0, norm="lx"), "lx"),
+        (dict(sigma=0.0), "sigma"),
+        (dict(sigma=float("nan")), "sigma"),
+        (dict(sigma=1.0, norm="l0.5"), "l0.5"),
+        (dict(sigma=1.0, norm="max"), "max"),
+        (dict(sigma=1.0, norm="linf"), "dim"),
+        (dict(sigma=1.0, norm="lx"), "lx"),
         (dict(sigma=1.0, p_upper=1.5), "p_upper"),
-    )  # fmt: skip
+    )
     def test_refuses(self, arguments, text):
         with self.assertRaisesRegex(ValueError, text):
             _RADIUS(0.9, **arguments)

@@ -151,9 +151,13 @@ class ByNameTest(parameterized.TestCase):
             subspaces.by_name([name], masks={name: _MASK}, shape=_SHAPE)
 
     @parameterized.parameters(
-        ("channel1", "green"), ("mask", "basis"), ("basis", "turned"),
-        ("projector", "turned"), ("mask", "mask_projector"), ("red_mask", "red"),
-    )  # fmt: skip
+        ("channel1", "green"),
+        ("mask", "basis"),
+        ("basis", "turned"),
+        ("projector", "turned"),
+        ("mask", "mask_projector"),
+        ("red_mask", "red"),
+    )
     def test_one_subspace_under_two_names_is_refused(self, first, second):
         eye = np.eye(_DIM)[:, _MASK.ravel()]
         turn = np.linalg.qr(_RNG.normal(size=(4, 4)))[0]
@@ -180,9 +184,19 @@ class ByNameTest(parameterized.TestCase):
 
 class SpellingTest(parameterized.TestCase):
     @parameterized.parameters(
-        "l2.0", "l+2", "l2e0", "l02", "l 2", "l1.50", "l1_0", "l\uff12", "linfinity",
-        "l1e999", "l+inf", "subspace:",
-    )  # fmt: skip
+        "l2.0",
+        "l+2",
+        "l2e0",
+        "l02",
+        "l 2",
+        "l1.50",
+        "l1_0",
+        "l\uff12",
+        "linfinity",
+        "l1e999",
+        "l+inf",
+        "subspace:",
+    )
     def test_other_spellings_are_no_further_norms(self, norm):
         expected = norms.canonical(norm)
         self.assertNotEqual(expected, norm)
@@ -207,9 +221,15 @@ class SpellingTest(parameterized.TestCase):
 
     def _request(self, *names, **options):
         return settings.Settings(
-            sigma=0.5, shape=_SHAPE, num_classes=3, num_selection=10,
-            num_estimation=1_000, alpha=0.01, norms=names, **options,
-        )  # fmt: skip
+            sigma=0.5,
+            shape=_SHAPE,
+            num_classes=3,
+            num_selection=10,
+            num_estimation=1_000,
+            alpha=0.01,
+            norms=names,
+            **options,
+        )
 
 
 class RefusalTest(parameterized.TestCase):

@@ -118,8 +118,11 @@ class ClassCountsTest(parameterized.TestCase):
 
     def test_non_finite_logits_are_invalid(self):
         def apply_fn(x):
-            bad = jnp.where(x[:, 0, 0, 0] > 0.5, jnp.nan, jnp.where(x[:, 0, 0, 1] > 0.5,
-                            jnp.inf, 0.0))  # fmt: skip
+            bad = jnp.where(
+                x[:, 0, 0, 0] > 0.5,
+                jnp.nan,
+                jnp.where(x[:, 0, 0, 1] > 0.5, jnp.inf, 0.0),
+            )
             return _APPLY(x).at[:, 2].add(bad)
 
         counts = _counts(apply_fn=apply_fn)
@@ -133,9 +136,11 @@ class ClassCountsTest(parameterized.TestCase):
         np.testing.assert_array_equal(counts[:, 0], 300)
 
     def test_works_under_jit_and_vmap(self):
-        jitted = jax.jit(lambda key, x, sigma: smoothing.class_counts(
-            key, _APPLY, x, sigma=sigma, num_samples=300, num_classes=_CLASSES
-        ))  # fmt: skip
+        jitted = jax.jit(
+            lambda key, x, sigma: smoothing.class_counts(
+                key, _APPLY, x, sigma=sigma, num_samples=300, num_classes=_CLASSES
+            )
+        )
         np.testing.assert_array_equal(jitted(_KEY, _X, 0.5), _counts())
         keys = jax.random.split(_KEY, 2)
         batched = jax.vmap(jitted, in_axes=(0, None, None))(keys, _X, 0.5)
@@ -164,10 +169,16 @@ class ClassCountsTest(parameterized.TestCase):
 
     def test_memory_does_not_grow_with_the_samples(self):
         def temporary(num_samples):
-            function = jax.jit(lambda x: smoothing.class_counts(
-                _KEY, _APPLY, x, sigma=0.5, num_samples=num_samples,
-                num_classes=_CLASSES,
-            ))  # fmt: skip
+            function = jax.jit(
+                lambda x: smoothing.class_counts(
+                    _KEY,
+                    _APPLY,
+                    x,
+                    sigma=0.5,
+                    num_samples=num_samples,
+                    num_classes=_CLASSES,
+                )
+            )
             return function.lower(_X).compile().memory_analysis().temp_size_in_bytes
 
         small, large = temporary(1000), temporary(100_000)
