@@ -91,6 +91,7 @@ CASES: dict[str, _Function] = {  # by primitive, or by function of JAX
     "not": lambda x: jnp.where(~(x > 0.1), x, 0.2),
     "one_minus_square": lambda x: 1 - jnp.square(x),
     "or": lambda x: jnp.where((x > 0.3) | (x < 0), x, 0.2),
+    "polynomial": lambda x: jnp.polyval(jnp.array([0.5, -0.2, 0.3, 1.0]), x),
     "pow": lambda x: jnp.power(3.0 + x, 0.7),
     "reduce_and": lambda x: jnp.where(jnp.all(x > -0.5), x, 0.2),
     "reduce_max": lambda x: jnp.max(x) * jnp.ones(3),

@@ -27,6 +27,9 @@ _ALLOWED = {
     "joined": lambda x: jnp.concatenate([_as_int(x), jnp.array([5, 6])]),
     "sorted": lambda x: jnp.sort(_as_int(x) + jnp.arange(3)),
     "of few bits": lambda x: jnp.sum(_as_int(x, jnp.int32), dtype=jnp.int32)[None],
+    "larger and smaller": lambda x: jnp.maximum(
+        _as_int(x), jnp.minimum(2, -_as_int(-x))
+    ),
     "compared": lambda x: jnp.where(jnp.sum(_as_int(x)) >= 2, x, -x),
 }
 
@@ -99,7 +102,6 @@ class CountsTest(parameterized.TestCase):
         (lambda x: _as_int(x) + 2**24, "as large as 1.677"),
         (lambda x: jnp.where(x > 0, 2**30, 3), "as large as 1.07"),
         (lambda x: _as_int(x) * 2**30 * 4, "integers"),
-        (lambda x: jnp.maximum(_as_int(x), 2), "integers"),
         (lambda x: _as_int(x) @ jnp.ones((3, 2), int), "integers"),
         (lambda x: jnp.square(jnp.where(x > 0, jnp.int8(100), jnp.int8(3))), "square"),
         (lambda x: jnp.cumsum(_as_int(x, jnp.int8)), "sums of int8"),

@@ -1,5 +1,8 @@
 """Layer normalisation, attention and Fourier transforms: bounds hold, and are tight."""
 
+import fractions
+import itertools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -125,19 +128,22 @@ class AttentionTest(absltest.TestCase):
         )
 
     def test_products_of_two_arrays_with_rounding_covered(self):
+        """At a point nothing but rounding is left; fractions know the products."""
+
         def fn(x):
-            return (x @ x.T) * 1e4
+            return x @ x.T
 
         with jax.enable_x64(True):
-            low, high = np.float64(_X) - 1e-9, np.float64(_X) + 1e-9
-            own = jax.device_get(
-                jax.jit(lambda *box: bounds.linear_bounds(fn, *box, rounding="cover"))(
-                    low, high
-                )
+            bound_fn = jax.jit(
+                lambda *box: bounds.linear_bounds(fn, *box, rounding="cover")
             )
-        exact = 1e4 * np.float64(_X) @ np.float64(_X).T
-        self.assertTrue(np.all(own.lower <= exact) and np.all(own.upper >= exact))
-        self.assertLess(np.max(own.upper - own.lower), 1e-2)
+            own = jax.device_get(bound_fn(np.float64(_X), np.float64(_X)))
+        rows = [[fractions.Fraction(float(v)) for v in row] for row in _X]
+        for i, j in itertools.product(range(_TOKENS), repeat=2):
+            exact = sum(a * b for a, b in zip(rows[i], rows[j], strict=True))
+            self.assertLessEqual(fractions.Fraction(float(own.lower[i, j])), exact)
+            self.assertGreaterEqual(fractions.Fraction(float(own.upper[i, j])), exact)
+        self.assertLess(np.max(own.upper - own.lower), 1e-11)
 
 
 class TransformTest(absltest.TestCase):

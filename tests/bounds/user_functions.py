@@ -269,7 +269,7 @@ FUNCTIONS = {
     "rotary": _rotary, "convolution": _convolution, "convolve": lambda y: jnp.convolve(
         y, jnp.array([0.2, 0.5, 0.3]), "same"), "max pooling": lambda y: _pooled(
         y, -jnp.inf, lax.max), "average pooling": lambda y: _pooled(y, 0.0, lax.add),
-    "spectrum": lambda y: jnp.abs(jnp.fft.fft(y)) ** 2,
+    "spectrum": lambda y: jnp.abs(jnp.fft.rfft(y)) ** 2,
     "polyval": lambda y: jnp.polyval(jnp.array([0.1, -0.4, 0.3, 1.0]), y),
     # Moving entries.
     "roll": lambda y: jnp.roll(y, 2), "flip": jnp.flip, "stride": lambda y: y[::2],

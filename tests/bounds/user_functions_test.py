@@ -186,8 +186,8 @@ class ExactTest(absltest.TestCase):
     def test_numbers_between_two_short_ones_become_either(self):
         x = np.float32([1 + 2**-8, -1 - 2**-8])
         own = bounds.interval_bounds(lambda x: jax.lax.reduce_precision(x, 8, 7), x, x)
-        self.assertTrue(np.all(own.lower <= [1, -1 - 2**-7]))
-        self.assertTrue(np.all(own.upper >= [1 + 2**-7, -1]))
+        self.assertTrue(np.all(own.lower <= np.array([1, -1 - 2**-7])))
+        self.assertTrue(np.all(own.upper >= np.array([1 + 2**-7, -1])))
         self.assertTrue(np.all(own.upper - own.lower < 2**-6))
 
 

@@ -66,10 +66,10 @@ def number() -> int:
     return 3
 
 
-def cube_roots():
+def bessel_functions():
     """A classifier with an operation that no bound goes through."""
-    return _cube_roots
+    return _bessel_functions
 
 
-def _cube_roots(x: jax.Array) -> jax.Array:
-    return jnp.cbrt(x.reshape(len(x), -1)[:, :10])
+def _bessel_functions(x: jax.Array) -> jax.Array:
+    return jax.lax.bessel_i0e(x.reshape(len(x), -1)[:, :10])

@@ -273,11 +273,6 @@ def negate(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Boun
 def _linear(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """A product with a constant, or of two bounded factors."""
     check_floats(arguments)
-    result = bind.params["preferred_element_type"]
-    if bind.wide is None and result is not None:
-        for argument in arguments:
-            if isinstance(argument, Bounded):
-                _check_is_wide(argument.dtype, result)
     if all(isinstance(a, Bounded) for a in arguments):
         return add(contractions.of(_precise(bind), arguments), arguments)
     return add(_scaled(_precise(bind), arguments, signs=None), arguments)

@@ -10,7 +10,6 @@ the gate rises, they are multiples of z g(z), which dips once below zero and the
 """
 
 import fractions
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -34,7 +33,7 @@ class _Shape(NamedTuple):
     bends: tuple[float, ...]
 
 
-# Of z logistic(z), z Phi(z), and z (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2.
+# z logistic(z), z Phi(z), and z (1 + tanh(sqrt(2 / pi) (z + 0.044715 z^3))) / 2.
 _SILU = _Shape(-1.2784645427610738, (-2.3993572805154677, 2.3993572805154677))
 _GELU = _Shape(-0.7517915246935645, (-math.sqrt(2), math.sqrt(2)))
 _TANH_GELU = _Shape(-0.7524614220710163, (-1.4185040087908284, 1.4185040087908284))
@@ -161,7 +160,7 @@ def _product_with(y: Bounded, gate: Formula | None) -> Product | None:
     operation = Elementwise(
         f"x {gate.gate}(x)",
         f,
-        functools.partial(sigmoidal.dipping_bounds, f, shape.least / scale),
+        sigmoidal.dipping(f, place=shape.least / scale),
         sigmoidal.bending_lines(f, bends=bends),
         is_finite=True,
     )

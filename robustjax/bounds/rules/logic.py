@@ -162,9 +162,10 @@ def hull(add: Add, which: Bounded, cases: Sequence[Any]) -> Bounded:
     def point(index: jax.Array, *bounded: jax.Array) -> jax.Array:
         rest = iter(bounded)
         values = [next(rest) if isinstance(c, Bounded) else c for c in cases]
-        return jnp.stack(jnp.broadcast_arrays(*values))[
-            jnp.clip(index.astype(jnp.int32), 0, len(cases) - 1)
-        ]
+        chosen = values[0]
+        for k, value in enumerate(values[1:], start=1):
+            chosen = jnp.where(index >= k, value, chosen)
+        return chosen
 
     def bounds(of_index: Interval, *intervals: Interval) -> Interval:
         rest = iter(intervals)

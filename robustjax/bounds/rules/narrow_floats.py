@@ -56,7 +56,7 @@ def rounding_to(dtype: Any) -> Elementwise:
 
 @operations.rule("reduce_precision")
 def _fewer_bits(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
-    """The rounding to floats of so many bits."""
+    """The rounding to floats of fewer bits."""
     digits, exponents = bind.params["mantissa_bits"], bind.params["exponent_bits"]
     largest = 2 ** (exponents - 1) - 1
     own = _rounding(

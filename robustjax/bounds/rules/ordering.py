@@ -31,7 +31,8 @@ _FEW = 16  # more would need more than four rounds of pairs, each with bounds of
 @operations.rule("max")
 def maximum(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """max(x, y) = y + relu(x - y). [host]."""
-    affine.check_floats(arguments)
+    if _are_integers(arguments):
+        return _of_integers(add, bind, arguments)
     first, second = arguments
     if not isinstance(first, Bounded):
         first, second = second, first
@@ -64,6 +65,8 @@ def _larger_ends(first: Interval, second: Interval) -> Interval:
 @operations.rule("min")
 def _minimum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     """min(x, y) = -max(-x, -y)."""
+    if _are_integers(arguments):
+        return _of_integers(add, bind, arguments)
     turned = [
         affine.negate(add, jnp.negative, [a]) if isinstance(a, Bounded) else -a
         for a in arguments
@@ -74,7 +77,25 @@ def _minimum(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bo
 @operations.rule("clamp")
 def _clamp(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounded:
     low, x, high = arguments
+    if _are_integers(arguments):
+        return _of_integers(add, bind, arguments)
     return _minimum(add, bind, [maximum(add, bind, [x, low]), high])
+
+
+def _are_integers(arguments: Sequence[Any]) -> bool:
+    return all(jnp.issubdtype(jnp.result_type(a.dtype), jnp.integer) for a in arguments)
+
+
+def _of_integers(
+    add: Add, bind: Callable[..., Any], arguments: Sequence[Any]
+) -> Bounded:
+    """A function that rises in every integer."""
+    point = affine.of_bounded(bind, arguments)
+
+    def bounds(*intervals: Interval) -> Interval:
+        return point(*(x[0] for x in intervals)), point(*(x[1] for x in intervals))
+
+    return add(IntervalOnly("integers", point, bounds), arguments)
 
 
 def _taken(add: Add, x: Bounded, indices: np.ndarray, axis: int) -> Bounded:

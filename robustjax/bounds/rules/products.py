@@ -87,6 +87,17 @@ def _running_product(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     return affine.stacked(add, products[::-1] if is_reversed else products, axis=axis)
 
 
+@operations.rule("polynomial")
+def _polynomial(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """Horner's scheme, from the highest coefficient down: JAX 0.12 has a primitive."""
+    x, *coefficients = arguments
+    found = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        scaled = affine.multiply(add, jnp.multiply, [found, x])
+        found = affine.plus(add, jnp.add, [scaled, coefficient])
+    return found
+
+
 @operations.rule("cumlogsumexp")
 def _running_log_sum(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     in_order = ordering.in_order(bind)

@@ -134,30 +134,29 @@ def bending_lines(f: _Function, *, bends: Sequence[float]) -> Callable[..., Line
     return lines
 
 
-def dipping_bounds(
-    f: _Function, place: float, lower: jax.Array, upper: jax.Array
-) -> Interval:
-    """Bounds of a function that falls up to a place and rises behind it. [device].
+def dipping(f: _Function, *, place: float) -> Callable[..., Interval]:
+    """Bounds of a function that falls up to a place and rises behind it. [host].
 
     Args:
         f: the function, elementwise, z g(z) with a gate g.
         place: where it is least, to a part in a million.
-        lower: lower bounds.
-        upper: upper bounds.
     """
-    ends = f(lower), f(upper)
-    bottom = jnp.clip(place, lower, upper)
-    least = jnp.minimum(jnp.minimum(*ends), f(bottom))
-    error = 1e-6 * abs(place)
-    has_bottom = (lower < place + error) & (upper > place - error)
-    slack = abs(place) * float(jnp.finfo(lower.dtype).eps + 2e-12)
-    rounding = jnp.where(has_bottom, slack, 0.0)
-    return least - rounding, jnp.maximum(*ends)
+
+    def bounds(lower: jax.Array, upper: jax.Array) -> Interval:
+        ends = f(lower), f(upper)
+        bottom = jnp.clip(place, lower, upper)
+        least = jnp.minimum(jnp.minimum(*ends), f(bottom))
+        error = 1e-6 * abs(place)
+        has_bottom = (lower < place + error) & (upper > place - error)
+        slack = abs(place) * float(jnp.finfo(lower.dtype).eps + 2e-12)
+        return least - jnp.where(has_bottom, slack, 0.0), jnp.maximum(*ends)
+
+    return bounds
 
 
 def _register(f: Any, *, least: float, bends: Sequence[float]) -> None:
     """A function of JAX that dips once below zero and then rises."""
-    bounds = functools.partial(dipping_bounds, f, least)
+    bounds = dipping(f, place=least)
     lines = bending_lines(f, bends=bends)
     operation = Elementwise(f.__name__, f, bounds, lines, is_finite=True)
     operations.function(f)(lambda add, _, arguments: add(operation, arguments))

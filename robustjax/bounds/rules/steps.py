@@ -75,7 +75,7 @@ def _remainder(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         )
 
     def rounding(lower: jax.Array, upper: jax.Array) -> jax.Array:
-        """Of a difference that is smaller than its terms; none in the first piece."""
+        """What a difference of larger terms rounds; none in the first piece."""
         _, whole, _ = pieces(lower, upper)
         size = jnp.maximum(jnp.abs(lower), jnp.abs(upper))
         return jnp.where(whole == 0, 0.0, 8 * jnp.finfo(lower.dtype).eps * size)

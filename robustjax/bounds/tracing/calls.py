@@ -28,8 +28,14 @@ def called(equation: core.JaxprEqn, site: str) -> core.ClosedJaxpr | None:
         )
     if name not in CALLS:
         return None
-    inner = next(equation.params[k] for k in CALLED if k in equation.params)
-    return inner if isinstance(inner, core.ClosedJaxpr) else core.ClosedJaxpr(inner, ())
+    return closed(next(equation.params[k] for k in CALLED if k in equation.params))
+
+
+def closed(jaxpr: core.Jaxpr | core.ClosedJaxpr) -> core.ClosedJaxpr:
+    """A jaxpr with its constants, of which one that is open has none. [host]."""
+    if isinstance(jaxpr, core.ClosedJaxpr):
+        return jaxpr
+    return core.ClosedJaxpr(jaxpr, ())
 
 
 def source(equation: core.JaxprEqn) -> str:

@@ -4,18 +4,20 @@
     while:                  the body as long as the condition, which has to be known,
     cond, switch:           the branch that is known, else the hull of those possible.
 
-A body is read again for each step, so loops of many steps are refused.
+A body is read again for each step, so loops of many steps raise an error.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from robustjax import _validate
 from robustjax.bounds.operations import Add, Bounded, UnsupportedError
 from robustjax.bounds.rules import affine, logic
+from robustjax.bounds.tracing import calls
 
 KINDS = ("scan", "while", "cond")
 _MOST_STEPS = 256
@@ -62,7 +64,7 @@ def _scan(
             f"Bounds are carried through at most {_MOST_STEPS} steps of a loop, this "
             f"one has {length}."
         )
-    num_consts, num_carry = params["num_consts"], params["num_carry"]
+    num_consts, num_carry = _counts(params)
     consts = list(arguments[:num_consts])
     carry = list(arguments[num_consts : num_consts + num_carry])
     rows = [_rows(add, x, length) for x in arguments[num_consts + num_carry :]]
@@ -78,9 +80,21 @@ def _scan(
         affine.stacked(add, parts, axis=0) for parts in zip(*collected, strict=True)
     ]
     if not length:
-        avals = body.out_avals[num_carry:]
+        avals = calls.closed(body).out_avals[num_carry:]
         stacked = [jnp.zeros((0, *aval.shape), aval.dtype) for aval in avals]
     return [*carry, *stacked]
+
+
+def _counts(params: Mapping[str, Any]) -> tuple[int, int]:
+    """Numbers of constants and of carried values; JAX 0.12 has them as trees."""
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    consts, carry, _ = params["ft_in"]
+    sizes = [
+        len(jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None))
+        for tree in (consts, carry)
+    ]
+    return sizes[0], sizes[1]
 
 
 def _rows(add: Add, x: Any, length: int) -> list[Any]:

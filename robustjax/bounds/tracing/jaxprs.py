@@ -283,7 +283,8 @@ class _Builder:
             with primitives.at_once(equation, arguments):
                 return list(equation.primitive.bind(*arguments, **equation.params))
 
-        def inline(closed: Any, values: Sequence[Any]) -> list[Any]:
+        def inline(jaxpr: Any, values: Sequence[Any]) -> list[Any]:
+            closed = calls.closed(jaxpr)
             needed = [True] * len(closed.out_avals)
             return self.inline(closed.jaxpr, closed.consts, values, needed, site)
 

@@ -65,7 +65,7 @@ class L1Test(absltest.TestCase):
         """
         num_runs = 2000
         case = Experiment(
-            interval(-1.645, np.inf), 16, 1000, 0.5, with_bets=False, is_dense=True
+            interval(-1.0, np.inf), 16, 500, 0.5, with_bets=False, is_dense=True
         )
         truth = np.abs(case.gradient).sum()
         np.testing.assert_allclose(truth, 4 * np.linalg.norm(case.gradient))
