@@ -41,12 +41,12 @@ def single(op_type, shape, *inputs, opset=17, seed=0, **attributes):
     return network([node], shape, constants, opset=opset)
 
 
-def load(proto):
+def load(proto, *, output=None):
     """The network, by way of a file."""
     with tempfile.TemporaryDirectory() as folder:
         path = pathlib.Path(folder, "net.onnx")
         path.write_bytes(proto.SerializeToString())
-        return models.load_onnx(path)
+        return models.load_onnx(path, output=output)
 
 
 def reference(proto, x):

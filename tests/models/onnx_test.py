@@ -1,11 +1,5 @@
 """Tests for networks from ONNX files: small ones, and those of VNN-COMP 2021."""
 
-import gzip
-import pathlib
-import sys
-import tempfile
-from unittest import mock
-
 import chex
 import jax
 import jax.numpy as jnp
@@ -14,7 +8,7 @@ import onnx
 import onnx_networks
 import pytest
 from absl.testing import absltest, parameterized
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from robustjax import data, models
 from tests import real_data
@@ -34,10 +28,6 @@ def _dense(shape=(1, 2, 2), **changes):
     ]
     constants = _PARAMS | {"shape": np.array([-1, 4])}
     return onnx_networks.network(nodes, shape, constants, **changes)
-
-
-def _value(name, shape, kind=TensorProto.FLOAT):
-    return helper.make_tensor_value_info(name, kind, shape)
 
 
 @jax.jit
@@ -133,183 +123,6 @@ class ModelTest(parameterized.TestCase):
             model(x)
         with self.assertRaisesRegex(ValueError, "Params differ .* in: b2, bias."):
             model.apply({"weight": _WEIGHT, "b2": _BIAS}, _X)
-
-
-class FileTest(parameterized.TestCase):
-    def setUp(self):
-        super().setUp()
-        folder = self.enterContext(tempfile.TemporaryDirectory())
-        self.path = pathlib.Path(folder, "net.onnx")
-
-    def load(self, content):
-        self.path.write_bytes(content)
-        return models.load_onnx(str(self.path))
-
-    def test_gzip_is_known_by_content(self):
-        packed = self.load(gzip.compress(_dense().SerializeToString()))
-        onnx_networks.assert_agree((packed, _dense()))
-
-    def test_constants_are_nodes_or_initializers_also_listed_as_inputs(self):
-        nodes = [
-            helper.make_node(
-                "Constant", [], ["w"], value=numpy_helper.from_array(_BIAS)
-            ),
-            helper.make_node("Constant", [], ["half"], value_float=0.5),
-            helper.make_node("Constant", [], ["list"], value_floats=[1.0, 2.0, 4.0]),
-            helper.make_node("Constant", [], ["axes"], value_ints=[0]),
-            helper.make_node("Constant", [], ["length"], value_int=3),
-            helper.make_node("Mul", ["x", "w"], ["a"]),
-            helper.make_node("Mul", ["a", "half"], ["b"]),
-            helper.make_node("Add", ["b", "list"], ["c"]),
-            helper.make_node("Add", ["c", "bias"], ["d"]),
-            helper.make_node("Identity", ["length"], ["shape"]),
-            helper.make_node("Unsqueeze", ["d", "axes"], ["e"]),
-            helper.make_node("Reshape", ["e", "shape"], ["y"]),
-        ]
-        inputs = [_value("x", (1, 3)), _value("bias", (3,))]
-        constants = {"bias": _BIAS}
-        proto = onnx_networks.network(nodes, None, constants, inputs=inputs)
-        model = onnx_networks.load(proto)
-        self.assertEqual(sorted(model.params), ["bias", "half", "list", "w"])
-        x = _RNG.random((4, 3), dtype=np.float32)
-        expected = x * _BIAS / 2 + np.array([[1, 2, 4]]) + _BIAS
-        np.testing.assert_allclose(jax.jit(model)(x), expected, rtol=1e-5, atol=1e-6)
-
-    def test_unused_second_outputs_do_no_harm(self):
-        nodes = [
-            helper.make_node("Dropout", ["x"], ["a", "mask"]),
-            helper.make_node("MaxPool", ["a"], ["y", "which"], kernel_shape=[2]),
-        ]
-        model = onnx_networks.load(onnx_networks.network(nodes, (1, 1, 4), {}))
-        actual = jax.jit(model)(np.array([[[1.0, 3.0, 2.0, 0.0]]], np.float32))
-        np.testing.assert_array_equal(actual, [[[3, 3, 2]]])
-
-    @parameterized.named_parameters(
-        ("empty", b"", "expected an opset"),
-        ("text", b"no protobuf at all", "expected an ONNX file"),
-        ("cut", _dense().SerializeToString()[:-9], "expected an ONNX file"),
-        ("cut_gzip", gzip.compress(b"x" * 99)[:-9], "expected an ONNX file"),
-        (
-            "opset",
-            _dense(opset=6).SerializeToString(),
-            r"expected an opset in \(7, 28\), got \[6\]",
-        ),
-        ("future", _dense(opset=99).SerializeToString(), r"expected .* got \[99\]"),
-    )
-    def test_damaged_files_are_named(self, content, message):
-        with self.assertRaisesRegex(ValueError, f"net.onnx: {message}"):
-            self.load(content)
-
-    def test_missing_file_and_missing_package(self):
-        with self.assertRaisesRegex(FileNotFoundError, "net.onnx"):
-            models.load_onnx(self.path)
-        with (
-            mock.patch.dict(sys.modules, {"onnx": None, "onnx.checker": None}),
-            self.assertRaisesRegex(ImportError, r"pip install 'robustjax\[onnx\]'"),
-        ):
-            models.load_onnx(self.path)
-
-    def test_functions_and_sparse_tensors_are_refused(self):
-        opsets, sum_node = [helper.make_opsetid("", 17)], helper.make_node
-        proto = _dense()
-        proto.functions.append(
-            helper.make_function(
-                "org",
-                "twice",
-                ["a"],
-                ["b"],
-                [sum_node("Add", ["a", "a"], ["b"])],
-                opsets,
-            )
-        )
-        with self.assertRaisesRegex(
-            ValueError, "net.onnx: functions and sparse tensor"
-        ):
-            self.load(proto.SerializeToString())
-
-    def test_data_in_other_files_are_refused(self):
-        secret = self.path.with_name("secret")
-        secret.write_bytes(_WEIGHT.tobytes())
-        proto = _dense()
-        tensor = proto.graph.initializer[0]
-        tensor.ClearField("raw_data")
-        tensor.data_location = TensorProto.EXTERNAL
-        tensor.external_data.add(key="location", value=secret.name)
-        with self.assertRaisesRegex(ValueError, "tensor 'weight' is in another file"):
-            self.load(proto.SerializeToString())
-
-    @parameterized.named_parameters(
-        (
-            "symbolic",
-            dict(shape=(1, "rows", 2)),
-            r"'x' of fixed shape, got \[1, 0, 2\]",
-        ),
-        ("unknown_length", dict(shape=(None,)), r"fixed shape, got \[0\]"),
-        (
-            "two_inputs",
-            dict(inputs=[_value("x", (1, 4)), _value("z", (1,))]),
-            "one input and one output, got 2 and 1",
-        ),
-        (
-            "two_outputs",
-            dict(outputs=[_value("y", (1,)), _value("sum", (1,))]),
-            "got 1 and 2",
-        ),
-        (
-            "wrong_type",
-            dict(inputs=[_value("x", (1, 4), TensorProto.DOUBLE)]),
-            "input 'x' as float32",
-        ),
-        (
-            "wide",
-            dict(initializer=[numpy_helper.from_array(np.ones((3, 4)), "weight")]),
-            "constant 'weight': expected float32, got float64",
-        ),
-        ("no_such_output", dict(outputs=[_value("q", (1,))]), "output 'q'"),
-    )
-    def test_networks_of_another_kind_are_refused(self, changes, message):
-        if "initializer" in changes:
-            rest = {"bias": _BIAS, "shape": np.array([-1, 4])}
-            changes["initializer"] += [
-                numpy_helper.from_array(v, k) for k, v in rest.items()
-            ]
-        with self.assertRaisesRegex(ValueError, f"net.onnx: (?s:.*){message}"):
-            self.load(_dense(**changes).SerializeToString())
-
-    @parameterized.named_parameters(
-        ("domain", ("Relu", ["x"], ["y"]), dict(domain="org"), "foreign domain 'org'"),
-        ("unknown", ("Relv", ["x"], ["y"]), {}, "No Op registered for Relv"),
-        ("attribute", ("Relu", ["x"], ["y"]), dict(slope=1), "attribute: slope"),
-        (
-            "constant",
-            ("Constant", [], ["y"]),
-            dict(value_string="text"),
-            "its value is not supported",
-        ),
-        ("second", ("Dropout", ["x"], ["a", "y"]), {}, "output 'y' is not computed"),
-        (
-            "training",
-            ("BatchNormalization", ["x", *"abcd"], ["y", "m", "v"]),
-            {},
-            "outputs of training",
-        ),
-    )
-    def test_nodes_of_another_kind_are_refused(self, node, attributes, message):
-        constants = dict.fromkeys("abcd", _BIAS) if "a" in node[1] else {}
-        node = helper.make_node(*node, "node7", **attributes)
-        proto = onnx_networks.network([node], (1, 3), constants)
-        with self.assertRaisesRegex(ValueError, f"net.onnx: (?s:.*){message}"):
-            self.load(proto.SerializeToString())
-
-    def test_second_outputs_are_not_computed(self):
-        nodes = [
-            helper.make_node("MaxPool", ["x"], ["a", "which"], kernel_shape=[2]),
-            helper.make_node("Add", ["a", "which"], ["y"], "sum"),
-        ]
-        proto = onnx_networks.network(nodes, (1, 1, 4), {})
-        message = r"node 'sum' \(Add\): input 'which' is not computed"
-        with self.assertRaisesRegex(ValueError, message):
-            self.load(proto.SerializeToString())
 
 
 _NETWORKS = (  # of which the folder may hold more, or fewer

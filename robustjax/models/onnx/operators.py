@@ -2,7 +2,7 @@
 
 A rule takes the inputs of an operator by position, None where one is left out, and its
 attributes by keyword, under the names and with the defaults of the standard. Integers
-that give shapes, axes and paddings are constants of the file and arrive as NumPy
+that give shapes, axes and paddings are known while the file is read and arrive as NumPy
 arrays. Products run in full precision, and every rule keeps the dtype of its inputs.
 
 Reference:
@@ -10,70 +10,106 @@ Reference:
 """
 
 import functools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
-from robustjax.models.onnx import pooling
+from robustjax.models.onnx import (
+    elementwise,
+    indexing,
+    normalizing,
+    pooling,
+    recurrent,
+    reductions,
+    resizing,
+    shaping,
+)
 
-_Rule = Callable[..., jax.Array]
-# Attributes are float32 numbers, and so are the defaults of the standard.
-_LEAK, _EPSILON = float(np.float32(0.01)), float(np.float32(1e-5))
+_Rule = Callable[..., Any]
+_broadcasting = elementwise.broadcasting
+
+# Positions of the inputs that shape an output, or decide on the computation.
+CONSTANT_INPUTS = {
+    "CastLike": (1,),
+    "Compress": (1,),
+    "ConstantOfShape": (0,),
+    "CumProd": (1,),
+    "CumSum": (1,),
+    "Dropout": (2,),
+    "Expand": (1,),
+    "GRU": (4,),
+    "If": (0,),
+    "LSTM": (4,),
+    "OneHot": (1,),
+    "Pad": (1, 3),
+    "Pow": (1,),
+    "RNN": (4,),
+    "Range": (0, 1, 2),
+    "Resize": (1, 2, 3),
+    "Reshape": (1,),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "TopK": (1,),
+    "Trilu": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+} | dict.fromkeys(reductions.RULES, (1,))
+# Operators that take the floating-point dtype of the network as an argument.
+TYPED = ("Cast", "CastLike")
+_BY_READER = ("Constant", "EyeLike", "If", "Shape", "Size")
+_OF_CONSTANTS = ("ConstantOfShape", "NonZero", "Range")
 
 
-def bind(op_type: str, attributes: Mapping[str, Any], *, opset: int) -> _Rule:
+def names() -> tuple[str, ...]:
+    """Names of the operators that need no expansion into others, in order. [host]."""
+    return tuple(sorted((*_RULES, *_BY_READER, *_OF_CONSTANTS)))
+
+
+def bind(
+    op_type: str,
+    attributes: Mapping[str, Any],
+    *,
+    opset: int,
+    num_outputs: int = 1,
+) -> _Rule:
     """An operator with its attributes, as a function of its inputs. [host].
 
     Args:
         op_type: name of the operator in the default domain of ONNX.
         attributes: values by name, as `onnx.helper.get_attribute_value` gives them.
         opset: version of the operator set, which decides on some defaults.
+        num_outputs: number of outputs of the node.
 
     Returns:
-        A [device] function from the operator's inputs to its first output.
+        A [device] function from the operator's inputs to its first output, or to a
+        tuple of its outputs.
 
     Raises:
         ValueError: if the operator is not supported.
     """
+    if op_type in _OF_CONSTANTS or op_type == "If":
+        raise ValueError("the operator is supported only where its inputs are known.")
     if op_type not in _RULES:
         known = ", ".join(sorted(_RULES))
         raise ValueError(f"the operator is not supported; these are: {known}.")
-    is_old_softmax = op_type == "Softmax" and opset < 13
-    rule = _softmax_of_trailing_axes if is_old_softmax else _RULES[op_type]
-    return functools.partial(rule, **{k: _text(v) for k, v in attributes.items()})
+    rule = _RULES[op_type]
+    if opset < 13:
+        rule = normalizing.BEFORE_13.get(op_type, rule)
+    if opset < 11:
+        rule = resizing.BEFORE_11.get(op_type, rule)
+    options = {k: _text(v) for k, v in attributes.items()}
+    if op_type == "Split":
+        options["count"] = num_outputs
+    return functools.partial(rule, **options)
 
 
 def _text(value: Any) -> Any:
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _integers(what: str, values: Any) -> tuple[int, ...]:
-    """Integers that must be known before the network runs."""
-    if isinstance(values, jax.Array):
-        raise ValueError(f"{what} must be a constant of the file, here it is computed.")
-    return tuple(int(v) for v in np.ravel(values))
-
-
-def _check_is_inference(training_mode: Any) -> None:
-    if training_mode is not None and any(_integers("training_mode", training_mode)):
-        raise ValueError("training_mode = 1 is not supported.")
-
-
-def _broadcasting(function: _Rule) -> _Rule:
-    """The function of two arrays, after leading axes have made their ranks equal."""
-
-    def apply(a: jax.Array, b: jax.Array) -> jax.Array:
-        rank = max(np.ndim(a), np.ndim(b))
-        return function(
-            *(jnp.reshape(v, (1,) * (rank - np.ndim(v)) + np.shape(v)) for v in (a, b))
-        )
-
-    return apply
 
 
 def _matmul(a: jax.Array, b: jax.Array) -> jax.Array:
@@ -95,6 +131,10 @@ def _gemm(
     return product if c is None else _broadcasting(jnp.add)(product, beta * c)
 
 
+def _einsum(*arrays: jax.Array, equation: str) -> jax.Array:
+    return jnp.einsum(equation, *arrays, precision=lax.Precision.HIGHEST)
+
+
 def _conv(
     x: jax.Array, weight: jax.Array, bias: jax.Array | None = None, **attributes: Any
 ) -> jax.Array:
@@ -102,26 +142,11 @@ def _conv(
     return y if bias is None else y + pooling.per_channel(bias, y)
 
 
-def _batch_normalization(
-    x: jax.Array,
-    scale: jax.Array,
-    bias: jax.Array,
-    mean: jax.Array,
-    variance: jax.Array,
-    *,
-    epsilon: float = _EPSILON,
-    momentum: float = 0.0,
-    spatial: int = 1,
-    training_mode: int = 0,
+def _conv_transpose(
+    x: jax.Array, weight: jax.Array, bias: jax.Array | None = None, **attributes: Any
 ) -> jax.Array:
-    """With the stored moments; the momentum is for training."""
-    del momentum
-    _check_is_inference(training_mode)
-    if not spatial:
-        raise ValueError("spatial = 0 is not supported.")
-    slope = scale / jnp.sqrt(variance + epsilon)
-    mean, slope, bias = (pooling.per_channel(v, x) for v in (mean, slope, bias))
-    return (x - mean) * slope + bias
+    y = pooling.conv_transpose(x, weight, **attributes)
+    return y if bias is None else y + pooling.per_channel(bias, y)
 
 
 def _dropout(
@@ -134,123 +159,28 @@ def _dropout(
 ) -> jax.Array:
     """The input: nothing is dropped at inference."""
     del rate, ratio, seed
-    _check_is_inference(training_mode)
+    normalizing.check_is_inference(training_mode)
     return x
-
-
-def _leaky_relu(x: jax.Array, *, alpha: float = _LEAK) -> jax.Array:
-    return jax.nn.leaky_relu(x, alpha)
-
-
-def _clip(
-    x: jax.Array,
-    low: jax.Array | None = None,
-    high: jax.Array | None = None,
-    *,
-    min: float | None = None,
-    max: float | None = None,
-) -> jax.Array:
-    """The limits were attributes before version 11, and are inputs since."""
-    for bound, limits in ((jnp.maximum, (low, min)), (jnp.minimum, (high, max))):
-        for limit in limits:
-            if limit is not None:
-                x = bound(x, jnp.asarray(limit, x.dtype).reshape(()))
-    return x
-
-
-def _softmax(x: jax.Array, *, axis: int = -1) -> jax.Array:
-    return jax.nn.softmax(x, axis)
-
-
-def _softmax_of_trailing_axes(x: jax.Array, *, axis: int = 1) -> jax.Array:
-    """Before version 13: over all axes from this one on."""
-    return jax.nn.softmax(_flatten(x, axis=axis), -1).reshape(x.shape)
-
-
-def _flatten(x: jax.Array, *, axis: int = 1) -> jax.Array:
-    """A matrix, its rows the axes before this one, its columns the others."""
-    return x.reshape((math.prod(x.shape[:axis]), math.prod(x.shape[axis:])))
-
-
-def _reshape(x: jax.Array, shape: Any, *, allowzero: int = 0) -> jax.Array:
-    """A length of 0 keeps that of the input, unless zeros are allowed."""
-    lengths = _integers("the shape", shape)
-    if not allowzero:
-        lengths = tuple(n or x.shape[axis] for axis, n in enumerate(lengths))
-    return x.reshape(lengths)
-
-
-def _transpose(x: jax.Array, *, perm: Sequence[int] | None = None) -> jax.Array:
-    return jnp.transpose(x, perm)
-
-
-def _squeeze(
-    x: jax.Array, which: Any = None, *, axes: Sequence[int] | None = None
-) -> jax.Array:
-    """The axes were an attribute before version 13, and are an input since."""
-    axes = axes if which is None else _integers("axes", which)
-    return jnp.squeeze(x, None if axes is None else tuple(axes))
-
-
-def _unsqueeze(
-    x: jax.Array, which: Any = None, *, axes: Sequence[int] = ()
-) -> jax.Array:
-    """The axes were an attribute before version 13, and are an input since."""
-    return jnp.expand_dims(x, axes if which is None else _integers("axes", which))
-
-
-def _concat(*arrays: jax.Array, axis: int) -> jax.Array:
-    return jnp.concatenate(arrays, axis)
-
-
-def _pad(
-    x: jax.Array,
-    widths: Any = None,
-    fill: jax.Array | None = None,
-    axes: Any = None,
-    *,
-    mode: str = "constant",
-    pads: Sequence[int] = (),
-    value: float = 0.0,
-) -> jax.Array:
-    """Widths, all lower ends first, and fill were attributes before version 11."""
-    if mode != "constant":
-        raise ValueError(f"mode {mode!r} is not supported, only 'constant' is.")
-    pads = pads if widths is None else _integers("pads", widths)
-    padded = range(x.ndim) if axes is None else _integers("axes", axes)
-    ends = zip(pads[: len(padded)], pads[len(padded) :], strict=True)
-    config = [(0, 0, 0)] * x.ndim  # below, above, between
-    for axis, (low, high) in zip(padded, ends, strict=True):
-        config[axis] = (low, high, 0)
-    fill = jnp.asarray(value if fill is None else fill, x.dtype)
-    return lax.pad(x, fill.reshape(()), config)
 
 
 _RULES: dict[str, _Rule] = {
-    "Add": _broadcasting(jnp.add),
+    **elementwise.RULES,
+    **indexing.RULES,
+    **normalizing.RULES,
+    **recurrent.RULES,
+    **reductions.RULES,
+    **resizing.RULES,
+    **shaping.RULES,
     "AveragePool": pooling.average_pool,
-    "BatchNormalization": _batch_normalization,
-    "Clip": _clip,
-    "Concat": _concat,
     "Conv": _conv,
-    "Div": _broadcasting(jnp.divide),
+    "ConvTranspose": _conv_transpose,
     "Dropout": _dropout,
-    "Flatten": _flatten,
+    "Einsum": _einsum,
     "Gemm": _gemm,
     "GlobalAveragePool": pooling.global_average_pool,
-    "Identity": lambda x: x,
-    "LeakyRelu": _leaky_relu,
+    "GlobalLpPool": pooling.global_lp_pool,
+    "GlobalMaxPool": pooling.global_max_pool,
+    "LpPool": pooling.lp_pool,
     "MatMul": _matmul,
     "MaxPool": pooling.max_pool,
-    "Mul": _broadcasting(jnp.multiply),
-    "Pad": _pad,
-    "Relu": jax.nn.relu,
-    "Reshape": _reshape,
-    "Sigmoid": jax.nn.sigmoid,
-    "Softmax": _softmax,
-    "Squeeze": _squeeze,
-    "Sub": _broadcasting(jnp.subtract),
-    "Tanh": jnp.tanh,
-    "Transpose": _transpose,
-    "Unsqueeze": _unsqueeze,
 }
