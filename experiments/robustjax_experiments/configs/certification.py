@@ -37,9 +37,7 @@ class CertifyConfig(ImageRunConfig):
     votes: str = setting(
         "hard", "hard: argmax of the logits; soft: softmax probabilities"
     )
-    form: str = setting(
-        "box", "formula of first-order radii: box, cells, or unproven"
-    )
+    form: str = setting("box", "formula of first-order radii: box, cells, or unproven")
     method: str = setting("tight", "bounds of the gradient: tight or reference")
     masks: tuple[str, ...] = setting(
         (), "NAME=FILE.npy: masks or projectors for the norms subspace:NAME"
