@@ -223,7 +223,10 @@ FUNCTIONS = {
     # Steps and comparisons.
     "floor": lambda y: jnp.floor(2 * y), "ceil": jnp.ceil, "sign": jnp.sign,
     "round": lambda y: jnp.round(3 * y), "trunc": lambda y: jnp.trunc(2 * y),
-    "mod": lambda y: jnp.mod(y, 1.0), "fmod": lambda y: jnp.fmod(y, 0.7),
+    "mod": lambda y: jnp.mod(y, 1.0),
+    "mod of many": lambda y: jnp.mod(y, jnp.linspace(0.8, 1.4, SIZE)),
+    "powers": lambda y: jnp.power(5 + y, jnp.linspace(-1.0, 2.5, SIZE)),
+    "fmod": lambda y: jnp.fmod(y, 0.7),
     "floor_divide": lambda y: y // 0.5, "heaviside": lambda y: jnp.heaviside(y, 0.5),
     "bfloat16": lambda y: y.astype(jnp.bfloat16).astype(y.dtype) ** 2,
     "half": lambda y: jnp.tanh(y.astype(jnp.float16)),

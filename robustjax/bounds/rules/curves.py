@@ -207,15 +207,18 @@ def _power(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
 def _power_of(exponent: Any) -> Elementwise:
     """x^y on x >= 0 (x > 0 for y < 0), convex unless 0 < y < 1, then concave."""
 
+    def exponents(x: jax.Array) -> jax.Array:
+        return jnp.broadcast_to(jnp.asarray(exponent, x.dtype), x.shape)
+
     def power(x: jax.Array) -> jax.Array:
-        return jnp.power(x, jnp.asarray(exponent, x.dtype))
+        return jnp.power(x, exponents(x))
 
     def bounds(lower: jax.Array, upper: jax.Array) -> Interval:
         ends = power(lower), power(upper)
         return jnp.minimum(*ends), jnp.maximum(*ends)
 
     def lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
-        y = jnp.asarray(exponent, lower.dtype)
+        y = exponents(lower)
         is_convex = (y <= 0) | (y >= 1)
         shapes = [
             shape(lower, upper, mix)
@@ -230,6 +233,6 @@ def _power_of(exponent: Any) -> Elementwise:
 
     def is_inside(lower: jax.Array, upper: jax.Array) -> jax.Array:
         del upper
-        return (lower > 0) | ((lower >= 0) & (jnp.asarray(exponent) >= 0))
+        return (lower > 0) | ((lower >= 0) & (exponents(lower) >= 0))
 
     return _on(is_inside, 1.0, Elementwise("pow", power, bounds, lines))

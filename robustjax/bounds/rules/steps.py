@@ -54,7 +54,7 @@ def _remainder(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         return bind(x, jnp.broadcast_to(jnp.asarray(divisor, x.dtype), x.shape))
 
     def pieces(lower: jax.Array, upper: jax.Array) -> tuple[Any, Any, Any]:
-        size = jnp.abs(jnp.asarray(divisor, lower.dtype))
+        size = jnp.abs(jnp.broadcast_to(jnp.asarray(divisor, lower.dtype), lower.shape))
         low, high = operations.outward((lower, upper))
         first, last = jnp.trunc(low / size), jnp.trunc(high / size)
         return size, first, (first == last) & (size > 0) & (size < jnp.inf)

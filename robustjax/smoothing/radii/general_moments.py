@@ -81,8 +81,8 @@ def worst_case_probability(
         to resolve the moment functions: they are (15 + r) / (6 num_nodes) apart.
         What lies more than 7.5 standard deviations out is summed up, doubled and
         subtracted, up to 16; functions that grow so fast that more lies beyond, as
-        exp(norm(z)^2 / 2) does, give 0. Never below the bound from the first moment alone,
-        the first two, and so on, where all values are finite. In float64 and
+        exp(norm(z)^2 / 2) does, give 0. Never below the bound from the first moment
+        alone, the first two, and so on, where all values are finite. In float64 and
         with the default nodes the first-order bound is within 1e-4 of the exact one for
         p <= .95 and within 4e-3 at p = .999.
 
