@@ -13,10 +13,10 @@ import pytest
 import run_folders
 import verify_semantic
 from absl.testing import absltest, parameterized
-from robustjax_experiments.harness import classifiers, processes
+from robustjax_experiments.harness import image_run
 from robustjax_experiments.reports import semantic as semantic_report
 
-from robustjax import data, results
+from robustjax import results
 
 _HERE = pathlib.Path(__file__).parent
 
@@ -94,12 +94,17 @@ class RunTest(parameterized.TestCase):
 
     @pytest.mark.slow
     def test_another_image_compiles_nothing(self):
-        config = dataclasses.replace(self.config, attributes=("rotation",), limit=())
-        dataset = data.load("digits", split="test")
-        apply_fn = classifiers.obtain(config, dataset, processes.Process(0, 1)).apply_fn
-        verify_semantic._row(config, dataset, 0, apply_fn)
-        with compilations.counted() as programs:
-            verify_semantic._row(config, dataset, 1, apply_fn)
+        config = dataclasses.replace(
+            self.config,
+            workdir=str(self.folder / "other"),
+            attributes=("rotation",),
+            limit=(),
+        )
+        columns = verify_semantic._columns(config)
+        with image_run.open_run(config, columns=columns, operational=()) as opened:
+            verify_semantic._row(config, opened, 0)
+            with compilations.counted() as programs:
+                verify_semantic._row(config, opened, 1)
         self.assertEmpty(programs)
 
     def test_limits(self):
