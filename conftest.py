@@ -59,7 +59,7 @@ jax.monitoring.register_event_listener(_count)
 # Tracing leaves many objects alive: looking at them 700 at a time costs 5 % of a run.
 gc.set_threshold(20_000, 20, 20)
 
-_KEPT = 260  # programs: a worker stays small; dropping them takes .4 s
+_KEPT = 200  # programs: a worker stays small; dropping them takes .4 s
 _dropped = dict(_cache_events)
 # The C library of Linux keeps freed memory unless told; others have no such function.
 _give_back = getattr(ctypes.CDLL(None), "malloc_trim", None)
