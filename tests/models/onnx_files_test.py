@@ -18,29 +18,12 @@ from onnx import TensorProto, helper, numpy_helper
 from robustjax import models
 
 _RNG = np.random.default_rng(0)
-_WEIGHT = _RNG.standard_normal((3, 4)).astype(np.float32)
-_BIAS = _RNG.standard_normal(3).astype(np.float32)
-_PARAMS = {"weight": _WEIGHT, "bias": _BIAS}
-_X = _RNG.random((5, 2, 2), dtype=np.float32)
-
-
-def _dense(shape=(1, 2, 2), **changes):
-    nodes = [
-        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weight", "bias"], ["sum"], transB=1),
-        helper.make_node("Relu", ["sum"], ["y"]),
-    ]
-    constants = _PARAMS | {"shape": np.array([-1, 4])}
-    return onnx_networks.network(nodes, shape, constants, **changes)
+_WEIGHT, _BIAS, _X = onnx_networks.WEIGHT, onnx_networks.BIAS, onnx_networks.X
+_dense = onnx_networks.dense
 
 
 def _value(name, shape, kind=TensorProto.FLOAT):
     return helper.make_tensor_value_info(name, kind, shape)
-
-
-@jax.jit
-def _outputs(models_of_x, x):
-    return [model(x) for model in models_of_x]
 
 
 class FileTest(parameterized.TestCase):
@@ -95,14 +78,22 @@ class FileTest(parameterized.TestCase):
     @parameterized.named_parameters(
         ("empty", b"", "expected an opset"),
         ("text", b"no protobuf at all", "expected an ONNX file"),
-        ("cut", _dense().SerializeToString()[:-9], "expected an ONNX file"),
+        (
+            "cut",
+            _dense().SerializeToString()[:-9],
+            "expected an ONNX file",
+        ),
         ("cut_gzip", gzip.compress(b"x" * 99)[:-9], "expected an ONNX file"),
         (
             "opset",
             _dense(opset=6).SerializeToString(),
             r"expected an opset in \(7, 28\), got \[6\]",
         ),
-        ("future", _dense(opset=99).SerializeToString(), r"expected .* got \[99\]"),
+        (
+            "future",
+            _dense(opset=99).SerializeToString(),
+            r"expected .* got \[99\]",
+        ),
     )
     def test_damaged_files_are_named(self, content, message):
         with self.assertRaisesRegex(ValueError, f"net.onnx: {message}"):
@@ -166,7 +157,7 @@ class FileTest(parameterized.TestCase):
 
     def test_data_in_other_files_of_the_folder(self):
         model = self.external("weights.bin")
-        chex.assert_trees_all_equal(model.params, _PARAMS)
+        chex.assert_trees_all_equal(model.params, onnx_networks.PARAMS)
 
     def test_data_elsewhere_are_refused(self):
         with tempfile.TemporaryDirectory() as elsewhere:
@@ -197,7 +188,7 @@ class FileTest(parameterized.TestCase):
         rows = _X.reshape(5, 4)
         totals = rows @ _WEIGHT.T + _BIAS
         expected = {"y": np.maximum(totals, 0), "sum": totals, "flat": rows}
-        found = _outputs(list(loaded.values()), _X)
+        found = onnx_networks.outputs(list(loaded.values()), _X)
         for name, value in zip(loaded, found, strict=True):
             np.testing.assert_allclose(value, expected[name], rtol=1e-5, atol=1e-6)
         for name in ("x", "z"):
@@ -206,7 +197,10 @@ class FileTest(parameterized.TestCase):
 
     @parameterized.parameters(np.float16, np.float64)
     def test_weights_of_other_widths(self, dtype):
-        constants = {"weight": _WEIGHT.astype(dtype) / 3, "bias": _BIAS.astype(dtype)}
+        constants = {
+            "weight": _WEIGHT.astype(dtype) / 3,
+            "bias": _BIAS.astype(dtype),
+        }
         kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         nodes = _dense().graph.node
         inputs = [_value("x", (1, 2, 2), kind)]

@@ -25,6 +25,25 @@ def network(nodes, shape, constants, *, opset=17, **changes):
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
+# A small network: relu(W x + b) of inputs of 2 x 2, and five of them.
+_RNG = np.random.default_rng(0)
+WEIGHT = _RNG.standard_normal((3, 4)).astype(np.float32)
+BIAS = _RNG.standard_normal(3).astype(np.float32)
+PARAMS = {"weight": WEIGHT, "bias": BIAS}
+X = _RNG.random((5, 2, 2), dtype=np.float32)
+
+
+def dense(shape=(1, 2, 2), **changes):
+    """The small network, or with changes of `network`."""
+    nodes = [
+        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "weight", "bias"], ["sum"], transB=1),
+        helper.make_node("Relu", ["sum"], ["y"]),
+    ]
+    constants = PARAMS | {"shape": np.array([-1, 4])}
+    return network(nodes, shape, constants, **changes)
+
+
 def single(op_type, shape, *inputs, opset=17, seed=0, **attributes):
     """One operator "node": a shape as input is drawn, a list holds integers."""
     rng = np.random.default_rng(seed)
@@ -47,6 +66,12 @@ def load(proto, *, output=None):
         path = pathlib.Path(folder, "net.onnx")
         path.write_bytes(proto.SerializeToString())
         return models.load_onnx(path, output=output)
+
+
+@jax.jit
+def outputs(loaded, x):
+    """What several networks give for x, in one program."""
+    return [model(x) for model in loaded]
 
 
 def reference(proto, x):

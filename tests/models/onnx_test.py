@@ -8,31 +8,12 @@ import onnx
 import onnx_networks
 import pytest
 from absl.testing import absltest, parameterized
-from onnx import helper
 
 from robustjax import data, models
 from tests import real_data
 
-_RNG = np.random.default_rng(0)
-_WEIGHT = _RNG.standard_normal((3, 4)).astype(np.float32)
-_BIAS = _RNG.standard_normal(3).astype(np.float32)
-_PARAMS = {"weight": _WEIGHT, "bias": _BIAS}
-_X = _RNG.random((5, 2, 2), dtype=np.float32)
-
-
-def _dense(shape=(1, 2, 2), **changes):
-    nodes = [
-        helper.make_node("Reshape", ["x", "shape"], ["flat"]),
-        helper.make_node("Gemm", ["flat", "weight", "bias"], ["sum"], transB=1),
-        helper.make_node("Relu", ["sum"], ["y"]),
-    ]
-    constants = _PARAMS | {"shape": np.array([-1, 4])}
-    return onnx_networks.network(nodes, shape, constants, **changes)
-
-
-@jax.jit
-def _outputs(models_of_x, x):
-    return [model(x) for model in models_of_x]
+_WEIGHT, _BIAS, _X = onnx_networks.WEIGHT, onnx_networks.BIAS, onnx_networks.X
+_dense = onnx_networks.dense
 
 
 @jax.jit
@@ -55,10 +36,10 @@ class ModelTest(parameterized.TestCase):
         loaded = [
             onnx_networks.load(_dense((batch, 2, 2))) for batch in (1, "batch", None)
         ]
-        for model, found in zip(loaded, _outputs(loaded, _X), strict=True):
+        for model, found in zip(loaded, onnx_networks.outputs(loaded, _X), strict=True):
             self.assertEqual((model.input_shape, model.output_shape), ((2, 2), (3,)))
             self.assertEqual(model.operators, ("Reshape", "Gemm", "Relu"))
-            chex.assert_trees_all_equal(model.params, _PARAMS)
+            chex.assert_trees_all_equal(model.params, onnx_networks.PARAMS)
             self.assert_close(found, self.expected)
         onnx_networks.assert_agree((loaded[0], _dense()))
 
