@@ -2,9 +2,9 @@
 
 For a value x in [l, u], with centre c and radius r,
 
-    affine, z = J x + b:   [J c + b - |J| r, J c + b + |J| r],
-    rising f:              [f(l), f(u)],
-    product x y:           the smallest and the largest product of two ends.
+    affine, z = J x + b:   [J c + b - |J| r, J c + b + |J| r],                 (1)
+    rising f:              [f(l), f(u)],                                       (2)
+    product x y:           the smallest and the largest product of two ends.   (3)
 
 Every bound is a number: a lower one is below infinity, an upper one above its negative.
 [-inf, inf] says that nothing is known, not even whether there is a number, as of the
@@ -67,7 +67,7 @@ def through(node: Node, known: Mapping[int, Interval]) -> Interval:
             found = _apart(found, _ULPS * node.unit * sizes)
     else:
         assert isinstance(operation, Elementwise)
-        found, sources = operation.bounds(*intervals[0]), intervals
+        found, sources = operation.bounds(*intervals[0]), intervals  # (2)
         if node.unit and operation.breakpoint is None:
             sizes = magnitude(found) + least_size(found[0].dtype)
             found = _apart(found, _ULPS * node.unit * sizes)
@@ -84,7 +84,7 @@ def _through_affine(
         centres = [0.5 * (lower + upper) for lower, upper in intervals]
         radii = [0.5 * (upper - lower) for lower, upper in intervals]
         centre, radius = operation.point(*centres), operation.radius(*radii)
-        found = centre - radius, centre + radius
+        found = centre - radius, centre + radius  # (1)
     else:
         low, high = (
             operation.point(
@@ -202,4 +202,4 @@ def product(first: Interval, second: Interval) -> Interval:
     """The hull of the products of ends; NaN, 0 times infinity, is nothing. [device]."""
     corners = [a * b for a in first for b in second]
     low = jnp.minimum(jnp.minimum(*corners[:2]), jnp.minimum(*corners[2:]))
-    return low, jnp.maximum(jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:]))
+    return low, jnp.maximum(jnp.maximum(*corners[:2]), jnp.maximum(*corners[2:]))  # (3)

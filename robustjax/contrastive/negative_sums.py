@@ -2,14 +2,17 @@
 
 Every loss of this package needs one number of the negatives of anchor i, its log mass
 
-    log(N sum_k q_k exp(s_k)),    q_k proportional to exp(beta s_k),    s_k = c_k / t,
+    log(N sum_k q_k exp(s_k)),   q_k proportional to exp(beta s_k),   (1)
 
-with cosines c_k and their number N; without beta it is log sum_k exp(s_k). Exponents
-are taken relative to the largest cosine, so a large beta or a small temperature t loses
-no digits. The derivative in s_k is p_k + beta (p_k - q_k), p_k proportional to
-q_k exp(s_k), where p_k - q_k is not computed as a difference. In blocks no array of
-anchors by negatives exists, neither in the forward pass nor in the derivative, which is
-computed again from the embeddings.
+with s_k = c_k / t, cosines c_k and their number N; without beta it is log sum_k
+exp(s_k). Exponents are taken relative to the largest cosine, so a large beta or a small
+temperature t loses no digits. The derivative in s_k is
+
+    p_k + beta (p_k - q_k),   p_k proportional to q_k exp(s_k),       (2)
+
+where p_k - q_k is not computed as a difference. In blocks no array of anchors by
+negatives exists, neither in the forward pass nor in the derivative, which is computed
+again from the embeddings.
 """
 
 from typing import Any, NamedTuple
@@ -100,6 +103,7 @@ def _at_once(
         own = jnp.where(number[:, None] > 0, own, 0)
         weights = number[:, None] * jax.nn.softmax(own, axis=1)
     terms = weights * jnp.exp(exponents.step[:, None] * gaps)
+    # (1)
     log_mass = exponents.step * peak + jnp.log(_or_nan(terms.sum(axis=1), number))
     shares = jax.lax.stop_gradient(terms)
     total = jnp.where(is_negative, jax.lax.stop_gradient(cosines), 0).sum(axis=1)
@@ -213,7 +217,7 @@ def _forward(
     parts = jax.lax.map(lambda block: _sums(anchors, block, exponents, ids), blocks)
     whole = _together(parts, exponents)
     number = whole.num_negatives
-    log_mass = exponents.step * whole.peak + whole.heavy
+    log_mass = exponents.step * whole.peak + whole.heavy  # (1)
     if exponents.tilt is not None:
         log_mass += jnp.log(number) - whole.light
     found = RowSums(
@@ -246,7 +250,7 @@ def _backward(saved: _Saved, cotangents: RowSums) -> tuple[Any, ...]:
         if exponents.tilt is not None:
             log_ratio = step * gaps - (whole.heavy - whole.light)[:, None]
             nearer = share(light, whole.light) * jnp.expm1(log_ratio)  # p_k - q_k
-            slopes += light * nearer
+            slopes += light * nearer  # (2)
             by_exponents.append(jnp.sum(nearer * gaps, axis=1))
         slopes = slopes.astype(anchors.dtype)
         own = _products(slopes, block.rows.T), jnp.stack(by_exponents)

@@ -2,12 +2,14 @@
 
 Colours are seen in HSL: m and M are the smallest and the largest channel, lightness L
 is their mean, chroma d = M - m, room F = 1 - |2 L - 1|, saturation S = d / F, hue h in
-sextants. With clip to [0, 1], a channel x with phase p = 0, 2, 4 moves by t to
+sextants. With clip to [0, 1] and w(z) = (z + 3) mod 6 - 3, a channel x with phase
+p = 0, 2, 4 moves by t to
 
-    hue:         m + d clip(2 - |w(h + 6 t - p)|),   w(z) = (z + 3) mod 6 - 3,
-    saturation:  L + (x - L) / S clip(S + t),
-    lightness:   L' + (x - L) / F (1 - |2 L' - 1|),   L' = clip(L + t),
-    brightness b and contrast c:   clip((1 + c) (x - 1/2) + 1/2 + b).
+    hue:         m + d W,   W = clip(2 - |w(h + 6 t - p)|),                      (1)
+    saturation:  L + (x - L) / S S',   S' = clip(S + t),                         (2)
+    lightness:   L' + (x - L) / F (1 - |2 L' - 1|),   L' = clip(L + t),          (3)
+    all three:   L' + (1 - |2 L' - 1|) S' (W - 1/2),   each by a t of its own,   (4)
+    brightness b and contrast c:   clip((1 + c) (x - 1/2) + 1/2 + b).            (5)
 
 Every function gives the image back at zero.
 """
@@ -61,7 +63,7 @@ def hue(image: ArrayLike, delta: ArrayLike) -> jax.Array:
     parts = parts_of(x)
     turned = parts.hue + 6 * jnp.asarray(delta, x.dtype)
     wheel = color_wheel(turned)
-    return parts.least[..., None] + parts.chroma[..., None] * wheel
+    return parts.least[..., None] + parts.chroma[..., None] * wheel  # (1)
 
 
 def saturation(image: ArrayLike, delta: ArrayLike) -> jax.Array:
@@ -88,7 +90,7 @@ def saturation(image: ArrayLike, delta: ArrayLike) -> jax.Array:
     x = as_image(image, is_color=True)
     parts = parts_of(x)
     new = jnp.clip(parts.saturation + jnp.asarray(delta, x.dtype), 0.0, 1.0)
-    return parts.lightness[..., None] + parts.per_saturation * new[..., None]
+    return parts.lightness[..., None] + parts.per_saturation * new[..., None]  # (2)
 
 
 def lightness(image: ArrayLike, delta: ArrayLike) -> jax.Array:
@@ -115,7 +117,7 @@ def lightness(image: ArrayLike, delta: ArrayLike) -> jax.Array:
     x = as_image(image, is_color=True)
     parts = parts_of(x)
     new = jnp.clip(parts.lightness + jnp.asarray(delta, x.dtype), 0.0, 1.0)
-    return new[..., None] + parts.per_room * room(new)[..., None]
+    return new[..., None] + parts.per_room * room(new)[..., None]  # (3)
 
 
 def hsl(
@@ -159,7 +161,7 @@ def hsl(
     new_saturation = jnp.where(parts.chroma > 0, new_saturation, 0.0)
     wheel = color_wheel(parts.hue + 6 * turn) - 0.5
     chroma = (room(new_lightness) * new_saturation)[..., None]
-    return new_lightness[..., None] + chroma * wheel
+    return new_lightness[..., None] + chroma * wheel  # (4)
 
 
 def brightness_contrast(
@@ -188,7 +190,7 @@ def brightness_contrast(
     """
     x = as_image(image)
     more, factor = (jnp.asarray(v, x.dtype) for v in (brightness, contrast))
-    return jnp.clip(x + more + factor * (x - 0.5), 0.0, 1.0)
+    return jnp.clip(x + more + factor * (x - 0.5), 0.0, 1.0)  # (5)
 
 
 def brightness(image: ArrayLike, delta: ArrayLike) -> jax.Array:

@@ -3,9 +3,9 @@
 The value of an output pixel is that of the image at its source, interpolated. Rows and
 columns are counted from the centre of rotation:
 
-    rotation by a:  source = (row cos a - column sin a, row sin a + column cos a),
+    rotation by a:  source = (row cos a - column sin a, row sin a + column cos a),   (1)
     others:         source = ((row - shift_r) / factor_r,
-                              (column - shift_c - shear row) / factor_c).
+                              (column - shift_c - shear row) / factor_c).            (2)
 """
 
 from collections.abc import Sequence
@@ -196,6 +196,7 @@ def affine(
     x = color.as_image(image)
     factor, move, lean = (jnp.asarray(v, x.dtype) for v in (factors, shift, slant))
     rows, columns = grid(x.shape, sampling, x.dtype)
+    # (2)
     source = (rows - move[0]) / factor[0], (columns - move[1] - lean * rows) / factor[1]
     return read(x, *source, sampling=sampling)
 
@@ -236,7 +237,7 @@ def rotation_source(
 ) -> tuple[jax.Array, jax.Array]:
     """Where pixels of a rotated image come from; angle in radians. [device]."""
     cosine, sine = jnp.cos(angle), jnp.sin(angle)
-    return rows * cosine - columns * sine, rows * sine + columns * cosine
+    return rows * cosine - columns * sine, rows * sine + columns * cosine  # (1)
 
 
 def read(

@@ -1,14 +1,15 @@
 """SP-layers: Flax modules from the numbers of an attribute to the image, made of ReLU.
 
-With the parts of a pixel as in `color`, m, d, L, S, h and a channel x,
+With the parts of a pixel as in `color`, m, d, L, F, S, h and a channel x,
 
-    hue:         m + d (offset + sum_k weight_k relu(h + 6 t - k)),   k = -3, ..., 9,
-    saturation:  L + (x - L) / S (relu(S + t) - relu(S + t - 1)),
-    brightness and contrast:   relu(z) - relu(z - 1),   z = x + b + c (x - 1/2),
+    hue:         m + d (offset + sum_k weight_k relu(h + 6 t - k)),                (1)
+    saturation:  L + (x - L) / S (relu(S + t) - relu(S + t - 1)),                  (2)
+    lightness:   (1 + e) relu(s) - 2 e relu(s - 1/2) + (e - 1) relu(s - 1),        (3)
+    brightness and contrast:   relu(z) - relu(z - 1),   z = x + b + c (x - 1/2),   (4)
 
-and lightness by five units. Put one before a model, and a verifier of linf boxes
-verifies the attribute. Each unit belongs to one pixel, so there are `[h, w, units]` of
-them and no dense matrix.
+where k = -3, ..., 9, s = L + t and e = 2 (x - L) / F. Put one before a model, and a
+verifier of linf boxes verifies the attribute. Each unit belongs to one pixel, so there
+are `[h, w, units]` of them and no dense matrix.
 """
 
 import math
@@ -61,7 +62,7 @@ class Hue(nn.Module):
         # With the chroma on the weights, not on their sum: one affine map.
         scaled = parts.chroma[..., None, None] * weights[None, None]
         colors = jnp.einsum("hwu,hwuc->hwc", units, scaled, precision=precise)
-        return (
+        return (  # (1)
             colors
             + parts.least[..., None]
             + parts.chroma[..., None] * offsets[None, None]
@@ -92,11 +93,11 @@ class Saturation(nn.Module):
         if self.side == "left":
             return base + steep * low[..., None]
         high = nn.relu(full + delta[0] - 1)
-        return base + steep * low[..., None] - steep * high[..., None]
+        return base + steep * low[..., None] - steep * high[..., None]  # (2)
 
 
 class Lightness(nn.Module):
-    """Lightness by five units a pixel, or by two where delta stays on one side of 0.
+    """Lightness by three units a pixel, or by two where delta stays on one side of 0.
 
     Reference: Mohapatra et al. (2020), arXiv 1912.09533, for one side.
     """
@@ -122,7 +123,7 @@ class Lightness(nn.Module):
             return (1 + steep) * low - steep * middle
         high = nn.relu(light + delta[0] - 1)[..., None]
         middle = nn.relu(light + delta[0] - 0.5)[..., None]
-        return (1 + steep) * low - 2 * steep * middle + (steep - 1) * high
+        return (1 + steep) * low - 2 * steep * middle + (steep - 1) * high  # (3)
 
 
 class BrightnessContrast(nn.Module):
@@ -147,7 +148,7 @@ class BrightnessContrast(nn.Module):
         if self.only != "brightness":
             parts.append(delta[-1] * (x - 0.5))
         moved = sum(parts[1:], start=parts[0])
-        return nn.relu(moved + x) - nn.relu(moved + (x - 1))
+        return nn.relu(moved + x) - nn.relu(moved + (x - 1))  # (4)
 
 
 def compose(

@@ -3,13 +3,13 @@
 Class 1 is N(c + m, S), class 0 N(c - m, S), and tau = P(y = 1). For l2 shifts up to eps
 
     z = argmin over |z| <= eps of (m - z)' S^-1 (m - z),
-    w = S^-1 (m - z) = (S + I / lam)^-1 m,   lam z = w,
-    predict 1 where w' (x - c) > log((1 - tau) / tau) / 2.
+    w = S^-1 (m - z) = (S + I / lam)^-1 m,   lam z = w,                  (1)
+    predict 1 where w' (x - c) > log((1 - tau) / tau) / 2.               (2)
 
 With M = w'm, A = sqrt(w'Sw) = (w'm - eps |w|) / A and t = the offset / A,
 
-    standard accuracy = tau Phi(M / A - t) + (1 - tau) Phi(M / A + t),
-    robust accuracy   = tau Phi(A - t) + (1 - tau) Phi(A + t).
+    standard accuracy = tau Phi(M / A - t) + (1 - tau) Phi(M / A + t),   (3)
+    robust accuracy   = tau Phi(A - t) + (1 - tau) Phi(A + t).           (4)
 """
 
 from typing import NamedTuple
@@ -144,7 +144,7 @@ def rule_of(
     square = square + jax.lax.stop_gradient(exact - square)
     variance = square + own.rounding * jnp.sum(weight**2)
     spread = jnp.sqrt(jnp.where(variance > 0, variance, 1))
-    offset = 0.5 * jnp.log((1 - prior) / prior)
+    offset = 0.5 * jnp.log((1 - prior) / prior)  # (2)
     signal = jnp.where(is_regular, weight @ mean / spread, 0)
     margin = jnp.where(is_regular, square / spread, 0)
 
@@ -224,6 +224,7 @@ def linear_accuracy(
 
 
 def _accuracy(signal: jax.Array, shift: jax.Array, prior: jax.Array) -> jax.Array:
+    # (3) for the signal M / A, (4) for A
     return prior * ndtr(signal - shift) + (1 - prior) * ndtr(signal + shift)
 
 
@@ -291,4 +292,4 @@ def _ridge_rule(
     change = jnp.sum(known(own.project(weight)) ** 2 * own.values * inverse)
     excess = (ridge * length - epsilon) * known(length) / known(change)
     ridge = ridge - (excess - known(excess))
-    return solve(ridge), ridge
+    return solve(ridge), ridge  # (1)

@@ -3,11 +3,15 @@
 All in float64 on the host. From the class means and the pooled covariance S_n of
 training features, with shrinkage rho and relative radius e,
 
-    m = (mean_1 - mean_0) / 2,   c = (mean_1 + mean_0) / 2,
-    S = (1 - rho) S_n + rho trace(S_n) / p I,   w = the rule of `bayes_rule` at e |m|;
+    m = (mean_1 - mean_0) / 2,                  (1)
+    c = (mean_1 + mean_0) / 2,                  (2)
+    S = (1 - rho) S_n + rho trace(S_n) / p I,   (3)
+    w = the rule of `bayes_rule` at e |m|;      (4)
 
-and of a test feature x with g = w' (x - c) - offset: it is correct where g has the sign
-of its class, with the scaled bound u = |g| / w'm.
+and of a test feature x, which is correct where g has the sign of its class,
+
+    g = w' (x - c) - offset,                    (5)
+    u = |g| / w'm, the scaled bound.            (6)
 """
 
 import functools
@@ -93,7 +97,7 @@ def _rules_of(
     )
     average = jnp.trace(covariance) / num_features
     covariance = (1 - weight) * covariance
-    covariance += weight * average * jnp.eye(num_features)
+    covariance += weight * average * jnp.eye(num_features)  # (3)
     basis = spectrum.spectrum_of(covariance, cut=cut)
     components = basis.project(mean)
     least = jnp.maximum(basis.rounding, rounding**2) if cut is None else 0.0
@@ -113,9 +117,9 @@ def _rules_of(
     found = jax.vmap(rule)(relative_epsilons)
     whole = jnp.linalg.norm(components)
     return Rules(
-        weight=jax.vmap(basis.unproject)(jnp.asarray(found.weight)).T,
+        weight=jax.vmap(basis.unproject)(jnp.asarray(found.weight)).T,  # (4)
         offset=found.offset[0],
-        center=(own.mean[1] + own.mean[0]) / 2,
+        center=(own.mean[1] + own.mean[0]) / 2,  # (2)
         unit=found.weight @ used,
         multiplier=found.multiplier,
         rank=is_kept.sum(),
@@ -132,6 +136,7 @@ def _half_difference(own: FeatureMoments) -> tuple[jax.Array, jax.Array]:
     difference = own.mean[1] - own.mean[0]
     relative = 4 * jnp.sqrt(own.counts.sum()) * jnp.finfo(difference.dtype).eps
     rounding = relative * jnp.abs(own.mean).max(axis=0)
+    # (1)
     return jnp.where(jnp.abs(difference) > rounding, difference / 2, 0), rounding.max()
 
 
@@ -152,10 +157,10 @@ def test_sums(
 def test_terms(features: jax.Array, labels: jax.Array, rules: Rules) -> jax.Array:
     """`[e, n, 4]`: one, whether correct, u where it is, u squared where it is."""
     centred = features.astype(jnp.float64) - rules.center[None]
-    margin = (centred @ rules.weight - rules.offset).T
+    margin = (centred @ rules.weight - rules.offset).T  # (5)
     signed = jnp.where(labels == 1, 1, -1)[None] * margin
     is_usable = rules.unit > 0
-    scaled = signed / jnp.where(is_usable, rules.unit, 1)[:, None]
+    scaled = signed / jnp.where(is_usable, rules.unit, 1)[:, None]  # (6)
     is_correct = (signed > 0) & is_usable[:, None]
     u = jnp.where(is_correct, scaled, 0)
     return jnp.stack([jnp.ones_like(u), is_correct.astype(u.dtype), u, u * u], axis=-1)

@@ -3,9 +3,9 @@
 A rule w with offset o has k = w'm / A and t = o / A with A = sqrt(w'Sw). With the mass
 T(r) = r Phi(r) + phi(r) of a truncated normal, and a its accuracy,
 
-    distance = A / |w| (tau T(k - t) + (1 - tau) T(k + t)) / a,
-    scaled   = (tau T(k - t) + (1 - tau) T(k + t)) / (a k),
-    scaled   = 1 + phi(k) / (k Phi(k))   for tau = 1/2 and o = 0.
+    distance = A / |w| (tau T(k - t) + (1 - tau) T(k + t)) / a,     (1)
+    scaled   = (tau T(k - t) + (1 - tau) T(k + t)) / (a k),         (2)
+    scaled   = 1 + phi(k) / (k Phi(k))   for tau = 1/2 and o = 0.   (3)
 """
 
 import math
@@ -61,7 +61,7 @@ def scaled_bound_of_signal(signal: ArrayLike) -> _Numbers:
 def _scaled_bound(r: jax.Array) -> jax.Array:
     safe = jnp.where(r > 0, r, 1)
     excess = jnp.exp(-0.5 * safe * safe - _LOG_ROOT - log_ndtr(safe)) / safe
-    return jnp.where(r > 0, 1 + excess, jnp.where(r == 0, jnp.inf, jnp.nan))
+    return jnp.where(r > 0, 1 + excess, jnp.where(r == 0, jnp.inf, jnp.nan))  # (3)
 
 
 @float64_for_numbers
@@ -208,6 +208,6 @@ def _expected_margin(
     accuracy = prior * ndtr(k - t) + (1 - prior) * ndtr(k + t)
     total = prior * truncated(k - t) + (1 - prior) * truncated(k + t)
     mean_margin = total / accuracy  # in noise standard deviations
-    return ExpectedMargin(
+    return ExpectedMargin(  # (1), (2)
         mean_margin * spread / jnp.linalg.norm(weight), mean_margin / k
     )

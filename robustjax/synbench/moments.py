@@ -1,11 +1,11 @@
 """Class means and the covariance around them, of features that come in batches.
 
-    scatter = sum over i of (x_i - mean of its class)(x_i - mean of its class)',
-    S = scatter / (n - number of classes).
+    scatter = sum over i of (x_i - mean of its class)(x_i - mean of its class)',   (1)
+    S = scatter / (n - number of classes).                                         (2)
 
 Batches merge by class, with d the difference of their means:
 
-    scatter = scatter_a + scatter_b + n_a n_b / (n_a + n_b) d d'.
+    scatter = scatter_a + scatter_b + n_a n_b / (n_a + n_b) d d'.                  (3)
 """
 
 from typing import NamedTuple
@@ -72,7 +72,7 @@ def feature_moments(
     own_mean = jnp.matmul(is_class, mean, precision="highest")
     is_counted = is_class.sum(axis=1, keepdims=True)
     centred = (features - own_mean) * is_counted
-    scatter = jnp.matmul(centred.T, centred, precision="highest")
+    scatter = jnp.matmul(centred.T, centred, precision="highest")  # (1)
     return FeatureMoments(count, mean, scatter)
 
 
@@ -104,7 +104,7 @@ def merge_moments(one: FeatureMoments, other: FeatureMoments) -> FeatureMoments:
     share = other.counts / jnp.maximum(count, 1)
     mean = one.mean + share[:, None] * change
     between = (one.counts * share)[:, None] * change
-    scatter = (
+    scatter = (  # (3)
         one.scatter + other.scatter + jnp.matmul(between.T, change, precision="highest")
     )
     return FeatureMoments(count, mean, scatter)
@@ -126,7 +126,7 @@ def pooled_covariance(moments: FeatureMoments) -> jax.Array:
         >>> print(pooled_covariance(jax.jit(feature_moments)(x, y)))
         [[2.]]
     """
-    return moments.scatter / (moments.counts.sum() - len(moments.counts))
+    return moments.scatter / (moments.counts.sum() - len(moments.counts))  # (2)
 
 
 def oas_shrinkage(covariance: ArrayLike, *, num_samples: ArrayLike) -> jax.Array:

@@ -2,9 +2,9 @@
 
 With accuracies a_s and mean scaled bounds b_s of n scales, and threshold t,
 
-    curve(t) = 1/n sum_s b_s [a_s > t],
-    area(t) = integral of the curve from t to 1 = 1/n sum_s b_s max(a_s - t, 0),
-    score(t) = area(t) / area(t) of the raw inputs.
+    curve(t) = 1/n sum_s b_s [a_s > t],                                            (1)
+    area(t) = integral of the curve from t to 1 = 1/n sum_s b_s max(a_s - t, 0),   (2)
+    score(t) = area(t) / area(t) of the raw inputs.                                (3)
 
 "grid" replaces the integral by the sum over the 100 points of the public script.
 """
@@ -87,7 +87,7 @@ def bound_curve(
 def _curve(accuracy: jax.Array, bound: jax.Array, thresholds: jax.Array) -> jax.Array:
     lines = (1,) * (accuracy.ndim - 1) + (1, -1)
     is_above = accuracy[..., None] > thresholds.reshape(lines)
-    return jnp.mean(jnp.where(is_above, bound[..., None], 0), axis=-2)
+    return jnp.mean(jnp.where(is_above, bound[..., None], 0), axis=-2)  # (1)
 
 
 @float64_for_numbers
@@ -140,7 +140,7 @@ def _area(
     lines = (1,) * (accuracy.ndim - 1) + (1, -1)
     above = accuracy[..., None] - lowest.reshape(lines)
     product = jnp.where(above > 0, bound[..., None], 0) * jnp.maximum(above, 0)
-    return jnp.mean(product, axis=-2)
+    return jnp.mean(product, axis=-2)  # (2)
 
 
 def from_threshold(grid: Any, threshold: Any) -> Any:
@@ -217,7 +217,7 @@ def score_of_curves(
     )
     own = curve_area(accuracy, bound, thresholds=thresholds, mode=mode)
     lines = (1,) * (own.ndim - 1) + (-1,)
-    return own / raw.reshape(lines)
+    return own / raw.reshape(lines)  # (3)
 
 
 @float64_for_numbers

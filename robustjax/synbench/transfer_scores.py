@@ -1,8 +1,8 @@
 """Other scores of a representation, from the moments that SynBench collects.
 
-    RankMe  = exp(-sum_i q_i log q_i),   q_i = s_i / sum_j s_j + epsilon,
-    LogME   = mean over classes of max over (a, b) of log p(labels | a, b) / n,
-    H-score = trace(pinv(cov(f)) cov(E[f | y])),
+    RankMe  = exp(-sum_i q_i log q_i),   q_i = s_i / sum_j s_j + epsilon,         (1)
+    LogME   = mean over classes of max over (a, b) of log p(labels | a, b) / n,   (2)
+    H-score = trace(pinv(cov(f)) cov(E[f | y])),                                  (3)
 
 with the singular values s_i of the features, and in LogME weights N(0, 1 / a) and noise
 N(0, 1 / b). All read `FeatureMoments` of any number of classes, so features may come in
@@ -236,7 +236,7 @@ def _rank_me(
     terms = share * jnp.log(jnp.where(share == 0, 1, share))
     is_there = jnp.arange(len(terms)) < count.sum()  # min(n, p) singular values
     entropy = -jnp.sum(jnp.where(is_there, terms, 0))
-    return jnp.where(total == 0, 0, jnp.exp(entropy))
+    return jnp.where(total == 0, 0, jnp.exp(entropy))  # (1)
 
 
 @jax.jit
@@ -259,7 +259,7 @@ def _log_me(count: jax.Array, mean: jax.Array, scatter: jax.Array) -> jax.Array:
     evidence = jax.vmap(best)(explained, left)
     is_class = count > 0
     total = jnp.sum(jnp.where(is_class, evidence, 0))
-    return total / is_class.sum() / num_samples
+    return total / is_class.sum() / num_samples  # (2)
 
 
 def _best_evidence(
@@ -329,4 +329,4 @@ def _h_score(count: jax.Array, mean: jax.Array, scatter: jax.Array) -> jax.Array
     values = _without_rounding(values)
     inverse = jnp.where(values == 0, 0, 1 / jnp.where(values == 0, 1, values))
     parts = jnp.matmul(centred * scale[None], vectors, precision="highest")
-    return jnp.sum(count[:, None] * parts**2 * inverse[None])
+    return jnp.sum(count[:, None] * parts**2 * inverse[None])  # (3)

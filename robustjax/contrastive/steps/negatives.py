@@ -3,9 +3,11 @@
 With negative logits s_k of an anchor, k <= N, the mean p of exp(s) over its positives
 and weights w_k = exp(beta s_k),
 
-    plain:   N G = sum_k exp(s_k),
-    hard:    N G = sum_k w_k exp(s_k) / mean_k w_k,
-    debias:  N G = max((R - N tau p) / (1 - tau), N exp(-1 / t)),   R the mass so far.
+    plain:   N G = sum_k exp(s_k),                                  (1)
+    hard:    N G = sum_k w_k exp(s_k) / mean_k w_k,                 (2)
+    debias:  N G = max((R - N tau p) / (1 - tau), N exp(-1 / t)),   (3)
+
+where R is the mass so far.
 
 All is computed from logarithms, so that float32 serves at temperature .005.
 """
@@ -48,7 +50,7 @@ def plain() -> Transform:
     """
 
     def mass(pairs: Pairs) -> NegativeEstimate:
-        return _unclamped(row_sums(pairs))
+        return _unclamped(row_sums(pairs))  # (1)
 
     return Transform("negatives", mass)
 
@@ -82,7 +84,7 @@ def hard(beta: ArrayLike) -> Transform:
     _validate.at_least(0, beta=beta)
 
     def mass(pairs: Pairs) -> NegativeEstimate:
-        return _unclamped(row_sums(pairs, beta=beta))
+        return _unclamped(row_sums(pairs, beta=beta))  # (2)
 
     return Transform("negatives", mass)
 
@@ -128,7 +130,7 @@ def debias(tau_plus: ArrayLike) -> Transform:
         less = mass.log_mass + jnp.log(-jnp.expm1(safe)) - jnp.log1p(-tau)
         floor = log_number - 1 / pairs.temperature
         is_clamped = (x >= 0) | (less <= floor)
-        return NegativeEstimate(
+        return NegativeEstimate(  # (3)
             jnp.where(is_clamped, floor, less), is_clamped, mass.sums
         )
 

@@ -1,9 +1,10 @@
 """From logits of positives and the mass of negatives to the loss of each anchor.
 
-    sum_inside:    -log(sum_j exp(s_j) / (sum_j exp(s_j) + N G)),
-    mean_of_logs:  mean_j -log(exp(s_j) / (exp(s_j) + N G)),
-    supcon:        mean_j -log(exp(s_j) / (sum_i exp(s_i) + N G)),
-    soft_target:   mean_j c log(1 + N G / exp(u_j)) + (1 - c) log(1 + exp(u_j) / N G),
+    sum_inside:    -log(sum_j exp(s_j) / (sum_j exp(s_j) + N G)),    (1)
+    mean_of_logs:  mean_j -log(exp(s_j) / (exp(s_j) + N G)),         (2)
+    supcon:        mean_j -log(exp(s_j) / (sum_i exp(s_i) + N G)),   (3)
+    soft_target:   mean_j (c log(1 + N G / exp(u_j))
+                           + (1 - c) log(1 + exp(u_j) / (N G))),     (4)
 
 with the logits u_j of mixed inputs, neighbours with probability c. Values of the first
 three are comparable neither with each other nor over numbers of positives.
@@ -39,7 +40,7 @@ def sum_inside() -> Transform:
 
     def losses(pairs: Pairs, log_mass: jax.Array) -> jax.Array:
         together = jax.nn.logsumexp(pairs.positive_logits, axis=0)
-        return jax.nn.softplus(log_mass - together)
+        return jax.nn.softplus(log_mass - together)  # (1)
 
     return Transform("positives", losses)
 
@@ -61,6 +62,7 @@ def mean_of_logs() -> Transform:
     """
 
     def losses(pairs: Pairs, log_mass: jax.Array) -> jax.Array:
+        # (2)
         return jax.nn.softplus(log_mass[None] - pairs.positive_logits).mean(axis=0)
 
     return Transform("positives", losses)
@@ -84,6 +86,7 @@ def supcon() -> Transform:
 
     def losses(pairs: Pairs, log_mass: jax.Array) -> jax.Array:
         together = jax.nn.logsumexp(pairs.positive_logits, axis=0)
+        # (3)
         return jnp.logaddexp(together, log_mass) - pairs.positive_logits.mean(axis=0)
 
     return Transform("positives", losses)
@@ -168,4 +171,4 @@ def _cross_entropies(pairs: Pairs, log_mass: jax.Array, mixing: ArrayLike) -> ja
     surplus = mixed_logits(pairs) - log_mass[None]
     share = jnp.asarray(mixing)
     is_near, is_far = jax.nn.softplus(-surplus), jax.nn.softplus(surplus)
-    return share * is_near + (1 - share) * is_far
+    return share * is_near + (1 - share) * is_far  # (4)

@@ -3,15 +3,18 @@
 For a ball of radius R in d dimensions, a point at distance r from its centre and a
 threshold tau, with F_d(x; nc) the noncentral chi-square distribution function,
 
-    p(r) = F_d((R / sigma)^2; (r / sigma)^2),
-    r* solves p(r*) = tau,   sigma_0 = R / sqrt(quantile tau of chi-square_d),
-    sqrt(R^2 - d sigma^2) <= r* <= sqrt(R^2 - (d - 1) sigma^2)   for tau = 1/2.
+    p(r) = F_d((R / sigma)^2; (r / sigma)^2),                                     (1)
+    r* solves p(r*) = tau,                                                        (2)
+    sigma_0 = R / sqrt(quantile tau of chi-square_d),                             (3)
+    sqrt(R^2 - d sigma^2) <= r* <= sqrt(R^2 - (d - 1) sigma^2)   for tau = 1/2.   (4)
 
 A class whose region lies inside the ball loses everything outside of the smoothed ball,
 r <= r*, and vanishes at sigma_0, about R / sqrt(d). So the functions here bound the
 fate of every bounded region. Intervals are balls with dim = 1.
 
-What n samples can certify at all: Phi^-1(alpha^(1/n)) sigma.
+The largest radius that n samples can certify at all is
+
+    Phi^-1(alpha^(1/n)) sigma.                                                    (5)
 """
 
 from typing import NamedTuple
@@ -68,7 +71,7 @@ def ball_class_probability(
     distance, radius, sigma, dim = as_floats(distance, radius, sigma, dim)
     x, nc = (radius / sigma) ** 2, (distance / sigma) ** 2
     excess = ((radius - distance) / sigma) * ((radius + distance) / sigma) - dim
-    return special.ncx2_cdf(x, dim, nc, excess=excess)
+    return special.ncx2_cdf(x, dim, nc, excess=excess)  # (1)
 
 
 @float64_for_numbers
@@ -110,7 +113,7 @@ def smoothed_ball_radius(
     """
     _check(radius, sigma, dim, threshold)
     radius, sigma, dim, threshold = as_floats(radius, sigma, dim, threshold)
-    return sigma * jnp.sqrt(
+    return sigma * jnp.sqrt(  # (2)
         special.ncx2_noncentrality(threshold, (radius / sigma) ** 2, dim)
     )
 
@@ -145,7 +148,7 @@ def ball_vanishing_sigma(
     """
     _check(radius, 1.0, dim, threshold)
     radius, dim, threshold = as_floats(radius, dim, threshold)
-    return radius / jnp.sqrt(special.chi2_ppf(threshold, dim))
+    return radius / jnp.sqrt(special.chi2_ppf(threshold, dim))  # (3)
 
 
 @float64_for_numbers
@@ -183,7 +186,7 @@ def ball_radius_bounds(
         square = radius**2 - freedom * sigma**2
         return jnp.sqrt(jnp.where(square > 0, square, 0.0))
 
-    return rest(dim), rest(dim - 1)
+    return rest(dim), rest(dim - 1)  # (4)
 
 
 @float64_for_numbers
@@ -241,7 +244,7 @@ def max_certified_quantile(*, num_samples: ArrayLike, alpha: ArrayLike) -> _Numb
     _check_samples(num_samples, alpha)
     num_samples, alpha = as_floats(num_samples, alpha)
     missing = -jnp.expm1(jnp.log(alpha) / num_samples)  # 1 - alpha^(1/n)
-    return jnp.maximum(-ndtri(missing), 0.0)
+    return jnp.maximum(-ndtri(missing), 0.0)  # (5)
 
 
 @float64_for_numbers

@@ -1,7 +1,7 @@
 """Gaussian smoothing of boxes, slabs, half-spaces and regions of the line.
 
-    p(x) = prod_j Phi((upper_j - x_j) / sigma) - Phi((lower_j - x_j) / sigma),
-    sigma_0 = -h / Phi^-1((1 - tau^(1/d)) / 2)   for a cube of half side h.
+    p(x) = prod_j (Phi((upper_j - x_j) / sigma) - Phi((lower_j - x_j) / sigma)),   (1)
+    sigma_0 = -h / Phi^-1((1 - tau^(1/d)) / 2)   for a cube of half side h.        (2)
 
 A box factors into intervals. Sides may be infinite: one finite pair is a slab, one
 finite end a half-space, whose boundary no noise moves.
@@ -54,7 +54,7 @@ def box_class_probability(
     expand_dims = jnp.expand_dims if isinstance(sigma, jax.Array) else np.expand_dims
     x, lower, upper, sigma = as_floats(x, lower, upper, expand_dims(sigma, -1))
     mass = _interval_mass(_scaled(lower, x, sigma), _scaled(upper, x, sigma))
-    return jnp.prod(jnp.maximum(mass, 0.0), axis=-1)
+    return jnp.prod(jnp.maximum(mass, 0.0), axis=-1)  # (1)
 
 
 @float64_for_numbers
@@ -87,8 +87,8 @@ def cube_vanishing_sigma(
     _validate.at_least(1, dim=dim)
     _validate.open_interval(0, 1, threshold=threshold)
     half_side, dim, threshold = as_floats(half_side, dim, threshold)
-    miss = -0.5 * jnp.expm1(jnp.log(threshold) / dim)  # of one side: (1 - t^(1/d)) / 2
-    return -half_side / ndtri(miss)
+    miss = -0.5 * jnp.expm1(jnp.log(threshold) / dim)  # one side: (1 - tau^(1/d)) / 2
+    return -half_side / ndtri(miss)  # (2)
 
 
 @float64_for_numbers

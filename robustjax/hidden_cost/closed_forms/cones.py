@@ -3,8 +3,8 @@
 For half-angle theta in d dimensions, a point t below the apex and rho from the axis,
 and a threshold tau, in units of sigma,
 
-    p(t, rho) = E[F_{d-1}(tan(theta)^2 max(t + u, 0)^2; rho^2)],   u ~ N(0, 1),
-    t* = sigma s with p(s, 0) = tau.
+    p(t, rho) = E[F_{d-1}(tan(theta)^2 max(t + u, 0)^2; rho^2)],   u ~ N(0, 1),   (1)
+    t* = sigma s with p(s, 0) = tau.                                              (2)
 
 A class whose region lies inside the cone reaches tau only deeper than t*: narrow
 regions recede, the faster the higher the dimension, for tau = 1/2 by about
@@ -116,7 +116,7 @@ def cone_apex_shift(
     _check(half_angle, sigma, dim)
     _validate.open_interval(0, 1, threshold=threshold)
     angle, sigma, dim, threshold = as_floats(half_angle, sigma, dim, threshold)
-    return sigma * _apex_shift(threshold, angle, dim)
+    return sigma * _apex_shift(threshold, angle, dim)  # (2)
 
 
 def _check(half_angle: ArrayLike, sigma: ArrayLike, dim: ArrayLike) -> None:
@@ -146,7 +146,7 @@ def _over_axis(
     inside = special.ncx2_cdf(
         reach**2, dim[..., None] - 1, jnp.square(offset)[..., None]
     )
-    return jnp.sum(weight * normal_pdf(u) * inside, axis=-1)
+    return jnp.sum(weight * normal_pdf(u) * inside, axis=-1)  # (1)
 
 
 def _over_cross_section(

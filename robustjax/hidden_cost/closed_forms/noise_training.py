@@ -8,12 +8,12 @@ in the world of points it loses a class.
 Two Gaussians N(0, v_1 I) and N(0, v_0 I), noised to a = v_1 + s^2 and b = v_0 + s^2, in
 d dimensions: the rule gives the inner class the ball of radius R, smoothing leaves r*,
 
-    R^2 = d log(b / a) a b / (b - a),
-    accuracies F_d(r*^2 / v_1) and 1 - F_d(r*^2 / v_0)   (F_d: chi-square).
+    R^2 = d log(b / a) a b / (b - a),                                         (1)
+    accuracies F_d(r*^2 / v_1) and 1 - F_d(r*^2 / v_0)   (F_d: chi-square).   (2)
 
 A point of prior q between two others at distance D: the interval of half width
 
-    h = sigma^2 / D arccosh(q / (1 - q) exp((D / sigma)^2 / 2)).
+    h = sigma^2 / D arccosh(q / (1 - q) exp((D / sigma)^2 / 2)).              (3)
 """
 
 from typing import NamedTuple
@@ -100,13 +100,13 @@ def gaussian_world(
         inner_variance, outer_variance, train_sigma, test_sigma, dim
     )
     small, large, gap = inner + train**2, outer + train**2, outer - inner
-    radius = jnp.sqrt(dim * jnp.log1p(gap / small) * small * large / gap)
+    radius = jnp.sqrt(dim * jnp.log1p(gap / small) * small * large / gap)  # (1)
     is_smoothed = test > 0
     noise = jnp.where(is_smoothed, test, 1.0)
     smoothed = smoothed_ball_radius(radius, sigma=noise, dim=dim)
     smoothed = jnp.where(is_smoothed, smoothed, radius)
     reach = jnp.nan_to_num(smoothed) ** 2
-    return GaussianWorld(
+    return GaussianWorld(  # (2)
         radius,
         smoothed,
         special.ncx2_cdf(reach / inner, dim, 0.0),
@@ -150,7 +150,7 @@ def point_world(
     _validate.open_interval(0, 1, prior=prior)
     distance, sigma, prior = as_floats(distance, sigma, prior)
     log_ratio = jnp.log(prior) - jnp.log1p(-prior) + 0.5 * (distance / sigma) ** 2
-    half_width = sigma**2 / distance * _arccosh_of_exp(log_ratio)
+    half_width = sigma**2 / distance * _arccosh_of_exp(log_ratio)  # (3)
 
     def probability(x: ArrayLike) -> jax.Array:
         return ndtr((half_width - x) / sigma) - ndtr((-half_width - x) / sigma)

@@ -9,19 +9,26 @@ have a probability of at most s = alpha / m each, 2 for each
 - class against the rest: the largest odds ratio psi between two classes is below
   Fisher's conditional bound, see `odds_ratios`.
 
-If none occurs, the largest accuracy is at least x = max(L_c, L), the smallest at most
-y = min(U_c, U), and their odds ratio is at least psi. A probability q and the one of
-psi times its odds differ by
+If none occurs, the largest accuracy is at least x and the smallest at most y,
 
-    d(q) = q (1 - q) (psi - 1) / (1 + q (psi - 1)),
+    x = max(L, max_c L_c),   y = min(U, min_c U_c),                               (1)
 
-concave in q, hence smallest where the largest accuracy is x or the smallest is y. The
-gap is then in [max(0, x - y, min(d(1 - x), d(y))),  max over i != j of U_i - L_j].
+and their odds ratio is at least psi. A probability q and the one of psi times its odds
+differ by
+
+    d(q) = q (1 - q) (psi - 1) / (1 + q (psi - 1)),                               (2)
+
+concave in q, hence smallest where the largest accuracy is x or the smallest is y. So
+
+    gap in [max(0, x - y, min(d(1 - x), d(y))),  max over i != j of U_i - L_j].   (3)
 
 The test of equal classes rejects at level alpha exactly where the lower end is above 0:
-where psi > 1 or x > y. So its p-value is m times the smaller of Fisher's smallest tail
-and of min_q max(min_c P[X_c >= k_c], min_c P[X_c <= k_c]), X_c ~ Binomial(n_c, q), c
-over classes and pool: with a common accuracy q, no bound is as far off as these.
+where psi > 1 or x > y. So its p-value is, with F the smallest of Fisher's tails,
+
+    min(1, m min(F, min_q max(min_c P[X_c >= k_c], min_c P[X_c <= k_c]))),        (4)
+
+X_c ~ Binomial(n_c, q), c over classes and pool: with a common accuracy q, no bound is
+as far off as these.
 """
 
 import math
@@ -70,12 +77,12 @@ def gap_interval(
     log_ratio = odds_ratios.log_ratio_lower(
         num_correct, num_examples, side=alpha / (2 * pairs)
     )
-    x, y = max(lower.max(), pool_lower), min(upper.min(), pool_upper)
+    x, y = max(lower.max(), pool_lower), min(upper.min(), pool_upper)  # (1)
     excess = math.expm1(log_ratio)  # psi - 1
     of_ratio = min(_distance(1 - x, excess), _distance(y, excess))
     between = upper[:, None] - lower
     np.fill_diagonal(between, 0.0)
-    return max(0.0, float(x - y), float(of_ratio)), float(between.max())
+    return max(0.0, float(x - y), float(of_ratio)), float(between.max())  # (3)
 
 
 def gap_p_value(num_correct: _Counts, num_examples: _Counts) -> float:
@@ -107,7 +114,7 @@ def gap_p_value(num_correct: _Counts, num_examples: _Counts) -> float:
         math.exp(odds_ratios.least_log_tail(num_correct, num_examples)),
         *(max(_least_tails(num_correct, num_examples, q)) for q in (low, high)),
     )
-    return min(1.0, 2 * _num_pairs_of_events(len(num_examples)) * least)
+    return min(1.0, 2 * _num_pairs_of_events(len(num_examples)) * least)  # (4)
 
 
 def mean_gap_by_chance(num_examples: _Counts, accuracy: float) -> float:
@@ -178,7 +185,7 @@ def _num_pairs_of_events(num_classes: int) -> int:
 
 def _distance(q: float, excess: float) -> float:
     """From q to the probability whose odds are 1 + excess times those of q."""
-    return q * (1 - q) * excess / (1 + q * excess)
+    return q * (1 - q) * excess / (1 + q * excess)  # (2)
 
 
 def _least_tails(

@@ -1,7 +1,8 @@
 """Decision regions on a plane through three inputs, before and after smoothing.
 
-    base[i, j] = f(v),   smoothed[i, j] = argmax of the votes of f(v + sigma z),
-    v = points[0] + x[j] basis[0] + y[i] basis[1].
+    base[i, j] = f(v),                                        (1)
+    smoothed[i, j] = argmax of the votes of f(v + sigma z),   (2)
+    v = points[0] + x[j] basis[0] + y[i] basis[1].            (3)
 
 Arrays only: `robustjax.plotting` draws them.
 """
@@ -148,7 +149,7 @@ def slice_map(
     counts = np.asarray(counts)
     return SliceMap(
         base=np.asarray(base),
-        smoothed=np.argmax(counts, axis=-1).astype(np.int32),
+        smoothed=np.argmax(counts, axis=-1).astype(np.int32),  # (2)
         counts=counts,
         x=x,
         y=y,
@@ -257,14 +258,14 @@ def _decide(
 
     def row(row: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         y, ids = row
-        pixels = row_of_x + y * across[None]
+        pixels = row_of_x + y * across[None]  # (3)
         counts = point_decisions.class_votes(
             work._replace(x=pixels, example_ids=ids),
             num_classes=num_classes,
             chunk_size=chunk_size,
             mesh=mesh,
         )
-        base = point_decisions.base_labels(
+        base = point_decisions.base_labels(  # (1)
             work.apply_fn, pixels, num_classes=num_classes, chunk_size=chunk_size
         )
         return base, counts

@@ -4,8 +4,8 @@ The source of a pixel at distance r from the centre goes from one cell between f
 pixels to the next where its row or column is an integer. Inside a cell, with gradient
 g and mixed difference D of the four pixels, angles in radians,
 
-    rotation:        |v''| <= |g| r + |D| r^2,
-    straight paths:  |v''| = 2 |D row' column'|.
+    rotation:        |v''| <= |g| r + |D| r^2,     (1)
+    straight paths:  |v''| = 2 |D row' column'|.   (2)
 """
 
 import math
@@ -181,7 +181,7 @@ def _rotation(
     def bend(x: jax.Array, degrees: jax.Array) -> jax.Array:
         gradient, cross = _steepness(x, source(degrees), center, sampling)
         far = radius[..., None] * unit
-        return gradient * far * unit + cross * far * far
+        return gradient * far * unit + cross * far * far  # (1)
 
     return Path(read, crossings, bend)
 
@@ -254,7 +254,7 @@ def _straight(
 
     def bend(x: jax.Array, parameter: jax.Array) -> jax.Array:
         _, cross = _steepness(x, source(parameter), center, sampling)
-        return 2 * cross * jnp.abs(speeds[0] * speeds[1])[..., None]
+        return 2 * cross * jnp.abs(speeds[0] * speeds[1])[..., None]  # (2)
 
     return Path(read, crossings, bend)
 

@@ -2,11 +2,15 @@
 
 For a curve with values v_i at breakpoints t_i, the upper line of minimum area has
 
-    slope s = that of the concave envelope in the middle of the ends,
-    offset  = max_i (v_i - s t_i),
+    slope s = that of the concave envelope in the middle of the ends,   (1)
+    offset  = max_i (v_i - s t_i),                                      (2)
 
 so it is above all knots whatever s is. Products of a <= x <= b and c <= y <= d lie
-between McCormick's planes, x y >= c x + a y - a c and three like it.
+between McCormick's planes,
+
+    x y >= c x + a y - a c,                                             (3)
+
+and three like it.
 """
 
 from collections.abc import Callable, Sequence
@@ -92,8 +96,8 @@ def _line_above(along: jax.Array, values: jax.Array) -> _Pair:
     is_peak = peak >= jnp.max(flat, axis=0)
     slope = jnp.where(is_peak, slope_there, chord)
     # Settled, or the offset may be that of another chord than the slope in use.
-    slope = settled(jnp.where(along[0] < along[-1], slope, 0.0))
-    return slope, jnp.max(values - slope[None] * along, axis=0)
+    slope = settled(jnp.where(along[0] < along[-1], slope, 0.0))  # (1)
+    return slope, jnp.max(values - slope[None] * along, axis=0)  # (2)
 
 
 def _at_middle(along: jax.Array, values: jax.Array, middle: jax.Array) -> _Pair:
@@ -182,7 +186,7 @@ def product(first: Sheet, second: Sheet, *, corners: _Pair) -> Sheet:
         """at_second * first + at_first * second - at_first * at_second, or beyond."""
         parts = _scaled(first, at_second, side), _scaled(second, at_first, side)
         slope, offset = (p + q for p, q in zip(*parts, strict=True))
-        return slope, offset - at_first * at_second
+        return slope, offset - at_first * at_second  # (3)
 
     def better(one: _Pair, other: _Pair, side: int) -> _Pair:
         there = [jnp.tensordot(centre, s, axes=1) + o for s, o in (one, other)]

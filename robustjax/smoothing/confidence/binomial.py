@@ -2,12 +2,12 @@
 
 For k successes in n trials (Clopper and Pearson)
 
-    p_lower = quantile alpha of Beta(k, n - k + 1),       0 if k = 0,
-    p_upper = quantile 1 - alpha of Beta(k + 1, n - k),   1 if k = n,
+    p_lower = quantile alpha of Beta(k, n - k + 1),       0 if k = 0,   (1)
+    p_upper = quantile 1 - alpha of Beta(k + 1, n - k),   1 if k = n,   (2)
 
 and for two counts a >= b, whose probabilities may be equal,
 
-    p_value = min(1, 2 P[Binomial(a + b, 1/2) >= a]).
+    p_value = min(1, 2 P[Binomial(a + b, 1/2) >= a]).                   (3)
 
 float32 is not enough here: 1 - 1e-8 rounds to 1, and the radius to infinity.
 """
@@ -66,7 +66,7 @@ def clopper_pearson_lower(
     """
     k, n = _counts(num_success, num_trials, alpha=alpha)
     some = k > 0
-    bound = special.betaincinv(
+    bound = special.betaincinv(  # (1)
         np.where(some, k, 1), np.where(some, n - k + 1, 1), alpha
     )
     return np.where(some, bound, 0.0)[()]
@@ -107,7 +107,7 @@ def clopper_pearson_upper(
     """
     k, n = _counts(num_success, num_trials, alpha=alpha)
     some = k < n
-    bound = special.betainccinv(
+    bound = special.betainccinv(  # (2)
         np.where(some, k + 1, 1), np.where(some, n - k, 1), alpha
     )
     return np.where(some, bound, 1.0)[()]
@@ -144,7 +144,7 @@ def binomial_test_p_value(
     _counts(a, a + b, alpha=0.5)
     most = np.maximum(a, b)
     tail = special.betainc(np.maximum(most, 1), a + b - most + 1, 0.5)
-    return np.where(a == b, 1.0, np.minimum(1.0, 2 * tail))[()]
+    return np.where(a == b, 1.0, np.minimum(1.0, 2 * tail))[()]  # (3)
 
 
 def class_probability_bounds(

@@ -4,15 +4,15 @@
 outcome of a classifier minus a baseline: s in [-1, 0] for baseline 1, in [-1/2, 1/2]
 for baseline 1/2. Its expectation is <m, u> with m = E[z s] = E[z f]. For n terms
 
-    P[<m, u> > mean(x) + w] <= exp(-l),   w = min over a of (G(a) + l / n) / a,
+    P[<m, u> > mean(x) + w] <= exp(-l),   w = min over a of (G(a) + l / n) / a,   (1)
 
 for any G(a) >= log E exp(a (x - E x)) and log E exp(-a (x - E x)):
 
-    baseline 1:    G(a) = min over k of k q + E[(exp(a y) - 1 - a y - k)_+],
-    baseline 1/2:  G(a) = c(a) a^2 / 2,
+    baseline 1:    G(a) = min over k of k q + E[(exp(a y) - 1 - a y - k)_+],      (2)
+    baseline 1/2:  G(a) = c(a) a^2 / 2,                                           (3)
 
-with y ~ N(0, 1) and q >= E[1 - f]. Proofs: `docs/confidence_budget.md`, "Deviation
-along a fixed direction".
+with y ~ N(0, 1), q >= E[1 - f] and c(a) the `subgaussian_constant`. Proofs:
+`docs/confidence_budget.md`, "Deviation along a fixed direction".
 """
 
 import functools
@@ -80,8 +80,8 @@ def tilt_costs(q_upper: ArrayLike, *, baseline: ArrayLike = 1.0) -> _Array:
     costs = np.empty((*q.shape, len(TILTS)))
     for i in range(len(TILTS)):  # a constant number of tables, each for all q
         line = np.searchsorted(breaks[i], -q)
-        costs[..., i] = slopes[i, line] * q + intercepts[i, line]
-    half = subgaussian_constant(TILTS) * TILTS**2 / 2
+        costs[..., i] = slopes[i, line] * q + intercepts[i, line]  # (2)
+    half = subgaussian_constant(TILTS) * TILTS**2 / 2  # (3)
     return np.where((baseline == 1)[..., None], costs, half)
 
 
@@ -121,7 +121,7 @@ def scalar_width(
     """
     per_sample = log_level / np.asarray(num_samples, np.float64)
     costs = tilt_costs(q_upper, baseline=baseline)
-    return np.min((costs + per_sample[..., None]) / TILTS, axis=-1)
+    return np.min((costs + per_sample[..., None]) / TILTS, axis=-1)  # (1)
 
 
 def empirical_width(

@@ -5,9 +5,9 @@ most 1 if the candidate is the truth. Given Y, the samples behind X give an e-va
 of <m, v> in the known direction v = Y / |Y|. Y itself gives one, W_2, of <m - Y, u> in
 the unknown direction u = m / |m|. With r = |m|,
 
-    r^2 = |Y| c + r b,   c = <m, v>,   b = <m - Y, u>,
-    P[W_1(c) W_2(b) >= 1 / alpha] <= alpha                     (Markov's inequality),
-    upper bound = sup {r : W_1(c) W_2(r - |Y| c / r) < 1 / alpha for some c}.
+    r^2 = |Y| c + r b,   c = <m, v>,   b = <m - Y, u>,                          (1)
+    P[W_1(c) W_2(b) >= 1 / alpha] <= alpha   (Markov's inequality),             (2)
+    upper bound = sup {r : W_1(c) W_2(r - |Y| c / r) < 1 / alpha for some c}.   (3)
 
 So one event, not two, bounds the length. Proof: `docs/confidence_budget.md`, "Lengths:
 two e-values in one event".
@@ -98,7 +98,7 @@ def solve(lengths: Lengths) -> _Array:
         middle = (low + high) / 2
         is_high = _is_rejected(lengths, middle) == is_upper
         low, high = np.where(is_high, low, middle), np.where(is_high, middle, high)
-    return np.where(is_upper, high, low)
+    return np.where(is_upper, high, low)  # (3)
 
 
 def _is_rejected(lengths: Lengths, r: _Array) -> NDArray[np.bool_]:
@@ -117,13 +117,13 @@ def _is_rejected(lengths: Lengths, r: _Array) -> NDArray[np.bool_]:
         lengths.known.at(-lengths.known_slack)[0],
     )
     smallest = np.minimum(smallest, at_zero + np.log(IDLE_SHARE))
-    return smallest >= lengths.log_level
+    return smallest >= lengths.log_level  # (2)
 
 
 def _product(lengths: Lengths, r: _Array, c: _Array) -> tuple[_Array, _Array]:
     """Logarithm of the product of the e-values, and its derivative in c."""
     sign, ratio = lengths.sign, lengths.estimate / r
     known, known_slope = lengths.known.at(sign * c - lengths.known_slack)
-    b = sign * (r - ratio * c)
+    b = sign * (r - ratio * c)  # (1)
     unknown, unknown_slope = lengths.unknown.at(b - lengths.unknown_slack)
     return known + unknown, sign * (known_slope - ratio * unknown_slope)

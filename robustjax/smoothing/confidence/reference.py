@@ -5,10 +5,11 @@ sub-Gaussian with the one constant c = 1/4 + 3 / sqrt(8 pi e). A is the mean of 
 all N samples in d dimensions, X and Y are those over n_1 even and n_2 odd samples. At
 failure probability a, with l = log(2 / a),
 
-    |m|_inf:  max_j |A_j| +- sqrt(2 c / N log(2 d / a)),
-    |m|_1:    |A|_1 +- sqrt(d 2 c / N (d log 2 - log a)),
-    |m|_2:    sqrt(e^2 / 4 + <X, Y> +- t) +- e / 2,
-              e = sqrt(2 c (1 / n_1 + 1 / n_2) l),   t = c Q_d(l) / sqrt(n_1 n_2),
+    |m|_inf:  max_j |A_j| +- sqrt(2 c / N log(2 d / a)),    (1)
+    |m|_1:    |A|_1 +- sqrt(d 2 c / N (d log 2 - log a)),   (2)
+    |m|_2:    sqrt(e^2 / 4 + <X, Y> +- t) +- e / 2,         (3)
+              e = sqrt(2 c (1 / n_1 + 1 / n_2) l),          (4)
+              t = c Q_d(l) / sqrt(n_1 n_2),                 (5)
 
 where <g, h> > Q_d(l) with probability at most exp(-l) for g, h ~ N(0, I_d). Corrected:
 the dimension of the part orthogonal to a subspace, the split of the failure
@@ -68,13 +69,13 @@ def norm_bounds(
             width = np.sqrt(2 * CONSTANT / num * np.log(2 * dim / level))[:, None]
             widths = width + moments.mean_error
             sign = 1 if kind == "linf_upper" else -1
-            found[name] = np.max(sizes + sign * widths, axis=1)
+            found[name] = np.max(sizes + sign * widths, axis=1)  # (1)
         elif kind.startswith("l1"):
             log_level = dim * np.log(2) - np.log(level)
             width = np.sqrt(dim * 2 * CONSTANT / num * log_level)
             width = width + moments.mean_error.sum(axis=1)
             sign = 1 if kind == "l1_upper" else -1
-            found[name] = sizes.sum(axis=1) + sign * width
+            found[name] = sizes.sum(axis=1) + sign * width  # (2)
         else:
             part = subspaces.get(space)
             found[name] = _length(moments, kind, level=level, subspace=part)
@@ -94,17 +95,17 @@ def _length(
     even, odd = moments.num_even, moments.num_odd
     log_level = np.log(2 / level)
     product = np.sum(x * y, axis=1)
-    noise = CONSTANT * _product_quantile(rank, log_level) / np.sqrt(even * odd)
-    along = np.sqrt(2 * CONSTANT * (1 / even + 1 / odd) * log_level)
+    noise = CONSTANT * _product_quantile(rank, log_level) / np.sqrt(even * odd)  # (5)
+    along = np.sqrt(2 * CONSTANT * (1 / even + 1 / odd) * log_level)  # (4)
     # Rounding of x and y moves the product by this much, besides its part along m.
     length = np.linalg.norm(x, axis=1) * moments.y_error
     length += np.linalg.norm(y, axis=1) * moments.x_error
     noise = noise + length + moments.x_error * moments.y_error
     if kind.endswith("upper"):
-        return along / 2 + np.sqrt(along**2 / 4 + np.maximum(product + noise, 0))
+        return along / 2 + np.sqrt(along**2 / 4 + np.maximum(product + noise, 0))  # (3)
     excess = product - noise
     root = np.sqrt(along**2 / 4 + np.maximum(excess, 0))
-    return np.where(excess > 0, root - along / 2, 0.0)
+    return np.where(excess > 0, root - along / 2, 0.0)  # (3)
 
 
 def _rank(subspace: Subspace) -> int:

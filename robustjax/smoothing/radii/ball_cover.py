@@ -6,15 +6,16 @@ m1 = -exposed only, and rests on the observation that this is the worst one. Her
 m1 that the ball allows is covered. Units: sigma = 1; k is the l2 circumradius of the
 threat ball of radius R, U bounds the dual norm of m, exposed = U / k, r = k R.
 
-Proof. (1) A perturbation delta of the ball has l2 length at most r and |delta . m| <=
-R U. Averaging f by the Ornstein-Uhlenbeck kernel along a w orthogonal to m keeps p and
-m, and carries delta to any longer delta' = delta + t w without a change of the
+Proof. First, a perturbation delta of the ball has l2 length at most r and |delta . m|
+<= R U. Averaging f by the Ornstein-Uhlenbeck kernel along a w orthogonal to m keeps p
+and m, and carries delta to any longer delta' = delta + t w without a change of the
 probability there. So only length r needs a proof, with the same delta . m, hence with
 m1 = delta . m / r in [-exposed, exposed]: a shorter delta only has a smaller |m1| when
-it is lengthened. (2) Let a cell [left, right] hold m1. Then, for a of either sign and
-the orthogonal part m2,
+it is lengthened. Second, let a cell [left, right] hold m1. Then, for a of either sign
+and the orthogonal part m2,
 
-    a m1 >= min(a left, a right),   m2 >= sqrt(length^2 - max(left^2, right^2)).
+    a m1 >= min(a left, a right),                  (1)
+    m2 >= sqrt(length^2 - max(left^2, right^2)).   (2)
 
 Weak duality with these, b >= 0 and c >= 0 gives a lower bound D of the probability at
 delta'. If D > 1/2 in every cell of a cover of [-exposed, exposed], all of the ball is
@@ -147,7 +148,7 @@ class _Bounds(NamedTuple):
 
     def constraints(self, a: Any, xp: Any) -> Constraints:
         """The bounds that hold for multipliers with this a."""
-        parallel = xp.where(a >= 0, self.left, self.right)
+        parallel = xp.where(a >= 0, self.left, self.right)  # (1)
         return Constraints(self.q, parallel, self.perpendicular)
 
 
@@ -223,7 +224,7 @@ def _bounds(
     cells: _Cells, q: NDArray[np.float64], length: NDArray[np.float64]
 ) -> _Bounds:
     farthest = np.maximum(cells.left**2, cells.right**2)
-    rest = np.sqrt(np.maximum(length[cells.row] ** 2 - farthest, 0.0))
+    rest = np.sqrt(np.maximum(length[cells.row] ** 2 - farthest, 0.0))  # (2)
     return _Bounds(q[cells.row], cells.left, cells.right, rest)
 
 

@@ -3,15 +3,20 @@ r"""The dual of the worst case under a class probability and its gradient.
 Units: sigma = 1. In the plane of the perturbation (z1, length r) and of the part of the
 gradient orthogonal to it (z2), V is the smallest probability of class A at distance r,
 over all f in [0, 1] with E f = p, E z1 f = parallel and E z2 f = perpendicular. With
-the likelihood ratio L = exp(r z1 - r^2 / 2), q = 1 - p and A = L - a z1 - c,
+the likelihood ratio L and q = 1 - p,
 
-    V = max over (a, b, c), b > 0, of D,
-    D = 1 - (c q - a parallel - b perpendicular) - E[A Phi(A / b) + b phi(A / b)].
+    L = exp(r z1 - r^2 / 2),                  (1)
+    A = L - a z1 - c,                         (2)
+    D = 1 - (c q - a parallel - b perpendicular)
+          - E[A Phi(A / b) + b phi(A / b)],   (3)
+    V = max over (a, b, c), b > 0, of D.
 
 Weak duality: *any* multipliers give D <= V, and if a, b, c >= 0 the three constraints
 may be lower bounds. So multipliers can only be too weak, never wrong. The expectation
 over z1 is a Gauss-Legendre rule. A is convex, so f switches at two points at most; the
-rule is stretched around each by z1 = root + width * sinh(s).
+rule is stretched around each of them by
+
+    z1 = root + width sinh(s).                (4)
 
 The functions take the namespace of their arrays: `HOST` (NumPy and SciPy, float64) or
 `DEVICE` (JAX, any dtype, jittable). All arguments are arrays of one shape.
@@ -178,7 +183,7 @@ def _terms(
     z, weight = _rule(multipliers, r, num_nodes=num_nodes, arrays=arrays)
     a, b, c = (value[..., None] for value in multipliers)
     likelihood = _likelihood(z, r[..., None], xp)
-    t = (likelihood - a * z - c) / b
+    t = (likelihood - a * z - c) / b  # (2)
     bell = normal_pdf(xp.clip(t, -37.0, 37.0), xp=arrays.xp)
     return _Terms(
         z, weight * normal_pdf(z, xp=arrays.xp), likelihood, t, arrays.ndtr(t), bell
@@ -190,7 +195,7 @@ def _value(
 ) -> Any:
     a, b, c = multipliers
     loss = terms.t * terms.complement + terms.bell
-    return (
+    return (  # (3)
         1.0
         - (c * known.q - a * known.parallel - b * known.perpendicular)
         - b * arrays.xp.sum(terms.weight * loss, axis=-1)
@@ -203,7 +208,7 @@ def _slope(r: Any, terms: _Terms, arrays: ArrayNamespace) -> Any:
 
 
 def _likelihood(z: Any, r: Any, xp: Any) -> Any:
-    return xp.exp(r * (z - 0.5 * r))
+    return xp.exp(r * (z - 0.5 * r))  # (1)
 
 
 def _rule(
@@ -262,4 +267,4 @@ def _stretched(
     half = (0.5 * (last - first))[..., None]
     s = (0.5 * (first + last))[..., None] + half * x
     root, width = root[..., None], width[..., None]
-    return root + width * xp.sinh(s), half * weight * width * xp.cosh(s)
+    return root + width * xp.sinh(s), half * weight * width * xp.cosh(s)  # (4)

@@ -5,19 +5,23 @@ length. Known are moments E[f(z) psi_k(z)] = m_k of the probability f of class A
 m_k). The smallest E[f(z + (r, 0))] = E[f L], L = exp(r z1 - r^2 / 2), is the maximum of
 the concave dual
 
-    D(lambda) = lambda . m - E[(lambda . psi(z) - L)_+],
+    D(lambda) = lambda . m - E[(lambda . psi(z) - L)_+],                         (1)
 
-with lambda_k >= 0 where m_k is a lower bound. psi = (1) is zeroth order, (1, z1, z2)
+with lambda_k >= 0 where m_k is a lower bound. psi = 1 is zeroth order, (1, z1, z2)
 first order; (1, z1, z1^2 - 1) adds the second derivative along the perturbation.
 
-*Any* lambda gives D <= the smallest probability. The positive part has a kink along an
-unknown curve, which no fixed rule integrates well. So it is replaced by the larger
-h Phi(h / w) + w phi(h / w) >= h_+, analytic for every width w > 0: this lowers D, and
-the trapezoidal rule then converges exponentially. What the width costs falls with its
-square: the multipliers that are found are evaluated once more, on nodes six times as
-near and with widths a sixth as large. Nothing is extrapolated to w = 0. What the nodes
-leave out, more than 7.5 standard deviations away, is part of the loss as well: it is
-bounded on a coarse rule that reaches out to 16, and subtracted.
+*Any* lambda gives D <= the smallest probability. The expectation is the integral of h_+
+times 1 + L and the density of z. As h_+ has a kink along an unknown curve, no fixed
+rule integrates it well. So it is replaced by the larger
+
+    h Phi(h / w) + w phi(h / w) >= h_+,   h = (lambda . psi(z) - L) / (1 + L),   (2)
+
+analytic for every width w > 0: this lowers D, and the trapezoidal rule then converges
+exponentially. What the width costs falls with its square: the multipliers that are
+found are evaluated once more, on nodes six times as near and with widths less than half
+as large. Nothing is extrapolated to w = 0. What the nodes leave out, more than 7.5
+standard deviations away, is part of the loss as well: it is bounded on a coarse rule
+that reaches out to 16, and subtracted.
 
 Reference:
     Mohapatra, Ko, Weng, Chen, Liu and Daniel (2020), Higher-Order Certification for
@@ -386,7 +390,7 @@ def _rounding(multipliers: jax.Array, values: jax.Array) -> jax.Array:
 
 def _positive_part(excess: jax.Array, width: jax.Array) -> jax.Array:
     t = jnp.clip(excess / width, -37.0, 37.0)
-    return excess * ndtr(t) + width * normal_pdf(t)
+    return excess * ndtr(t) + width * normal_pdf(t)  # (2)
 
 
 def _bound(
@@ -423,4 +427,4 @@ def _bound(
     halves = [2 * jnp.sum(losses[is_kept]) for is_kept in kept]
     aliasing = jnp.max(jnp.abs(every - jnp.stack(halves)))
     margin = 4 * aliasing + _rounding(multipliers, values)
-    return multipliers @ values - every - margin, margin
+    return multipliers @ values - every - margin, margin  # (1)

@@ -3,8 +3,9 @@
 With nothing orthogonal to the perturbation the worst case is an interval of the line,
 f = 1 on [z_low, z_high], with the radius R in units of sigma = 1:
 
-    Phi(z_high) - Phi(z_low) = p,   phi(z_low) - phi(z_high) = parallel,
-    Phi(z_high - R) - Phi(z_low - R) = 1/2.
+    Phi(z_high) - Phi(z_low) = p,             (1)
+    phi(z_low) - phi(z_high) = parallel,      (2)
+    Phi(z_high - R) - Phi(z_low - R) = 1/2.   (3)
 
 Reference: Mohapatra et al. (2020), arXiv 2010.06651; Levine et al. (2020), arXiv
     2010.10549, give the same certificate. `docs/papers/higher_order_proof.md`, "Nothing
@@ -37,10 +38,10 @@ def worst_interval(q: Any, parallel: Any, arrays: ArrayNamespace) -> Interval:
     tiny = xp.finfo(q.dtype).tiny
 
     def upper(low: Any) -> Any:
-        return -arrays.ndtri(xp.maximum(q - arrays.ndtr(low), tiny))
+        return -arrays.ndtri(xp.maximum(q - arrays.ndtr(low), tiny))  # (1)
 
     def is_left(low: Any) -> Any:
-        return (
+        return (  # (2)
             normal_pdf(low, xp=arrays.xp) - normal_pdf(upper(low), xp=arrays.xp)
             < parallel
         )
@@ -51,7 +52,7 @@ def worst_interval(q: Any, parallel: Any, arrays: ArrayNamespace) -> Interval:
     high = upper(low)
 
     def keeps_majority(r: Any) -> Any:
-        return arrays.ndtr(high - r) - arrays.ndtr(low - r) >= 0.5
+        return arrays.ndtr(high - r) - arrays.ndtr(low - r) >= 0.5  # (3)
 
     center = xp.maximum(0.5 * (low + high), 0.0)
     radius, _ = bisect(keeps_majority, center, high, steps=_STEPS, arrays=arrays)

@@ -3,8 +3,9 @@
 With U an upper bound of the dual norm of m, l a lower bound of |m|_2 (for a subspace,
 of its part outside) and k the l2 circumradius of the unit ball of the norm,
 
-    R = R_1(p, parallel, perpendicular) / k,   parallel = -U / k,
-    perpendicular = sqrt(max(0, l^2 - (U / k)^2)),   for a subspace l,
+    R = R_1(p, parallel, perpendicular) / k,                             (1)
+    parallel = -exposed,   exposed = U / k,                              (2)
+    perpendicular = sqrt(max(0, l^2 - exposed^2)),   for a subspace l,   (3)
 
 where R_1 is `first_order_radius`. Why one radius covers the ball:
 `docs/papers/higher_order_proof.md`.
@@ -83,7 +84,7 @@ def norm_radius(
         isinstance(v, jax.Array) for v in (p_lower, dual_upper, length_lower)
     )
     xp: Any = jnp if is_device else np
-    exposed = xp.asarray(dual_upper) / circumradius
+    exposed = xp.asarray(dual_upper) / circumradius  # (2)
     if norms.subspace_name(norm) is not None:
         along = first_order_radius(p_lower, -exposed, length_lower, sigma=sigma)
     elif form == "cells":
@@ -91,6 +92,7 @@ def norm_radius(
             raise ValueError("Expected NumPy arrays for form='cells', got JAX arrays.")
         along = cell_radius(p_lower, exposed, length_lower, sigma=sigma)
     else:
+        # (3)
         rest = xp.sqrt(xp.maximum(xp.square(length_lower) - xp.square(exposed), 0.0))
         along = first_order_radius(p_lower, -exposed, rest, sigma=sigma, form=form)
-    return along / circumradius
+    return along / circumradius  # (1)

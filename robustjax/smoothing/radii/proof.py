@@ -3,14 +3,16 @@
 For any multipliers (a, b, c) and any radius r, the dual value D(a, b, c; r) is a lower
 bound on the class probability at distance r. A radius is proved where
 
-    D - 1/2 >= margin.
+    D - 1/2 >= margin.                                     (1)
 
 On the host D is computed in float64 by quadrature with 128 and with 192 nodes, and
 
-    margin = 1e-9 + 64 eps |terms| + 16 |D_192 - D_128|,
-    terms = c q + b perpendicular + |a parallel|;
+    margin = 1e-9 + 64 eps |terms| + 16 |D_192 - D_128|,   (2)
+    terms = c q + b perpendicular + |a parallel|;          (3)
 
-on the device by 128 nodes, with one margin for quadrature and rounding.
+on the device by 128 nodes, in float32 or float64, and
+
+    margin = (1e-4 or 1e-8) + 16 eps terms.                (4)
 
 Reference: ours; `docs/papers/higher_order_proof.md`, "From real numbers to float64".
 """
@@ -52,15 +54,16 @@ def check(
         for n in _NODES
     )
     terms = np.abs(_terms(multipliers, known))
-    margin = _MARGIN + _ROUNDING * terms + 16 * np.abs(value - coarse)
+    margin = _MARGIN + _ROUNDING * terms + 16 * np.abs(value - coarse)  # (2)
     step = (value - 0.5 - 2 * margin) / np.maximum(-slope, 1e-3)
-    return value - 0.5 >= margin, step
+    return value - 0.5 >= margin, step  # (1)
 
 
 def largest_on_device(
     multipliers: Multipliers, r: jax.Array, known: Constraints
 ) -> jax.Array:
     """The largest radius near r that is proved, 0 where none is, `[m]`. [device]."""
+    # (4)
     margin = _DEVICE_MARGIN[r.dtype.itemsize] + 16 * jnp.finfo(r.dtype).eps * _terms(
         multipliers, known
     )
@@ -70,7 +73,7 @@ def largest_on_device(
         value, slope = dual.dual_and_slope(
             multipliers, r, known, num_nodes=_NODES[0], arrays=DEVICE
         )
-        proved = jnp.where(value >= 0.5 + margin, jnp.maximum(proved, r), proved)
+        proved = jnp.where(value >= 0.5 + margin, jnp.maximum(proved, r), proved)  # (1)
         step = (value - 0.5 - 2 * margin) / jnp.maximum(-slope, 1e-3)
         return jnp.clip(r + step, 0.0, dual.max_length(r.dtype)), proved
 
@@ -81,4 +84,4 @@ def largest_on_device(
 def _terms(multipliers: Multipliers, known: Constraints) -> Any:
     """What D sums, for b, c >= 0."""
     a, b, c = multipliers
-    return c * known.q + b * known.perpendicular + abs(a * known.parallel)
+    return c * known.q + b * known.perpendicular + abs(a * known.parallel)  # (3)
