@@ -72,6 +72,17 @@ def _dense_rows(x):
     return x @ _weights(4, 6, seed=3)
 
 
+def _moved(x):
+    """What moves, repeats and joins values, with constants among them."""
+    columns = jnp.stack([x[:, 0], jnp.ones(4), x[1]], axis=1)
+    padded = jnp.pad(x[::-1], ((1, 0), (0, 2)), constant_values=0.5)
+    chosen = jnp.where(np.eye(4) > 0, x.T, 0.25)
+    parts = jnp.split(x[jnp.array([2, 0, 2])], [1], axis=0)
+    wide = jnp.broadcast_to(jax.nn.relu(x[None, 3]), (2, 4))
+    every = (columns, padded, chosen, *parts, wide, jnp.cumsum(x, axis=1))
+    return jnp.concatenate([part.reshape(-1) for part in every])
+
+
 _FUNCTIONS = {
     "mlp": _mlp(12, 12, 4),
     "cnn": lambda x: bounds.single(_cnn)(x.reshape(4, 4, 1)),
@@ -84,6 +95,18 @@ _FUNCTIONS = {
     "difference": lambda x: jax.nn.relu(x[None] - 0.2)[0] - jax.nn.relu(-x),
     "floors": lambda x: jnp.maximum(x, 0.1) + jnp.maximum(_weights(16), x),
     "checkpoint": jax.checkpoint(_mlp(8, 4)),
+    "mixing rows": lambda x: jax.nn.relu(_weights(3, 4) @ x.reshape(4, 4) - 0.1).T,
+    "rows apart": lambda x: jnp.einsum(
+        "hw,hwc->hc", jax.nn.relu(x.reshape(4, 4)), _weights(4, 4, 2)
+    ),
+    "largest": lambda x: jnp.maximum(jax.nn.relu(x[:8]), -x[8:]) - x[:8],
+    "smallest": lambda x: jnp.minimum(x[::2], 0.1) + jnp.minimum(x[1::2], x[::2]),
+    "clipped": lambda x: jnp.abs(jnp.clip(x, -0.2, 0.4) - 0.1) + lax.clamp(0.0, x, 0.5),
+    "far limits": lambda x: (
+        jnp.clip(x, -1e30, 1e30)
+        + jnp.maximum(x, np.where(np.arange(16) < 8, -100.0, 0.1).astype(x.dtype))
+    ),
+    "moved": lambda x: _moved(x.reshape(4, 4)),
     "total": lambda x: jnp.mean(jax.nn.relu(x)),
     "identity": lambda x: x,
     "constant": lambda x: jnp.arange(3.0),
@@ -95,15 +118,13 @@ _UNKNOWN = {
     "square": (lambda x: x * x, "'mul' of two values"),
     "gram": (lambda x: x @ x, "'dot_general' of two values"),
     "reciprocal": (lambda x: 2.0 / x, "'div' by a value"),
-    "largest": (lambda x: jnp.maximum(x, -x), "'max' of two values"),
-    "cast": (lambda x: x.astype(int), "'convert_element_type' to int"),
-    "repeat": (lambda x: jnp.broadcast_to(x, (2, 16)), "that repeats values"),
-    "moved": (
-        lambda x: lax.reshape(x.reshape(4, 4), (16,), dimensions=(1, 0)),
-        "'reshape' that moves axes",
+    "picked": (lambda x: x[x[:2].astype(int)], "'convert_element_type' to int"),
+    "sorted": (jnp.sort, "'sort'"),
+    "limits": (
+        lambda x: lax.clamp(x, _weights(16), _weights(16)), "'clamp' with limits"
     ),
-    "transpose": (lambda x: x.reshape(4, 4).T, "'transpose'"),
-    "mixing rows": (lambda x: _weights(3, 4) @ x.reshape(4, 4), "in this order"),
+    "selected": (lambda x: jnp.where(x > 0, x, 1.0), "'gt'"),
+    "cast": (lambda x: x.astype(int), "'convert_element_type' to int"),
     "kernel": (
         lambda x: lax.conv(
             jnp.ones((1, 1, 9, 9)), x.reshape(1, 1, 4, 4), (1, 1), "SAME"
@@ -163,6 +184,12 @@ class AgreementTest(parameterized.TestCase):
         ("residual", ("ibp", "crown-ibp")),
         ("normalised", ("crown-ibp",)),
         ("tokens", ("crown-ibp",)),
+        ("rows apart", _METHODS),
+        ("moved", _METHODS),
+        ("largest", ("ibp",)),
+        ("smallest", ("ibp",)),
+        ("clipped", ("ibp",)),
+        ("far limits", ("ibp",)),
         ("checkpoint", ("crown",)),  # forward and backward agree on one hidden layer
     )
     def test_both_engines_give_the_same(self, name, methods):
@@ -192,6 +219,27 @@ class SoundnessTest(parameterized.TestCase):
         for low, high in found:
             np.testing.assert_allclose(low, [1, 1], rtol=1e-6)
             np.testing.assert_allclose(high, [3, 3], rtol=1e-6)
+
+    def test_far_limits_are_not_rounded_away(self):
+        """Without a compiler, which may take together what is added and subtracted."""
+        low, high = jax_verify.bounds(
+            lambda x: jax.nn.relu(jnp.clip(x, -1e30, 1e30)) + x,
+            *(np.array(c, jnp.result_type(float)) for c in ([-0.5, -0.5], [-0.2, 0.4])),
+            method="crown-ibp",
+        )
+        np.testing.assert_allclose(low, [-0.5, -0.5], rtol=1e-6)
+        np.testing.assert_allclose(high, [-0.2, 0.8], rtol=1e-6)
+
+    def test_what_overflows_is_not_known(self):
+        huge = np.finfo(jnp.result_type(float)).max ** 0.75
+
+        def fn(x):
+            return jnp.stack([jax.nn.relu(x[0] * huge * huge) - 1, x[1]])
+
+        for low, high in jax.jit(_of(fn))(*_box(2)):
+            np.testing.assert_array_equal(low[0], -np.inf)
+            np.testing.assert_array_equal(high[0], np.inf)
+            self.assertLess(high[1] - low[1], 1)
 
     def test_vmap_agrees_with_a_loop(self):
         """Of the first box the bounds alone are those of the tests above."""
@@ -266,7 +314,7 @@ class LoadTest(absltest.TestCase):
             self.assertTrue(np.all(lower < outputs))
             self.assertTrue(np.all(outputs < upper))
 
-    def test_the_backward_rules_of_the_release_are_mended(self):
+    def test_the_backward_rules_of_the_release_are_corrected(self):
         jv = jax_verify.load()
         one = np.ones((1, 2), jnp.result_type(float))
         cases = (
@@ -284,6 +332,15 @@ class LoadTest(absltest.TestCase):
         for own, (_, *ends) in zip(every(0 * one, one), cases, strict=True):
             for found, expected in zip(own, ends, strict=True):
                 np.testing.assert_allclose(found, expected * one)
+
+    def test_relu_of_nothing_known_is_not_zero(self):
+        jv = jax_verify.load()
+        huge = np.finfo(jnp.result_type(float)).max ** 0.75
+        box = jv.IntervalBound(0.5 * jnp.ones((1, 2)), jnp.ones((1, 2)))
+        found = jv.crownibp_bound_propagation(
+            lambda x: jax.nn.relu(x * huge * huge) @ np.eye(2, dtype=x.dtype), box
+        )
+        self.assertTrue(np.isnan(found.lower).all() and np.isnan(found.upper).all())
 
     def test_equal_calls_keep_their_own_results(self):
         jv = jax_verify.load()
@@ -303,7 +360,7 @@ class ErrorsTest(parameterized.TestCase):
                 jax_verify.bounds(fn, *_box(), method=method)
 
     def test_a_method_it_does_not_have(self):
-        with self.assertRaisesRegex(NotImplementedError, "1.0 has no method 'alpha'"):
+        with self.assertRaisesRegex(NotImplementedError, "has no method 'alpha'"):
             jax_verify.bounds(jax.nn.relu, *_box(), method="alpha")
 
     def test_bad_boxes(self):
@@ -342,7 +399,9 @@ class ErrorsTest(parameterized.TestCase):
             package.joinpath("__init__.py").touch()
             with (
                 mock.patch.object(sys, "path", [folder, *sys.path]),
-                self.assertRaisesRegex(ImportError, "found 1.0 in the layout of"),
+                self.assertRaisesRegex(
+                    ImportError, "found 1.0 in a layout that is neither"
+                ),
             ):
                 jax_verify.load()
 
