@@ -81,9 +81,6 @@ class Affine(NamedTuple):
 
     point: Callable[..., jax.Array]  # of the bounded inputs
     radius: Callable[..., jax.Array]  # |J| r, with J its matrix
-    reach: Callable[..., jax.Array] | None = None
-    """As radius, with ones for the constants, so that it tells what depends on what
-    without their numbers; default: radius, which needs none of them."""
     is_linear: bool = False  # zero at zero
     signs: tuple[int, ...] | None = None
     """For each input 1 if the result rises in it, -1 if it falls, 0 if either and a
@@ -148,11 +145,13 @@ class Narrowed(NamedTuple):
 Operation = Affine | Elementwise | Product | Contraction | IntervalOnly | Narrowed
 Add = Callable[[Operation, Sequence[Any]], Bounded]
 Rule = Callable[[Add, Any, Sequence[Any]], Bounded | list[Bounded]]
+FunctionRule = Callable[[Add, Any, Sequence[Any]], Bounded | None]
 _SomeRule = TypeVar("_SomeRule", bound=Rule)
+_SomeFunctionRule = TypeVar("_SomeFunctionRule", bound=FunctionRule)
 
 _RULES: dict[str, Rule] = {}
 _NAMED: dict[str, Elementwise] = {}
-_FUNCTIONS: dict[str, tuple[Callable[..., Any], Rule]] = {}
+_FUNCTIONS: dict[str, list[tuple[Callable[..., Any], FunctionRule]]] = {}
 
 
 def rule(*primitives: str) -> Callable[[_SomeRule], _SomeRule]:
@@ -214,11 +213,21 @@ def register(
     return take_back
 
 
-def function(original: Callable[..., Any]) -> Callable[[_SomeRule], _SomeRule]:
-    """Registers a rule for calls of a function that JAX compiles. [host]."""
+def function(
+    original: Callable[..., Any], *, name: str = ""
+) -> Callable[[_SomeFunctionRule], _SomeFunctionRule]:
+    """Registers a rule for calls of a function that JAX compiles. [host].
 
-    def store(rule: _SomeRule) -> _SomeRule:
-        _FUNCTIONS[original.__name__] = original, rule
+    The rule gives None for arguments that it cannot follow: what is called is read.
+
+    Args:
+        original: the function, or a `functools.partial` of it.
+        name: of what JAX compiles; default: that of the function.
+    """
+    known = name or getattr(original, "func", original).__name__
+
+    def store(rule: _SomeFunctionRule) -> _SomeFunctionRule:
+        _FUNCTIONS.setdefault(known, []).append((original, rule))
         return rule
 
     return store
@@ -234,9 +243,9 @@ def for_primitive(name: str) -> Rule | None:
     return _RULES.get(name)
 
 
-def for_function(name: str) -> tuple[Callable[..., Any], Rule] | None:
-    """A function of that name that has a rule, and the rule; None without. [host]."""
-    return _FUNCTIONS.get(name)
+def for_function(name: str) -> list[tuple[Callable[..., Any], FunctionRule]]:
+    """The functions that are compiled under a name, and their rules. [host]."""
+    return _FUNCTIONS.get(name, [])
 
 
 def for_name(name: str) -> Elementwise:

@@ -10,7 +10,8 @@ import scipy.special
 from absl.testing import absltest, parameterized
 from jax import lax, nn
 
-from robustjax.bounds import backward, ibp, operations, tracing
+from robustjax.bounds import ibp, operations, tracing
+from robustjax.bounds.linear import backward
 
 _NAMES = (
     "tanh", "logistic", "erf", "exp", "log", "sqrt", "square", "abs", "max", "sin",

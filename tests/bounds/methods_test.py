@@ -13,7 +13,8 @@ from absl.testing import absltest, parameterized
 from jax import lax
 
 from robustjax import bounds
-from robustjax.bounds import crown, ibp, operations, tracing
+from robustjax.bounds import ibp, operations, tracing
+from robustjax.bounds.linear import crown
 
 _METHODS = ("ibp", "crown-ibp", "crown", "alpha")
 

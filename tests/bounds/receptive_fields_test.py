@@ -10,7 +10,8 @@ from absl.testing import absltest, parameterized
 from jax import lax
 
 from robustjax import bounds
-from robustjax.bounds import crown, ibp, operations, receptive_fields, tracing
+from robustjax.bounds import ibp, operations, tracing
+from robustjax.bounds.linear import crown, receptive_fields
 
 
 def _kernel(*shape, seed=0):
@@ -83,7 +84,7 @@ def _inside(graph, box, *capacities):
     @jax.jit
     def every(*box):
         efforts = (crown.Effort(capacity) for capacity in capacities)
-        return [crown.inside(graph, box, effort=effort) for effort in efforts]
+        return [crown.inside(graph, box, effort=effort).known for effort in efforts]
 
     return jax.device_get(every(*box))
 
@@ -99,14 +100,14 @@ class SharedRowsTest(parameterized.TestCase):
         self.enterContext(jax.enable_x64(True))
         fn, box = _NETS[name], _box()
         graph = tracing.trace(fn, jax.ShapeDtypeStruct((12, 10, 2), jnp.float64))
-        known = receptive_fields.ranges(graph, jnp.float64)
+        known = tracing.ranges(graph, jnp.float64)
         fewest = min(
             receptive_fields.groups(graph, v, known).num_rows / np.prod(n.shape)
             for v, n in enumerate(graph.nodes, start=1)
             if np.prod(n.shape) >= 64
         )
         self.assertLess(fewest, 0.4)
-        with mock.patch.object(receptive_fields, "ranges", return_value=known):
+        with mock.patch.object(tracing, "ranges", return_value=known):
             (shared,) = _inside(graph, box, None)
             with mock.patch.object(receptive_fields, "groups", _alone):
                 (alone,) = _inside(graph, box, None)
@@ -119,7 +120,7 @@ class SharedRowsTest(parameterized.TestCase):
         fn = _NETS[name]
         graph = tracing.trace(fn, jax.ShapeDtypeStruct((12, 10, 2), jnp.float32))
         for axis, entries in enumerate(
-            receptive_fields.ranges(graph, jnp.float32)[graph.output]
+            tracing.ranges(graph, jnp.float32)[graph.output]
         ):
             met = np.zeros((len(entries.first), graph.shape[axis]), bool)
             for seed in range(3):
@@ -142,7 +143,7 @@ class SharedRowsTest(parameterized.TestCase):
                 return y.sum(axis=(1, 2, 3))
 
             graph = tracing.trace(fn, jax.ShapeDtypeStruct((12, 10, 1), jnp.float32))
-            known = crown.inside(graph, box, effort=crown.Effort())
+            known = crown.inside(graph, box, effort=crown.Effort()).known
             return known[graph.output][0].sum()
 
         kernel = _kernel(1, 1, 3, 3).astype(np.float32)
@@ -166,7 +167,7 @@ class SharedRowsTest(parameterized.TestCase):
         self.enterContext(jax.enable_x64(True))
         lower, upper = _box((9, 9, 1))
         graph = tracing.trace(fn, jax.ShapeDtypeStruct((9, 9, 1), jnp.float64))
-        self.assertIsNone(receptive_fields.ranges(graph, jnp.float64))
+        self.assertIsNone(tracing.ranges(graph, jnp.float64))
         (own,) = _linear(fn, (lower, upper), {})
         rng = np.random.default_rng(0)
         lower, upper = np.asarray(lower)[None], np.asarray(upper)[None]
@@ -179,9 +180,7 @@ class SharedRowsTest(parameterized.TestCase):
         graph = tracing.trace(
             lambda x: jnp.sort(x, axis=0), jax.ShapeDtypeStruct((3, 2), jnp.float32)
         )
-        for axis, found in enumerate(
-            receptive_fields.ranges(graph, jnp.float32)[graph.output]
-        ):
+        for axis, found in enumerate(tracing.ranges(graph, jnp.float32)[graph.output]):
             np.testing.assert_array_equal(found.first, np.zeros((3, 2)))
             np.testing.assert_array_equal(found.last, np.full((3, 2), 2 - axis))
 

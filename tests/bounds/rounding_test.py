@@ -12,7 +12,8 @@ from absl.testing import absltest, parameterized
 from jax import lax
 
 from robustjax import bounds
-from robustjax.bounds import backward, ibp, tracing
+from robustjax.bounds import ibp, tracing
+from robustjax.bounds.linear import backward
 
 _METHODS = ("ibp", "crown-ibp", "crown")
 

@@ -57,12 +57,102 @@ def whole(value: int, numbers: jax.Array) -> jax.Array:
     return jnp.sum(numbers.reshape(len(numbers), -1), axis=1, keepdims=True)
 
 
+class Pass(NamedTuple):
+    """How far a backward pass has come."""
+
+    rows: dict[int, jax.Array]  # of values whose nodes are still to be gone through
+    sizes: dict[int, jax.Array]  # where rows are sums, the sums of absolute terms
+    bias: jax.Array  # [rows, cells], of the constants so far
+    bias_size: jax.Array  # as bias, of their absolute values
+
+
+def begun(seeds: Mapping[int, jax.Array]) -> Pass:
+    """A pass that starts from rows of some values. [device]."""
+    rows = next(iter(seeds.values()))
+    none = jnp.zeros((len(rows), 1), rows.dtype)
+    return Pass(dict(seeds), {}, none, none)
+
+
+def joined(done: Pass, value: int, rows: jax.Array) -> Pass:
+    """A pass with more rows of a value, to be added to those it has. [device]."""
+    pending, sizes = dict(done.rows), dict(done.sizes)
+    if value in pending:
+        sizes[value] = sizes.get(value, jnp.abs(pending[value])) + jnp.abs(rows)
+        rows = pending[value] + rows
+    pending[value] = rows
+    return done._replace(rows=pending, sizes=sizes)
+
+
+def through(
+    graph: Graph,
+    at: int,
+    done: Pass,
+    *,
+    known: Mapping[int, Interval],
+    lines: Mapping[int, Lines],
+    mixes: Mapping[int, jax.Array],
+    total: Total,
+) -> Pass:
+    """A pass that has gone back through the node of a value. [device].
+
+    Args:
+        graph: from `tracing.trace`.
+        at: the value; passes go from later ones to earlier ones.
+        done: the pass so far; as it is where it has no rows of the value.
+        known: as for `lower_form`.
+        lines: as for `lower_form`.
+        mixes: as for `lower_form`.
+        total: as for `lower_form`.
+
+    Returns:
+        The pass, with rows of the inputs of the node in place of those of the value.
+    """
+    if at not in done.rows:
+        return done
+    node = graph.nodes[at - 1]
+    pending, sizes = dict(done.rows), dict(done.sizes)
+    rows, size = pending.pop(at), sizes.pop(at, None)
+    parts, numbers = _back(node, rows, known, mix=mixes.get(at), lines=lines.get(at))
+    biases = [] if numbers is None else [total(at, numbers)]
+    if node.unit:
+        slack = node.rounding * _slack(node, rows, parts, numbers, known)
+        if size is not None:
+            slack += _of_additions(graph, at, size, known[at])
+        biases.append(-total(at, slack))
+    done = Pass(
+        pending,
+        sizes,
+        sum(biases, start=done.bias),
+        sum(map(jnp.abs, biases), start=done.bias_size),
+    )
+    for parent, part in zip(node.inputs, parts, strict=True):
+        if part is not None:
+            done = joined(done, parent, part)
+    return done
+
+
+def ended(
+    graph: Graph, done: Pass, *, known: Mapping[int, Interval], total: Total
+) -> LinearForm:
+    """The form that a pass which came to the input has found. [device]."""
+    bias = done.bias
+    if graph.unit:
+        size, biases = done.bias_size, 2 * len(graph.nodes) + 1
+        if 0 in done.sizes:
+            slack = total(0, _of_additions(graph, 0, done.sizes[0], known[0]))
+            bias, size = bias - slack, size + slack
+        bias = bias - 2 * graph.unit * (biases + 1) * size
+    none = jnp.zeros((len(bias), *graph.shape), bias.dtype)
+    return LinearForm(done.rows.get(0, none), bias, graph.rounding)
+
+
 def lower_form(
     graph: Graph,
     rows: jax.Array,
     value: int,
     *,
     known: Mapping[int, Interval],
+    lines: Mapping[int, Lines] | None = None,
     mixes: Mapping[int, jax.Array] | None = None,
     total: Total = whole,
 ) -> LinearForm:
@@ -75,47 +165,23 @@ def lower_form(
         rows: `[rows, *shape of the value]`.
         value: which value the rows multiply.
         known: valid bounds of the inputs of all nodes up to the value.
-        mixes: for results of elementwise functions and products, where in [0, 1] their
-            free lines lie, `[rows, *shape of the value]`; default: as `start_mix`.
+        lines: of results of elementwise functions, where they are known,
+            as `start_lines` gives them; others are computed.
+        mixes: for results of elementwise functions without lines and of products,
+            where in [0, 1] their free lines lie, `[rows, *shape of the value]`;
+            default: as `start_mix`.
         total: how the numbers of a row are summed.
 
     Returns:
         The form.
     """
-    mixes = mixes or {}
-    pending: dict[int, jax.Array] = {value: rows}
-    added: dict[int, tuple[int, jax.Array]] = {}  # parts of rows, and their sizes
-    biases = []
+    done = begun({value: rows})
     for at in range(value, 0, -1):
-        if at not in pending:
-            continue
-        node = graph.nodes[at - 1]
-        coefficients = pending.pop(at)
-        parts, numbers = _back(node, coefficients, known, mixes.get(at))
-        if numbers is not None:
-            biases.append(total(at, numbers))
-        if node.unit:
-            slack = node.rounding * _slack(node, coefficients, parts, numbers, known)
-            if at in added:
-                slack += _of_additions(*added[at], known[at], node.unit)
-            biases.append(-total(at, slack))
-        for parent, part in zip(node.inputs, parts, strict=True):
-            if part is None:
-                continue
-            if parent not in pending:
-                pending[parent] = part
-                continue
-            count, sizes = added.get(parent, (1, jnp.abs(pending[parent])))
-            added[parent] = count + 1, sizes + jnp.abs(part)
-            pending[parent] = pending[parent] + part
-    if graph.unit:
-        if 0 in added:
-            biases.append(-total(0, _of_additions(*added[0], known[0], graph.unit)))
-        sizes = sum((jnp.abs(bias) for bias in biases), start=jnp.zeros(()))
-        biases.append(-2 * graph.unit * (len(biases) + 1) * sizes)
-    weight = pending.get(0, jnp.zeros((len(rows), *graph.shape), rows.dtype))
-    none = jnp.zeros((len(rows), 1), rows.dtype)
-    return LinearForm(weight, sum(biases, start=none), graph.rounding)
+        done = through(
+            graph, at, done,
+            known=known, lines=lines or {}, mixes=mixes or {}, total=total,
+        )  # fmt: skip
+    return ended(graph, done, known=known, total=total)
 
 
 def least(form: LinearForm, box: Interval, *, total: Total = whole) -> jax.Array:
@@ -157,9 +223,11 @@ def _slack(
 
 
 def _of_additions(
-    count: int, sizes: jax.Array, interval_of: Interval, unit: float
+    graph: Graph, value: int, sizes: jax.Array, interval_of: Interval
 ) -> jax.Array:
     """What the rounding of sums of rows may do, of values that are used more often."""
+    count = 1 + sum(node.inputs.count(value) for node in graph.nodes)
+    unit = max(graph.unit, graph.nodes[value - 1].unit if value else 0.0)
     return 2 * count * unit * _times(sizes, ibp.size_of(interval_of)[None])
 
 
@@ -172,7 +240,9 @@ def _back(
     node: Node,
     rows: jax.Array,
     known: Mapping[int, Interval],
+    *,
     mix: jax.Array | None,
+    lines: Lines | None,
 ) -> tuple[list[Any], jax.Array | None]:
     """Rows of the inputs of a node, and numbers whose sum is the constant that remains.
 
@@ -188,21 +258,55 @@ def _back(
         return _back_affine(node, rows, known)
     if isinstance(operation, Contraction):
         return _back_contraction(rows, operation, *(known[v] for v in node.inputs))
-    start = start_mix(node, known) if are_floats else None
-    if start is None:
-        low, high = ibp.through(node, known)
-        return [None] * len(node.inputs), _constant(rows, low[None], high[None])
-    free = start[None] if mix is None else mix
-    intervals = [
-        (lower[None], upper[None])
-        for lower, upper in (known[value] for value in node.inputs)
-    ]
-    if isinstance(operation, Product):
-        return _back_product(rows, *intervals, mix=free)
+    if isinstance(operation, Product) and are_floats:
+        factors = [_in_rows(known[value]) for value in node.inputs]
+        return _back_product(rows, *factors, mix=_mix(node, known, mix))
+    if isinstance(operation, Elementwise) and operation.lines and are_floats:
+        lines = lines or _lines(node, known, mix=mix)
+        return _back_elementwise(rows, lines, is_finite=operation.is_finite)
+    low, high = ibp.through(node, known)
+    return [None] * len(node.inputs), _constant(rows, low[None], high[None])
+
+
+def start_lines(
+    node: Node, known: Mapping[int, Interval], *, mix: jax.Array | None = None
+) -> Lines | None:
+    """Lines of a node; None where it has none. [device].
+
+    Args:
+        node: of a graph.
+        known: bounds of its inputs.
+        mix: where its free lines lie; default: as `start_mix`.
+
+    Returns:
+        Slopes and offsets `[1, *shape of its result]`.
+    """
+    operation = node.operation
+    if not isinstance(operation, Elementwise) or operation.lines is None:
+        return None
+    if not jnp.issubdtype(known[node.inputs[0]][0].dtype, jnp.floating):
+        return None
+    return _lines(node, known, mix=mix)
+
+
+def _lines(
+    node: Node, known: Mapping[int, Interval], *, mix: jax.Array | None
+) -> Lines:
+    operation, interval_of = node.operation, _in_rows(known[node.inputs[0]])
     assert isinstance(operation, Elementwise)
     assert operation.lines is not None
-    lines = _known_lines(operation.lines(*intervals[0], free), intervals[0])
-    return _back_elementwise(rows, lines, is_finite=operation.is_finite)
+    lines = operation.lines(*interval_of, _mix(node, known, mix))
+    return _known_lines(lines, interval_of)
+
+
+def _mix(node: Node, known: Mapping[int, Interval], mix: jax.Array | None) -> jax.Array:
+    found = start_mix(node, known) if mix is None else mix
+    assert found is not None
+    return found
+
+
+def _in_rows(interval_of: Interval) -> Interval:
+    return interval_of[0][None], interval_of[1][None]
 
 
 def _known_lines(lines: Lines, interval_of: Interval) -> Lines:
@@ -224,12 +328,12 @@ def start_mix(node: Node, known: Mapping[int, Interval]) -> jax.Array | None:
         known: bounds of its inputs.
 
     Returns:
-        Numbers in [0, 1] of the shape of its result.
+        Numbers in [0, 1], `[1, *shape of its result]`.
     """
     if isinstance(node.operation, Product):
-        return jnp.full(node.shape, 0.5, known[node.inputs[0]][0].dtype)
+        return jnp.full((1, *node.shape), 0.5, known[node.inputs[0]][0].dtype)
     if isinstance(node.operation, Elementwise) and node.operation.lines is not None:
-        return node.operation.start(*known[node.inputs[0]])
+        return node.operation.start(*known[node.inputs[0]])[None]
     return None
 
 

@@ -10,15 +10,18 @@ is bounded so, in their order; "alpha" moves the free lines, m in [0, 1], by Ada
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from robustjax.bounds import backward, ibp, input_sets, receptive_fields
+from robustjax.bounds import ibp, input_sets, tracing
 from robustjax.bounds.graph import Graph, Node
 from robustjax.bounds.input_sets import InputSet
+from robustjax.bounds.linear import backward, receptive_fields, sweeps
+from robustjax.bounds.linear.receptive_fields import Groups
+from robustjax.bounds.linear.sweeps import Relaxed, Target
 from robustjax.bounds.operations import (
     Affine,
     Contraction,
@@ -27,9 +30,9 @@ from robustjax.bounds.operations import (
     Narrowed,
     Product,
 )
-from robustjax.bounds.receptive_fields import Groups
 
 _LEARNING_RATE = 0.1  # of Adam, for numbers in [0, 1]
+_MANY = 4  # values whose passes are one program
 
 
 class Effort(NamedTuple):
@@ -46,7 +49,8 @@ def inside(
     effort: Effort,
     input_set: InputSet = None,
     mixes: Mapping[int, jax.Array] | None = None,
-) -> dict[int, Interval]:
+    has_output: bool = False,
+) -> Relaxed:
     """Valid bounds of all values: linear ones of what nonlinear nodes take. [device].
 
     Args:
@@ -56,62 +60,127 @@ def inside(
         input_set: a set inside of the box in which the input lies.
         mixes: where the free lines of nodes lie, `[1, *shape]`, one for all rows;
             default: as `backward.start_mix`.
+        has_output: also bound the output, both from these and from intervals alone.
 
     Returns:
-        Lower and upper bounds of values 0, 1, 2, ...
+        Bounds of all values, and lines of all nodes.
     """
-    known = {0: box}
-    refined = functools.partial(
-        _refined,
-        graph,
-        known,
-        chunk_size=effort.chunk_size,
-        input_set=input_set,
-        mixes=mixes,
-    )
-    ranges = receptive_fields.ranges(graph, box[0].dtype)
-    is_exact = {0}  # intervals are, up to the first nonlinearity
-    for index, node in enumerate(graph.nodes, start=1):
-        if not isinstance(node.operation, Affine | Narrowed):
-            for value in _floats(node, known) - is_exact:
-                groups = receptive_fields.groups(graph, value, ranges)
-                rows = _most_urgent(groups, known[value], node, effort.capacity)
-                known[value] = refined(value, groups, rows=rows)
-                is_exact.add(value)  # as exact as it will be
-            _settle(node, known)
-        known[index] = ibp.through(node, known)
-        if isinstance(node.operation, Affine) and node.inputs == (0,) and not input_set:
-            is_exact.add(index)
-    return known
+    ranges = tracing.ranges(graph, box[0].dtype)
+    takers = _takers(graph, input_set)
+    groups = {v: receptive_fields.groups(graph, v, ranges) for v in takers}
+    mixes = mixes or {}
+    num_rows = sum(g.num_rows for g in groups.values())
+    num_entries = sum(g.row.size for g in groups.values())
+    if len(groups) >= _MANY and 2 * num_rows > num_entries:
+        targets = [
+            _target(graph, value, node, effort.capacity)
+            for value, node in takers.items()
+            if value != graph.output
+        ]
+        return sweeps.run(
+            graph,
+            [*targets, _target(graph, graph.output, None, None)],
+            lambda found: _carried(graph, box, _narrowed_by(found), mixes),
+            mixes=mixes,
+            chunk_size=effort.chunk_size,
+            input_set=input_set,
+            dtype=box[0].dtype,
+            has_output=has_output,
+        )
+
+    def refined(value: int, relaxed: Relaxed) -> Interval:
+        bounds = relaxed.known[value]
+        rows = _most_urgent(groups[value], bounds, takers[value], effort.capacity)
+        return _refined(
+            graph, relaxed, value, groups[value],
+            rows=rows, chunk_size=effort.chunk_size, input_set=input_set, mixes=mixes,
+        )  # fmt: skip
+
+    refine = {value: functools.partial(refined, value) for value in groups}
+    relaxed = _carried(graph, box, refine, mixes)
+    if has_output:
+        both = jax.tree.map(
+            lambda *ends: jnp.stack(ends), intervals(graph, box), relaxed
+        )
+        bound = functools.partial(of_output, graph, effort=effort, input_set=input_set)
+        lower, upper = jax.vmap(bound)(both)  # one program for the two
+        relaxed.known[graph.output] = jnp.max(lower, axis=0), jnp.min(upper, axis=0)
+    return relaxed
 
 
-def intervals(graph: Graph, box: Interval) -> dict[int, Interval]:
+def intervals(graph: Graph, box: Interval) -> Relaxed:
     """Interval bounds of all values, settled where lines rest on them. [device]."""
-    known = dict(enumerate(ibp.propagate(graph, box)))
-    for node in graph.nodes:
-        _settle(node, known)
-    return known
+    return _carried(graph, box, {}, {})
 
 
-def _floats(node: Node, known: Mapping[int, Interval]) -> set[int]:
-    """The inputs of a node that are no counts or truth values."""
-    return {
+_Refine = Mapping[int, Callable[[Relaxed], Interval]]
+
+
+def _carried(
+    graph: Graph, box: Interval, refine: _Refine, mixes: Mapping[int, jax.Array]
+) -> Relaxed:
+    """Intervals of all values, some refined before they are first taken."""
+    relaxed, left = Relaxed({0: box}, {}), dict(refine)
+    known = relaxed.known
+    for index, node in enumerate(graph.nodes, start=1):
+        for value in node.inputs:
+            if value in left:
+                known[value] = left.pop(value)(relaxed)
+        if isinstance(node.operation, Elementwise | Product | Contraction):
+            for value in _floats(graph, node):  # from which lines are computed
+                known[value] = ibp.settled(known[value])
+        lines = backward.start_lines(node, known, mix=mixes.get(index))
+        if lines is not None:
+            relaxed.lines[index] = lines
+        known[index] = ibp.through(node, known)
+    for value, refined in left.items():
+        known[value] = refined(relaxed)
+    return relaxed
+
+
+def _narrowed_by(found: Mapping[int, Interval]) -> _Refine:
+    def refined(value: int, relaxed: Relaxed) -> Interval:
+        return ibp.narrowed(relaxed.known[value], found[value])
+
+    return {value: functools.partial(refined, value) for value in found}
+
+
+def _takers(graph: Graph, input_set: InputSet) -> dict[int, Node]:
+    """The values that get linear bounds, and the first nonlinear node that takes each.
+
+    Intervals of the input, and of what is affine in the box alone, are exact.
+    """
+    is_exact = {0} | {
         value
-        for value in node.inputs
-        if jnp.issubdtype(known[value][0].dtype, jnp.floating)
+        for value, node in enumerate(graph.nodes, start=1)
+        if isinstance(node.operation, Affine) and node.inputs == (0,) and not input_set
     }
+    found: dict[int, Node] = {}
+    for node in graph.nodes:
+        if not isinstance(node.operation, Affine | Narrowed):
+            for value in _floats(graph, node) - is_exact:
+                found.setdefault(value, node)
+    return dict(sorted(found.items()))
 
 
-def _settle(node: Node, known: dict[int, Interval]) -> None:
-    """Settles the bounds from which the lines of a node are computed."""
-    if isinstance(node.operation, Elementwise | Product | Contraction):
-        for value in _floats(node, known):
-            known[value] = ibp.settled(known[value])
+def _floats(graph: Graph, node: Node) -> set[int]:
+    """The inputs of a node that are no counts or truth values."""
+    return {v for v in node.inputs if not v or graph.nodes[v - 1].is_float}
+
+
+def _target(
+    graph: Graph, value: int, node: Node | None, capacity: int | None
+) -> Target:
+    size = math.prod(graph.shape_of(value))
+    if node is None or capacity is None or capacity >= size:
+        return Target(value, size)
+    groups = receptive_fields.one_by_one(graph.shape_of(value))
+    return Target(value, capacity, lambda b: _most_urgent(groups, b, node, capacity))
 
 
 def of_output(
     graph: Graph,
-    known: dict[int, Interval],
+    relaxed: Relaxed,
     *,
     effort: Effort,
     input_set: InputSet = None,
@@ -120,7 +189,7 @@ def of_output(
 
     Args:
         graph: from `tracing.trace`.
-        known: valid bounds of all values.
+        relaxed: bounds of all values, and lines.
         effort: how much is computed; all rows are.
         input_set: as in `inside`.
 
@@ -131,7 +200,7 @@ def of_output(
     rows = jnp.arange(groups.num_rows)
     return _refined(
         graph,
-        known,
+        relaxed,
         graph.output,
         groups,
         rows=rows,
@@ -155,7 +224,7 @@ def _most_urgent(
 
 def _refined(
     graph: Graph,
-    known: dict[int, Interval],
+    relaxed: Relaxed,
     value: int,
     groups: Groups,
     *,
@@ -165,6 +234,7 @@ def _refined(
     mixes: Mapping[int, jax.Array] | None = None,
 ) -> Interval:
     """Bounds of a value by linear forms of some rows, intersected with those known."""
+    known, lines = relaxed
 
     def lowest(row: jax.Array) -> jax.Array:
         """Lower bounds of a row's entries and of their negatives, [2, cells]."""
@@ -172,7 +242,7 @@ def _refined(
         chosen = (groups.row == row).astype(known[0][0].dtype)
         signed = jnp.stack([chosen, -chosen])
         form = backward.lower_form(
-            graph, signed, value, known=known, mixes=mixes, total=total
+            graph, signed, value, known=known, lines=lines, mixes=mixes, total=total
         )
         return input_sets.least(form, known[0], input_set, total=total)
 
@@ -216,7 +286,7 @@ def optimised(
     dtype = known[0][0].dtype
     rows = both_signs(graph, dtype)
     starts = {
-        index: mix[None]
+        index: mix
         for index, node in enumerate(graph.nodes, start=1)
         if (mix := backward.start_mix(node, known)) is not None
     }
@@ -228,7 +298,7 @@ def optimised(
             found = inside(
                 graph, known[0], effort=effort, input_set=input_set, mixes=mixes.inside
             )
-            bounds = {v: ibp.intersect(found[v], known[v]) for v in known}
+            bounds = {v: ibp.intersect(found.known[v], known[v]) for v in known}
             bounds[0] = known[0]
         form = backward.lower_form(
             graph, rows, graph.output, known=bounds, mixes=mixes.output

@@ -8,7 +8,6 @@ one place, not that of all entries. Ours; patches as in Xu et al. (2020), arXiv
 2002.12920, serve the same end.
 """
 
-import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -17,19 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from robustjax import _validate
 from robustjax.bounds.graph import Graph
-from robustjax.bounds.operations import Affine, Elementwise, Narrowed, Product
+from robustjax.bounds.tracing import Range
 
 _LEAST_ENTRIES = 64  # fewer are as fast one by one
-_MOST_NUMBERS = 2**27  # that finding the ranges may take
-
-
-class Range(NamedTuple):
-    """From which to which index along one axis of the input entries depend on it."""
-
-    first: np.ndarray  # of the shape of the value
-    last: np.ndarray
 
 
 class Groups(NamedTuple):
@@ -53,65 +43,13 @@ def one_by_one(shape: tuple[int, ...]) -> Groups:
     return Groups(np.arange(size).reshape(shape), np.zeros(shape, int), size, total)
 
 
-def ranges(graph: Graph, dtype: jax.typing.DTypeLike) -> list[list[Range]] | None:
-    """The ranges of all values along every axis of the input. [host].
-
-    Args:
-        graph: from `tracing.trace`.
-        dtype: of the input.
-
-    Returns:
-        For each value a `Range` an axis; None if they are not known while tracing, or
-        are not worth their cost.
-    """
-    largest = max(math.prod(graph.shape_of(v)) for v in range(len(graph.nodes) + 1))
-    if len(graph.shape) < 2 or max(graph.shape) * largest > _MOST_NUMBERS:
-        return None
-    found: list[list[Range]] = [[] for _ in range(len(graph.nodes) + 1)]
-    for axis, size in enumerate(graph.shape):
-        shape = [1] * len(graph.shape)
-        shape[axis] = size
-        slabs = np.eye(size).reshape(size, *shape)  # slab i: the index i of the axis
-        with jax.ensure_compile_time_eval():
-            depends = jax.jit(functools.partial(_reach, graph, jnp.dtype(dtype)))(slabs)
-        for ranges_of_value, is_met in zip(found, depends, strict=True):
-            known = _validate.concrete(is_met)
-            if known is None or not known.any(axis=0).all():
-                return None  # traced indices, or an entry that depends on nothing
-            first, turned = known.argmax(axis=0), known[::-1].argmax(axis=0)
-            ranges_of_value.append(Range(first, size - 1 - turned))
-    return found
-
-
-def _reach(graph: Graph, dtype: jnp.dtype, slabs: jax.Array) -> list[jax.Array]:
-    """Which entries of all values depend on each slab, [slabs, *shape]."""
-
-    def one(slab: jax.Array) -> list[jax.Array]:
-        met = [jnp.broadcast_to(slab, graph.shape).astype(dtype)]
-        for node in graph.nodes:
-            inputs = [met[value] for value in node.inputs]
-            if not node.is_float:  # counts and truth values depend on many entries
-                result = jnp.ones(node.shape, dtype)
-            elif isinstance(node.operation, Affine):
-                reach = node.operation.reach or node.operation.radius
-                result = reach(*inputs)
-            elif isinstance(node.operation, Elementwise | Product | Narrowed):
-                result = functools.reduce(jnp.add, inputs)
-            else:
-                result = jnp.ones(node.shape, dtype)
-            met.append((result != 0).astype(dtype))
-        return [m != 0 for m in met]
-
-    return jax.vmap(one)(slabs)
-
-
 def groups(graph: Graph, value: int, known: list[list[Range]] | None) -> Groups:
     """Rows for the entries of a value, shared where that saves at least half. [host].
 
     Args:
         graph: from `tracing.trace`.
         value: whose entries are bounded.
-        known: from `ranges`.
+        known: from `tracing.ranges`.
 
     Returns:
         `Groups`; one by one where little is gained.

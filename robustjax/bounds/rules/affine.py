@@ -61,10 +61,6 @@ def _zero(constant: Any) -> Any:
     return jnp.zeros_like(constant)
 
 
-def _one(constant: Any) -> Any:
-    return jnp.ones_like(constant)
-
-
 @operations.rule(*_MOVES)
 def move(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """Moves, copies or sums entries of an array at constant places. [host]."""
@@ -136,6 +132,15 @@ def stacked(add: Add, parts: Sequence[Any], *, axis: int) -> Any:
     if not any(isinstance(part, Bounded) for part in parts):
         return stack(*parts)
     return _joined(add, stack, parts, slice(None))
+
+
+def concatenated(add: Add, parts: Sequence[Bounded], *, axis: int) -> Bounded:
+    """Arrays one behind the other along an axis. [host]."""
+
+    def concatenate(*arrays: jax.Array) -> jax.Array:
+        return jnp.concatenate(arrays, axis=axis)
+
+    return _joined(add, concatenate, parts, slice(None))
 
 
 def _cut(
@@ -229,6 +234,9 @@ def plus(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Bounde
     if _is_alone(arguments[1], arguments[0]):
         return arguments[1]
     _check_counts(arguments)
+    log_sum = shares.restored(add, arguments)
+    if log_sum is not None:
+        return log_sum
     affine = Affine(
         _filled(bind, arguments, _same),
         _filled(bind, arguments, _zero),
@@ -321,10 +329,10 @@ def _scaled(
     signs: tuple[int, ...] | None = (0,),
 ) -> Affine:
     """A product of one bounded argument and constants."""
-    point, radius, reach = (
-        _filled(bind, arguments, constant) for constant in (_same, jnp.abs, _one)
+    point, radius = (
+        _filled(bind, arguments, constant) for constant in (_same, jnp.abs)
     )
-    return Affine(point, radius, reach, is_linear=True, signs=signs)
+    return Affine(point, radius, is_linear=True, signs=signs)
 
 
 @operations.rule("mul")

@@ -2,5 +2,6 @@
 
 from robustjax.bounds.tracing.calls import CALLED, CALLS
 from robustjax.bounds.tracing.jaxprs import trace, without_casts
+from robustjax.bounds.tracing.reach import Range, ranges
 
-__all__ = ["CALLED", "CALLS", "trace", "without_casts"]
+__all__ = ["CALLED", "CALLS", "Range", "ranges", "trace", "without_casts"]

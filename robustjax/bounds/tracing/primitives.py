@@ -66,8 +66,12 @@ def dtypes(variables: Sequence[Any]) -> list[Any]:
 
 def cast(argument: Any, dtype: Any) -> Any:
     """A constant in a dtype, if it holds floats. [host]."""
-    is_float = jnp.issubdtype(jnp.result_type(argument), jnp.floating)
-    return jnp.asarray(argument, dtype) if is_float else argument
+    if not jnp.issubdtype(jnp.result_type(argument), jnp.floating):
+        return argument
+    known = _validate.concrete(argument) if jnp.size(argument) <= _SMALL else None
+    if known is None:
+        return jnp.asarray(argument, dtype)
+    return known.astype(dtype)  # where rules can see it
 
 
 def folded(equation: core.JaxprEqn, arguments: Sequence[Any]) -> Any:

@@ -1,0 +1,1 @@
+"""Linear bounds: backward passes, which values get them, and in which order."""
