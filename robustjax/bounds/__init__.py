@@ -5,7 +5,16 @@ from robustjax.bounds.branch_and_bound import (
     verify_cases,
     verify_property,
 )
-from robustjax.bounds.input_sets import AffineInputs, UnionOfBoxes
+from robustjax.bounds.input_sets import (
+    AffineInputs,
+    L1Ball,
+    L2Ball,
+    NormBall,
+    Polytope,
+    UnionOfBoxes,
+    norm_ball,
+)
+from robustjax.bounds.jacobians import Lipschitz, jacobian_bounds, lipschitz
 from robustjax.bounds.methods import (
     AffineBounds,
     Bounds,
@@ -28,17 +37,25 @@ __all__ = [
     "AffineBounds",
     "AffineInputs",
     "Bounds",
+    "L1Ball",
+    "L2Ball",
     "LargestEpsilon",
     "Lines",
+    "Lipschitz",
+    "NormBall",
+    "Polytope",
     "PropertyResult",
     "UnionOfBoxes",
     "UnsupportedError",
     "Verification",
     "affine_bounds",
     "interval_bounds",
+    "jacobian_bounds",
     "largest_epsilon",
     "linear_bounds",
+    "lipschitz",
     "margin_rows",
+    "norm_ball",
     "register",
     "single",
     "verify",

@@ -8,7 +8,7 @@ linear relaxation.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,9 @@ from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
 from robustjax import _callables, _validate
-from robustjax.bounds import backward, boxes, crown, ibp, jax_verify, tracing
+from robustjax.bounds import boxes, ibp, input_sets, jax_verify, tracing
 from robustjax.bounds.input_sets import InputSet
+from robustjax.bounds.linear import backward, crown
 from robustjax.bounds.operations import Interval
 
 ENGINES = ("robustjax", "jax_verify")
@@ -36,16 +37,16 @@ class Bounds(NamedTuple):
 class AffineBounds(NamedTuple):
     """Affine functions of the input below and above, for all inputs in the box."""
 
-    lower_weight: jax.Array  # [rows, ...] as the input
+    lower_weight: Any  # [rows, ...] as the input
     lower_bias: jax.Array  # [rows]
-    upper_weight: jax.Array
+    upper_weight: Any
     upper_bias: jax.Array
 
 
 def interval_bounds(
-    fn: Callable[[jax.Array], jax.Array],
-    lower: ArrayLike,
-    upper: ArrayLike,
+    fn: Callable[[Any], jax.Array],
+    lower: Any,
+    upper: Any,
     *,
     engine: str = "robustjax",
 ) -> Bounds:
@@ -57,9 +58,11 @@ def interval_bounds(
         lower <= fn(x) <= upper for every x in the box, up to rounding of the dtype.
 
     Args:
-        fn: maps one example, an array, to an array; any JAX function without control
-            flow that depends on data.
-        lower: lower corner of the box, of the shape of an example, finite.
+        fn: maps one example, an array or a tree of arrays, to an array; any JAX
+            function without control flow that depends on data.
+        lower: lower corner of the box, of the structure and shapes of an example,
+            finite. A leaf that is one object in both corners, or known and equal, is
+            exact: any array, such as weights that are not perturbed.
         upper: upper corner.
         engine: "robustjax", or "jax_verify", the package, with the extra `verify`.
 
@@ -80,17 +83,18 @@ def interval_bounds(
     Reference: Gowal et al. (2018), arXiv 1810.12715.
     """
     _validate.one_of(ENGINES, engine=engine)
-    box = boxes.checked(lower, upper)
+    layout, box = boxes.laid_out(lower, upper)
+    of_array = layout.function(fn)
     if engine == "jax_verify":
-        return Bounds(*jax_verify.bounds(fn, *box, method="ibp"))
-    graph = tracing.trace(fn, _struct(box))
+        return Bounds(*jax_verify.bounds(of_array, *box, method="ibp"))
+    graph = tracing.trace(of_array, _struct(box))
     return Bounds(*ibp.propagate(graph, box)[graph.output])
 
 
 def linear_bounds(
-    fn: Callable[[jax.Array], jax.Array],
-    lower: ArrayLike,
-    upper: ArrayLike,
+    fn: Callable[[Any], jax.Array],
+    lower: Any,
+    upper: Any,
     *,
     spec: ArrayLike | None = None,
     input_set: InputSet = None,
@@ -119,8 +123,10 @@ def linear_bounds(
         upper: upper corner.
         spec: `[s, k]`, rows that multiply the last axis of an output `[k]`, such as
             differences of logits; default: the output itself.
-        input_set: `AffineInputs` or `UnionOfBoxes`, a set inside of the box in which
-            the input lies; intervals do not see it.
+        input_set: a set in which the input lies, besides the box: `L2Ball`, `L1Ball`,
+            `Polytope`, `AffineInputs` or `UnionOfBoxes`; intervals do not see it. Its
+            arrays are as the input, or as the one leaf that is not exact; with several
+            of them it is a ball whose centre is a tree.
         method: "crown": linear bounds of every value inside; "crown-ibp": intervals
             inside, linear bounds of the output; "ibp": intervals alone; "alpha": as
             "crown", then the free lines of the output's pass are optimised; "alpha-all"
@@ -173,8 +179,9 @@ def linear_bounds(
     for name, number in (("capacity", capacity), ("chunk_size", chunk_size)):
         if number is not None:
             _validate.integer(1, **{name: number})
-    box = boxes.checked(lower, upper)
-    specified = _with_spec(fn, spec)
+    layout, box = boxes.laid_out(lower, upper)
+    specified = _with_spec(layout.function(fn), spec)
+    input_set = input_sets.arranged(input_set, layout)
     if engine == "jax_verify":
         if input_set is not None or rounding != "ignore":
             raise ValueError(
@@ -190,12 +197,14 @@ def linear_bounds(
     effort = crown.Effort(capacity, chunk_size)
     if method == "ibp":
         return Bounds(*ibp.propagate(graph, box)[graph.output])
-    known = crown.intervals(graph, box)
-    cheap = crown.of_output(graph, known, effort=effort, input_set=input_set)
     if method == "crown-ibp":
-        return Bounds(*cheap)
-    known = crown.inside(graph, box, effort=effort, input_set=input_set)
-    known[graph.output] = ibp.intersect(known[graph.output], cheap)
+        relaxed = crown.intervals(graph, box)
+        return Bounds(
+            *crown.of_output(graph, relaxed, effort=effort, input_set=input_set)
+        )
+    known, _ = crown.inside(
+        graph, box, effort=effort, input_set=input_set, has_output=True
+    )
     if method in ("alpha", "alpha-all"):
         found = crown.optimised(
             graph,
@@ -206,13 +215,13 @@ def linear_bounds(
             input_set=input_set,
         )
         return Bounds(*found)
-    return Bounds(*crown.of_output(graph, known, effort=effort, input_set=input_set))
+    return Bounds(*known[graph.output])
 
 
 def affine_bounds(
-    fn: Callable[[jax.Array], jax.Array],
-    lower: ArrayLike,
-    upper: ArrayLike,
+    fn: Callable[[Any], jax.Array],
+    lower: Any,
+    upper: Any,
     *,
     spec: ArrayLike | None = None,
     method: str = "crown",
@@ -234,7 +243,8 @@ def affine_bounds(
         method: "crown" or "crown-ibp".
 
     Returns:
-        `AffineBounds`, a row for each entry of the output, in C order.
+        `AffineBounds`, a row for each entry of the output, in C order. For a tree of
+        inputs the weights are trees of its structure, zero for leaves that are exact.
 
     Raises:
         ValueError: as `linear_bounds`.
@@ -250,17 +260,23 @@ def affine_bounds(
     Reference: as `linear_bounds`.
     """
     _validate.one_of(METHODS[1:3], method=method)
-    box = boxes.checked(lower, upper)
-    graph = tracing.trace(_with_spec(fn, spec), _struct(box))
+    layout, box = boxes.laid_out(lower, upper)
+    graph = tracing.trace(_with_spec(layout.function(fn), spec), _struct(box))
     if method == "crown":
-        known = crown.inside(graph, box, effort=crown.Effort())
+        relaxed = crown.inside(graph, box, effort=crown.Effort())
     else:
-        known = crown.intervals(graph, box)
+        relaxed = crown.intervals(graph, box)
     rows = crown.both_signs(graph, box[0].dtype)
-    form = backward.lower_form(graph, rows, graph.output, known=known)
+    form = backward.lower_form(
+        graph, rows, graph.output, known=relaxed.known, lines=relaxed.lines
+    )
     half, bias = len(rows) // 2, form.bias[:, 0]
-    return AffineBounds(
+    found = AffineBounds(
         form.weight[:half], bias[:half], -form.weight[half:], -bias[half:]
+    )
+    return found._replace(
+        lower_weight=layout.weights(found.lower_weight),
+        upper_weight=layout.weights(found.upper_weight),
     )
 
 

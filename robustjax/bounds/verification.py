@@ -74,9 +74,9 @@ def margin_rows(label: ArrayLike, *, num_classes: int) -> jax.Array:
 
 
 def worst_case_logits(
-    fn: Callable[[jax.Array], jax.Array],
-    lower: ArrayLike,
-    upper: ArrayLike,
+    fn: Callable[[Any], jax.Array],
+    lower: Any,
+    upper: Any,
     *,
     label: ArrayLike,
     method: str = "ibp",
@@ -92,7 +92,7 @@ def worst_case_logits(
 
     Args:
         fn: maps one example to logits `[k]`.
-        lower: lower corner of the box.
+        lower: lower corner of the box, an array or a tree as in `linear_bounds`.
         upper: upper corner.
         label: the class, an integer.
         method: as in `linear_bounds`.
@@ -112,10 +112,12 @@ def worst_case_logits(
     Reference: Gowal et al. (2018), arXiv 1810.12715, equation 9; Zhang et al. (2020),
         arXiv 1906.06316, for "crown-ibp".
     """
-    low, high = boxes.checked(lower, upper)
-    (num_classes,) = jax.eval_shape(fn, low).shape
+    layout, (low, high) = boxes.laid_out(lower, upper)
+    of_array = layout.function(fn)
+    (num_classes,) = jax.eval_shape(of_array, low).shape
     rows = jax.nn.one_hot(label, num_classes)[None] - jnp.eye(num_classes)
-    return -linear_bounds(fn, low, high, spec=rows.astype(low.dtype), method=method)[0]
+    spec = rows.astype(low.dtype)
+    return -linear_bounds(of_array, low, high, spec=spec, method=method).lower
 
 
 def verify(
@@ -186,6 +188,7 @@ def largest_epsilon(
     x: ArrayLike,
     labels: ArrayLike,
     *,
+    scale: ArrayLike = 1.0,
     limit: float = 0.5,
     num_halvings: int = 10,
     valid_range: tuple[float, float] = (0.0, 1.0),
@@ -200,12 +203,15 @@ def largest_epsilon(
     in `verify`, or lowered until it is.
 
     Guarantee:
-        As `verify`, for all inputs in `valid_range` within epsilon of x in every entry.
+        As `verify`, for all inputs in `valid_range` within epsilon times scale of x in
+        every entry.
 
     Args:
         fn: maps one example to logits `[k]`; see `linear_bounds` and `single`.
         x: `[n, ...]` inputs in `valid_range`.
         labels: `[n]` classes; where fn gives x another one, epsilon is 0.
+        scale: radius of an entry in units of epsilon, >= 0: a number, or an array that
+            broadcasts against an example. Entries of scale 0 are not perturbed.
         limit: largest radius that is tried.
         num_halvings: steps of the bisection; the radius is known to limit /
             2**num_halvings.
@@ -232,18 +238,22 @@ def largest_epsilon(
     """
     _validate.one_of(METHODS, method=method)
     _validate.positive(limit=limit)
+    _validate.at_least(0, scale=scale)
     _validate.integer(1, num_halvings=num_halvings)
     how = _How(method, num_steps, capacity, chunk_size)
     centre = np.asarray(x, np.float64)
     if not np.all((valid_range[0] <= centre) & (centre <= valid_range[1])):
         raise ValueError(f"Expected x in {valid_range}; divide bytes by 255.")
     classes = _checked_labels(fn, centre, labels)
+    boxes.check_broadcasts(centre.shape[1:], scale=scale)
+    factor = np.asarray(scale, np.float64)
 
     def box(epsilon: np.ndarray, of: Any = slice(None)) -> tuple[Any, Any]:
         radius = epsilon[of].reshape(-1, *(1,) * (centre.ndim - 1))
+        reach = np.where(factor == 1, radius, np.nextafter(radius * factor, np.inf))
         sides = (
-            np.nextafter(centre[of] - radius, -np.inf),  # outward, as they are rounded
-            np.nextafter(centre[of] + radius, np.inf),
+            np.nextafter(centre[of] - reach, -np.inf),  # outward, as they are rounded
+            np.nextafter(centre[of] + reach, np.inf),
         )
         return tuple(np.clip(side, *valid_range) for side in sides)
 
