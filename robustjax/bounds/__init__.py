@@ -5,6 +5,7 @@ from robustjax.bounds.branch_and_bound import (
     verify_cases,
     verify_property,
 )
+from robustjax.bounds.compilation import Compiled, compiled
 from robustjax.bounds.input_sets import (
     AffineInputs,
     L1Ball,
@@ -37,6 +38,7 @@ __all__ = [
     "AffineBounds",
     "AffineInputs",
     "Bounds",
+    "Compiled",
     "L1Ball",
     "L2Ball",
     "LargestEpsilon",
@@ -49,6 +51,7 @@ __all__ = [
     "UnsupportedError",
     "Verification",
     "affine_bounds",
+    "compiled",
     "interval_bounds",
     "jacobian_bounds",
     "largest_epsilon",

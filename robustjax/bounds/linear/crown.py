@@ -238,7 +238,7 @@ def _refined(
 
     def lowest(row: jax.Array) -> jax.Array:
         """Lower bounds of a row's entries and of their negatives, [2, cells]."""
-        total = functools.partial(groups.total, row)
+        total = groups.total_of(row)
         chosen = (groups.row == row).astype(known[0][0].dtype)
         signed = jnp.stack([chosen, -chosen])
         form = backward.lower_form(

@@ -17,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax.bounds.graph import Graph
+from robustjax.bounds.linear import backward
+from robustjax.bounds.linear.backward import Total
 from robustjax.bounds.tracing import Range
 
 _LEAST_ENTRIES = 64  # fewer are as fast one by one
@@ -28,19 +30,20 @@ class Groups(NamedTuple):
     row: np.ndarray  # [*shape of the value]
     cell: np.ndarray  # [*shape of the value], where in the row's sums
     num_rows: int
-    total: Callable[[jax.Array, int, jax.Array], jax.Array]
-    """(row, value, numbers [2, *shape of that value]) -> sums by cell [2, cells]."""
+    total_of: Callable[[jax.Array], Total]
+    """From a row to its sums, (value, numbers [2, *shape of that value]) -> by cell
+    [2, cells]."""
 
 
 def one_by_one(shape: tuple[int, ...]) -> Groups:
     """A row an entry. [host]."""
-
-    def total(row: jax.Array, value: int, numbers: jax.Array) -> jax.Array:
-        del row, value
-        return jnp.sum(numbers.reshape(len(numbers), -1), axis=1, keepdims=True)
-
     size = math.prod(shape)
-    return Groups(np.arange(size).reshape(shape), np.zeros(shape, int), size, total)
+    return Groups(
+        np.arange(size).reshape(shape),
+        np.zeros(shape, int),
+        size,
+        lambda _: backward.whole,
+    )
 
 
 def groups(graph: Graph, value: int, known: list[list[Range]] | None) -> Groups:
@@ -98,21 +101,35 @@ def _shared(
         for at, alongs in dims.items()
     }
 
-    def total(row: jax.Array, at: int, numbers: jax.Array) -> jax.Array:
-        operands: list[Any] = [numbers, list(range(numbers.ndim))]
-        cells = range(numbers.ndim, numbers.ndim + len(axes))
+    def total_of(row: jax.Array) -> Total:
         chosen = jnp.asarray(keys)[row]
-        for which, along in enumerate(dims[at]):
-            owner = jnp.asarray(owners[at][which], numbers.dtype)[chosen[which]]
-            operands += [owner, [*(d + 1 for d in along), cells[which]]]
-        summed = jnp.einsum(*operands, [0, *cells], precision=jax.lax.Precision.HIGHEST)
-        return summed.reshape(len(numbers), -1)
+        found: dict[Any, jax.Array] = {}  # many values have their entries alike
+
+        def owner(at: int, which: int, dtype: Any) -> jax.Array:
+            table = owners[at][which]
+            key = which, table.shape, table.tobytes(), dtype
+            if key not in found:
+                found[key] = jnp.asarray(table, dtype)[chosen[which]]
+            return found[key]
+
+        def total(at: int, numbers: jax.Array) -> jax.Array:
+            operands: list[Any] = [numbers, list(range(numbers.ndim))]
+            cells = range(numbers.ndim, numbers.ndim + len(axes))
+            for which, along in enumerate(dims[at]):
+                places = [*(d + 1 for d in along), cells[which]]
+                operands += [owner(at, which, numbers.dtype), places]
+            summed = jnp.einsum(
+                *operands, [0, *cells], precision=jax.lax.Precision.HIGHEST
+            )
+            return summed.reshape(len(numbers), -1)
+
+        return total
 
     return Groups(
         row.reshape(shape),
         np.ravel_multi_index(tuple(cell.T), counts).reshape(shape),
         len(keys),
-        total,
+        total_of,
     )
 
 

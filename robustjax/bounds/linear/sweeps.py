@@ -175,17 +175,15 @@ def _passed(
         ones = (is_own == np.arange(np.prod(shape, dtype=int))[None]).astype(dtype)
         seeds = jnp.concatenate([ones, -ones]).reshape(-1, *shape)
 
-        part = functools.partial(
-            _through_part,
-            graph,
-            relaxed,
-            seeds=seeds,
-            value=value,
-            stop=stop,
-            mixes=mixes,
+        part = jax.jit(  # which is traced once for the two uses below
+            functools.partial(_through_part, graph, value=value, stop=stop)
         )
-        nothing = functools.partial(_zeros_of, jax.eval_shape(part, done))
-        done = jax.lax.cond(todo.target >= which, part, nothing, done)
+        nothing = functools.partial(
+            _zeros_of, jax.eval_shape(part, relaxed, mixes, seeds, done)
+        )
+        done = jax.lax.cond(
+            todo.target >= which, part, nothing, relaxed, mixes, seeds, done
+        )
     assert done is not None
     return done
 
@@ -193,12 +191,12 @@ def _passed(
 def _through_part(
     graph: Graph,
     relaxed: Relaxed,
+    mixes: Mapping[int, jax.Array],
+    seeds: jax.Array,
     done: Pass | None,
     *,
-    seeds: jax.Array,
     value: int,
     stop: int,
-    mixes: Mapping[int, jax.Array],
 ) -> Pass:
     """A pass with more rows of a value, gone back to an earlier one."""
     if done is None:
