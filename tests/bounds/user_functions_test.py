@@ -17,6 +17,7 @@ _NETWORKS = {
 }
 _NEEDED = (  # the only ones with their rules
     "bfloat16", "exclusive or", "prod of many", "short mantissa", "subtract at",
+    "branch", "one hot of argmax", "argmin", "take the largest",
 )  # fmt: skip
 _THIRD = tuple(dict.fromkeys((*tuple(_NETWORKS)[::3], *_NEEDED)))
 _SHAPE = (user_functions.NUM_INPUTS,)
