@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.tree_util import Partial
 from jax.typing import ArrayLike
 
@@ -27,9 +28,9 @@ _CPU_OPTIONS = {
 
 
 class Compiled(NamedTuple):
-    """A function whose bounds are computed by programs that are kept: see `compiled`."""
+    """A function whose bounds come from programs that are kept: see `compiled`."""
 
-    fn: Partial
+    fn: Callable[[jax.Array], jax.Array]
     shape: tuple[int, ...]  # of an example
     dtype: Any  # of boxes
 
@@ -62,8 +63,10 @@ class Compiled(NamedTuple):
                 the shape of an example.
             UnsupportedError: if a primitive has no rule.
         """
-        low, high = (jnp.asarray(end, self.dtype) for end in (lower, upper))
-        boxes.checked(low, high)
+        low, high = (np.asarray(end) for end in (lower, upper))
+        boxes.check(low, high)
+        low = _rounded(low, self.dtype, towards=-np.inf)
+        high = _rounded(high, self.dtype, towards=np.inf)
         num_axes = low.ndim - len(self.shape)
         if num_axes < 0 or low.shape[num_axes:] != self.shape:
             raise ValueError(
@@ -71,7 +74,8 @@ class Compiled(NamedTuple):
                 f"{low.shape}."
             )
         batch = low.shape[:num_axes]
-        low, high = (end.reshape(-1, *self.shape) for end in (low, high))
+        num_boxes = math.prod(batch)
+        low, high = (end.reshape(num_boxes, *self.shape) for end in (low, high))
         rows = num_rows = None
         if spec is not None:
             rows = jnp.asarray(spec, self.dtype)
@@ -81,17 +85,20 @@ class Compiled(NamedTuple):
                 )
             num_rows = rows.shape[-2]
             rows = jnp.broadcast_to(rows, (*batch, *rows.shape[-2:]))
-            rows = _filled(rows.reshape(-1, *rows.shape[-2:]), axis=1)
+            rows = _filled(rows.reshape(num_boxes, *rows.shape[-2:]), axis=1)
             rows = _filled(rows, axis=0)
         how = tuple(sorted({"method": method, **options}.items()))
-        num_boxes = len(low)
         found = _program()(
-            self.fn, _filled(low, axis=0), _filled(high, axis=0), rows, how=how
+            _callables.as_partial(self.fn),
+            _filled(low, axis=0),
+            _filled(high, axis=0),
+            rows,
+            how=how,
         )
-        ends = (
-            end[:num_boxes, :num_rows] if num_rows else end[:num_boxes] for end in found
-        )
-        return Bounds(*(end.reshape(*batch, *end.shape[1:]) for end in ends))
+        if num_rows is not None:
+            found = Bounds(*(end[:, :num_rows] for end in found))
+        shape = (*batch, *found.lower.shape[1:])
+        return Bounds(*(end[:num_boxes].reshape(shape) for end in found))
 
     def interval_bounds(self, lower: ArrayLike, upper: ArrayLike) -> Bounds:
         """As `linear_bounds` by intervals alone. [host]."""
@@ -136,13 +143,25 @@ def compiled(
     """
     if not jnp.issubdtype(dtype, jnp.floating):
         raise ValueError(f"Expected a dtype of floats, got {jnp.dtype(dtype)}.")
+    if jax.dtypes.canonicalize_dtype(dtype) != dtype:
+        raise ValueError(f"Expected JAX_ENABLE_X64=1 for dtype {jnp.dtype(dtype)}.")
     for size in shape:
         _validate.integer(0, shape=size)
-    return Compiled(_callables.as_partial(fn), tuple(shape), jnp.dtype(dtype))
+    return Compiled(fn, tuple(shape), jnp.dtype(dtype))
 
 
-def _filled(array: jax.Array, *, axis: int) -> jax.Array:
+def _rounded(corner: np.ndarray, dtype: Any, *, towards: float) -> np.ndarray:
+    """A corner in a dtype, no number of it moved into the box."""
+    if corner.dtype == dtype:
+        return corner
+    found = corner.astype(dtype)
+    is_inside = (found < corner) if towards > 0 else (found > corner)
+    return np.where(is_inside, np.nextafter(found, dtype.type(towards)), found)
+
+
+def _filled(array: ArrayLike, *, axis: int) -> jax.Array:
     """An array whose last entry along an axis is repeated up to a power of two."""
+    array = jnp.asarray(array)
     size = array.shape[axis]
     most = 2 ** math.ceil(math.log2(size)) if size else 0
     index = jnp.minimum(jnp.arange(most), size - 1)

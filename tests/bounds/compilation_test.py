@@ -69,6 +69,34 @@ class CompiledTest(parameterized.TestCase):
         np.testing.assert_array_equal(found.lower, np.zeros((2, 2)))
         np.testing.assert_array_equal(found.upper, np.ones((2, 2)))
 
+    def test_corners_are_rounded_outward(self):
+        network = bounds.compiled(lambda x: x, (1,))
+        low, high = np.array([0.1 + 3e-9]), np.array([0.1 + 4e-9])
+        found = network.interval_bounds(low, high)
+        self.assertLessEqual(float(found.lower[0]), low[0])
+        self.assertGreaterEqual(float(found.upper[0]), high[0])
+
+    def test_objects_with_state_are_read_again(self):
+        class Scaled:
+            factor = 1.0
+
+            def __call__(self, x):
+                return self.factor * x
+
+        fn = Scaled()
+        network = bounds.compiled(fn, (1,))
+        uppers = []
+        for fn.factor in (1.0, 5.0):
+            found = network.interval_bounds(np.zeros(1), np.ones(1))
+            uppers.append(float(found.upper[0]))
+        self.assertEqual(uppers, [1.0, 5.0])
+
+    def test_nothing_to_bound(self):
+        network = bounds.compiled(Partial(_network, _WEIGHTS), (4,))
+        found = network.linear_bounds(*_boxes(3), spec=np.zeros((0, 3)))
+        self.assertEqual(found.lower.shape, (3, 0))
+        self.assertEqual(network.interval_bounds(*_boxes(0)).upper.shape, (0, 3))
+
     def test_bad_input_is_named(self):
         network = bounds.compiled(jnp.sin, (2,))
         for call, text in (

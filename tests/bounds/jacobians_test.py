@@ -29,6 +29,11 @@ def _half_the_slope(x):
 _half_the_slope.defjvp(lambda at, move: (_half_the_slope(*at), move[0]))
 
 
+_flat_tanh, _flat_relu = jax.custom_jvp(jnp.tanh), jax.custom_jvp(jax.nn.relu)
+for _flat in (_flat_tanh, _flat_relu):
+    _flat.defjvps(lambda move, found, at: 0 * move)
+
+
 @jax.custom_vjp
 def _straight_through(x):
     return 2.0 * x
@@ -160,6 +165,11 @@ class ConditionsTest(absltest.TestCase):
             "count": (lambda x: x + jnp.sum(x > 0), 1),
             "own rule": (_half_the_slope, 1), "own vjp": (_straight_through, 1),
             "stopped": (lambda x: jax.lax.stop_gradient(x) + x, 1),
+            "stopped in a tree": (
+                lambda x: jax.tree.map(jax.lax.stop_gradient, x) + x, 1),
+            "short": (lambda x: jax.lax.reduce_precision(x, 8, 2), 1),
+            "rule of a function of JAX": (lambda x: _flat_tanh(x) + x, 1),
+            "rule of an activation": (lambda x: _flat_relu(x) + x, 1),
             "inside": (lambda x: jax.lax.fori_loop(
                 0, 2, lambda _, y: _half_the_slope(y), x), 1),
         }  # fmt: skip

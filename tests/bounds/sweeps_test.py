@@ -83,6 +83,15 @@ class LoopTest(parameterized.TestCase):
             sizes.append(str(jaxpr(*_box(np.float32))).count("="))
         self.assertLess(sizes[1], 2.1 * sizes[0])
 
+    def test_values_without_entries(self):
+        def fn(x):
+            y = jnp.tanh(jnp.tanh(jnp.tanh(jnp.tanh(jnp.pad(x[:0], 1) + x[:2]))))
+            return jnp.concatenate([y, jnp.tanh(jnp.sin(y[:0]))])
+
+        with jax.enable_x64(True), mock.patch.object(crown, "_MANY", 1):
+            found = bounds.linear_bounds(fn, *_box())
+        self.assertTrue(np.all(found.lower < found.upper))
+
     @pytest.mark.slow
     def test_gradients_are_those_of_passes_written_out(self):
         box = _box()

@@ -84,8 +84,9 @@ def jacobian_bounds(
     Reference: ours; the bounds are those of `linear_bounds`.
     """
     box = boxes.checked(lower, upper)
-    output = jax.eval_shape(fn, box[0])
-    is_wide = output.size <= box[0].size
+    struct = jax.ShapeDtypeStruct(box[0].shape, box[0].dtype)
+    jaxpr, output = jax.make_jaxpr(fn, return_shape=True)(struct)
+    is_wide = output.size <= struct.size or conditions.is_reverse_only(jaxpr.jaxpr)
     derivative = jax.jacrev(fn) if is_wide else jax.jacfwd(fn)
     return linear_bounds(
         derivative,

@@ -285,6 +285,8 @@ def optimised(
 
     dtype = known[0][0].dtype
     rows = both_signs(graph, dtype)
+    if not len(rows):
+        return known[graph.output]
     starts = {
         index: mix
         for index, node in enumerate(graph.nodes, start=1)

@@ -86,7 +86,8 @@ def run(
         Bounds of all values, and lines.
     """
     entries = _Entries.of(graph, targets)
-    num_rows = chunk_size or min(_MOST_ROWS, max(t.num_rows for t in targets))
+    most = max(1, *(target.num_rows for target in targets))
+    num_rows = chunk_size or min(_MOST_ROWS, most)
     numbers = np.arange(num_rows)
 
     def step(state: tuple[Relaxed, jax.Array], todo: _Todo) -> tuple[Any, None]:
@@ -173,7 +174,7 @@ def _passed(
         shape = graph.shape_of(value)
         is_own = jnp.where(todo.target == which, chosen, -1)[:, None]
         ones = (is_own == np.arange(np.prod(shape, dtype=int))[None]).astype(dtype)
-        seeds = jnp.concatenate([ones, -ones]).reshape(-1, *shape)
+        seeds = jnp.concatenate([ones, -ones]).reshape(2 * len(ones), *shape)
 
         part = jax.jit(  # which is traced once for the two uses below
             functools.partial(_through_part, graph, value=value, stop=stop)

@@ -211,7 +211,7 @@ def _padded(params: _Params, values: list[Any]) -> _Reach | None:
     config = params["padding_config"]
     if not isinstance(x, _Reach) or isinstance(filling, _Reach):
         return None
-    if any(low < 0 or high < 0 for low, high, _ in config):
+    if any(low < 0 or high < 0 for low, high, _ in config) or 0 in x.shape:
         return None
     sizes = [
         low + high + size + max(size - 1, 0) * inner
