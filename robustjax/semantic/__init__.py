@@ -13,6 +13,7 @@ from robustjax.semantic.color import (
     saturation,
 )
 from robustjax.semantic.exact.radius import ExactRadius, exact_radius
+from robustjax.semantic.export.question_files import Exported, export_onnx
 from robustjax.semantic.geometry import (
     Sampling,
     affine,
@@ -33,6 +34,7 @@ __all__ = [
     "Certification",
     "Check",
     "ExactRadius",
+    "Exported",
     "Question",
     "Sampling",
     "SplitRange",
@@ -47,6 +49,7 @@ __all__ = [
     "contrast",
     "enclosure",
     "exact_radius",
+    "export_onnx",
     "hsl",
     "hue",
     "lightness",

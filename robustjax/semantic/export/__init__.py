@@ -1,0 +1,1 @@
+"""Moved images in front of a model as a file for other verifiers."""
