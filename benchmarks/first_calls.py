@@ -57,7 +57,11 @@ def measure() -> list[dict[str, Any]]:
 
 def _row(name: str, module: nn.Module, shape: tuple[int, ...]) -> dict[str, Any]:
     params = jax.jit(module.init)(jax.random.key(0), jnp.zeros((1, *shape)))
-    network = bounds.compiled(bounds.single(lambda x: module.apply(params, x)), shape)
+
+    def apply_fn(x: jax.Array) -> jax.Array:
+        return jnp.asarray(module.apply(params, x))
+
+    network = bounds.compiled(bounds.single(apply_fn), shape)
     centre = np.full(shape, 0.5, np.float32)
     box = centre - _EPSILON, centre + _EPSILON
     first, second = (np.asarray(bounds.margin_rows(k, num_classes=10)) for k in (0, 1))

@@ -8,14 +8,11 @@ from robustjax.bounds.branch_and_bound import (
 from robustjax.bounds.compilation import Compiled, compiled
 from robustjax.bounds.input_sets import (
     AffineInputs,
-    L1Ball,
-    L2Ball,
     NormBall,
-    Polytope,
     UnionOfBoxes,
     norm_ball,
 )
-from robustjax.bounds.jacobians import Lipschitz, jacobian_bounds, lipschitz
+from robustjax.bounds.jacobians.constants import Lipschitz, jacobian_bounds, lipschitz
 from robustjax.bounds.methods import (
     AffineBounds,
     Bounds,
@@ -25,6 +22,8 @@ from robustjax.bounds.methods import (
     single,
 )
 from robustjax.bounds.operations import Lines, UnsupportedError, register
+from robustjax.bounds.sets.balls import L1Ball, L2Ball
+from robustjax.bounds.sets.polytopes import Polytope
 from robustjax.bounds.verification import (
     LargestEpsilon,
     Verification,

@@ -1,8 +1,8 @@
 """Programs that bound one function for many boxes, specifications and methods.
 
 A program is compiled for each method and set of options, and for each number of boxes
-and of rows, which are filled up to powers of two: n boxes and s rows run in a program
-for 2^ceil(log2 n) boxes and 2^ceil(log2 s) rows. What is filled in is cut off again.
+and of rows. These are filled up to 1, 2, 4, 8, and from there on to four sizes for each
+factor of two: 10, 12, 14, 16, 20, 24, ... What is filled in is cut off again.
 """
 
 import functools
@@ -160,12 +160,22 @@ def _rounded(corner: np.ndarray, dtype: Any, *, towards: float) -> np.ndarray:
 
 
 def _filled(array: ArrayLike, *, axis: int) -> jax.Array:
-    """An array whose last entry along an axis is repeated up to a power of two."""
+    """An array whose last entry along an axis is repeated up to the next size."""
     array = jnp.asarray(array)
     size = array.shape[axis]
-    most = 2 ** math.ceil(math.log2(size)) if size else 0
+    most = _next_size(size)
     index = jnp.minimum(jnp.arange(most), size - 1)
     return array if most == size else jnp.take(array, index, axis=axis)
+
+
+def _next_size(size: int) -> int:
+    """The next power of two up to 8, then the next quarter of one."""
+    if size <= 1:
+        return size
+    step = 2 ** math.ceil(math.log2(size))
+    if size > 8:
+        step //= 8
+    return -(-size // step) * step
 
 
 def _bounded(

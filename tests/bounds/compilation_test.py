@@ -50,6 +50,16 @@ class CompiledTest(parameterized.TestCase):
             own = _expected()(lower[at], upper[at], spec=specs[at])
             for side, end in zip(found, own, strict=True):
                 np.testing.assert_allclose(side[at], end, rtol=1e-5, atol=1e-5)
+        alone = network.linear_bounds(lower[1, 1], upper[1, 1], spec=_SPECS[1])
+        np.testing.assert_allclose(alone.lower, found.lower[1, 1], rtol=1e-5, atol=1e-5)
+
+    def test_sizes_that_are_filled_up(self):
+        sizes = [compilation._next_size(size) for size in range(40)]
+        self.assertEqual(
+            sorted(set(sizes)),
+            [0, 1, 2, 4, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40],
+        )
+        self.assertTrue(all(own >= size for size, own in enumerate(sizes)))
 
     def test_further_specifications_boxes_and_weights_compile_nothing(self):
         network = bounds.compiled(Partial(_network, _WEIGHTS), (4,))

@@ -30,7 +30,7 @@ def _operation(name):
     collected = []
     operand = operations.Bounded(0, (), jnp.float64)
     arguments = [operand, jnp.float64(0.3)] if name == "max" else [operand]
-    rule = operations.for_primitive(name) or operations.for_function(name)[1]
+    rule = operations.for_primitive(name) or operations.for_function(name)[0][1]
 
     def add(operation, _):
         collected.append(operation)

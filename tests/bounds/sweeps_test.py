@@ -126,9 +126,9 @@ def _padded(x):
 
 def _grouped(x):
     y = jax.lax.conv_general_dilated(
-        x[None], np.ones((2, 1, 4), x.dtype), (1,), ((1, 1),), lhs_dilation=(2,),
+        x[None], np.ones((2, 2, 4), x.dtype), (1,), ((1, 1),), lhs_dilation=(2,),
         dimension_numbers=("NWC", "WIO", "NWC"),
-        feature_group_count=4,
+        feature_group_count=2,
     )  # fmt: skip
     return y[0]
 

@@ -219,14 +219,25 @@ FUNCTIONS = {
     "logit": lambda y: special.logit(nn.sigmoid(y)), "ndtr": special.ndtr,
     "xlogy": lambda y: special.xlogy(y, 5 + y), "entr": lambda y: special.entr(5 + y),
     "normal density": stats.norm.pdf, "logistic logpdf": stats.logistic.logpdf,
-    "sinc of shifted": lambda y: jnp.sinc(5 + y),
+    "sinc of shifted": lambda y: jnp.sinc(5 + y), "bessel": special.i0e,
+    "bessel of order one": special.i1e, "incomplete gamma": lambda y: (
+        special.gammainc(2.0, 3 + y)), "its complement": lambda y: (
+        special.gammaincc(2.0, 3 + y)), "incomplete beta": lambda y: (
+        special.betainc(2.0, 3.0, nn.sigmoid(y))), "hurwitz zeta": lambda y: (
+        special.zeta(5.0, 4 + y)),
+    "trigamma": lambda y: special.polygamma(1, 4 + y),
+    "interpolated": lambda y: jnp.interp(
+        y, jnp.arange(-2.0, 3), jnp.arange(5.0) ** 2),
+    "copysign": lambda y: jnp.copysign(2.0, y),
     # Steps and comparisons.
     "floor": lambda y: jnp.floor(2 * y), "ceil": jnp.ceil, "sign": jnp.sign,
     "round": lambda y: jnp.round(3 * y), "trunc": lambda y: jnp.trunc(2 * y),
     "mod": lambda y: jnp.mod(y, 1.0),
     "mod of many": lambda y: jnp.mod(y, jnp.linspace(0.8, 1.4, SIZE)),
     "powers": lambda y: jnp.power(5 + y, jnp.linspace(-1.0, 2.5, SIZE)),
-    "fmod": lambda y: jnp.fmod(y, 0.7),
+    "fmod": lambda y: jnp.fmod(y, 0.7), "mod of two": lambda y: jnp.mod(y, 5 + y[::-1]),
+    "searched": lambda y: jnp.searchsorted(
+        jnp.array([-1.0, 0.0, 0.5]), y).astype(y.dtype),
     "floor_divide": lambda y: y // 0.5, "heaviside": lambda y: jnp.heaviside(y, 0.5),
     "bfloat16": lambda y: y.astype(jnp.bfloat16).astype(y.dtype) ** 2,
     "half": lambda y: jnp.tanh(y.astype(jnp.float16)),
@@ -301,14 +312,11 @@ FUNCTIONS = {
 }  # fmt: skip
 
 REFUSED = {
-    "bessel": (special.i0e, "'bessel_i0e'"),
+    "next float": (lambda y: jnp.nextafter(y, y + 1), "'nextafter'"),
     "solve": (lambda y: jnp.linalg.solve(
         3 * jnp.eye(2) + y[:4].reshape(2, 2), y[4:]), "'lu'"),
     "cholesky": (lambda y: jnp.linalg.cholesky(
         3 * jnp.eye(3) + jnp.outer(y[:3], y[:3])), "'cholesky'"),
-    "interpolated": (lambda y: jnp.interp(
-        y, jnp.arange(-2.0, 3), jnp.arange(5.0) ** 2), "sums of uint32"),
-    "copysign": (lambda y: jnp.copysign(2.0, y), "'bitcast_convert_type'"),
     "loop until": (lambda y: lax.while_loop(
         lambda v: v[0] < 1, lambda v: v + 1, y), "steps is not known"),
     "callback": (lambda y: jax.pure_callback(np.sin, y, y), "'pure_callback'"),

@@ -24,7 +24,7 @@ _SHAPE = (user_functions.NUM_INPUTS,)
 _RADIUS = 0.25
 # Gradients that cannot be followed, and what the error says.
 _NO_GRADIENT = {
-    "digamma": "'polygamma'", "max pooling": "'select_and_scatter_add'",
+    "max pooling": "'select_and_scatter_add'", "interpolated": "sums of uint32",
     "spectrum": "'eq' of complex numbers",
 } | dict.fromkeys(
     ("sort", "top_k", "median", "quantile", "take the largest", "sort by key",

@@ -7,7 +7,12 @@ Where a function is not defined, nothing is known. On its domain it is one of
                  erf_inv, tan, cbrt,
     convex or concave:   cosh, acosh, log gamma, digamma, x^y for a constant y.
 
-The others are made of these: acos(x) = pi / 2 - asin(x), x^y = exp(y log x).
+The others are made of these: acos(x) = pi / 2 - asin(x), x^y = exp(y log x),
+
+    hypot(x, y) = sqrt(x^2 + y^2),   log(exp(x) + exp(y)) = y + softplus(x - y),
+
+and a function that is linear between knots, less any line, is extreme at a knot or at
+an end of the interval.
 """
 
 import functools
@@ -17,6 +22,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.scipy import special
 
 from robustjax import _validate
 from robustjax.bounds import operations
@@ -27,6 +33,7 @@ from robustjax.bounds.operations import (
     Interval,
     IntervalOnly,
     Lines,
+    Narrowed,
 )
 from robustjax.bounds.rules import affine, elementwise, gates, sigmoidal
 
@@ -35,8 +42,8 @@ _Domain = Callable[[jax.Array, jax.Array], jax.Array]
 _LGAMMA_LEAST = 1.461632144968362341  # where digamma is zero
 
 
-def _on(is_inside: _Domain, safe: float, operation: Elementwise) -> Elementwise:
-    """A function on a part of the line; elsewhere nothing is known of it.
+def on(is_inside: _Domain, safe: float, operation: Elementwise) -> Elementwise:
+    """A function on a part of the line; elsewhere nothing is known of it. [host].
 
     Args:
         is_inside: of lower and upper bounds, whether the interval is in the domain.
@@ -90,8 +97,18 @@ for _name, _f in (
     ("atanh", jnp.arctanh),
     ("erf_inv", jax.lax.erf_inv),
 ):
-    operations.elementwise(_name, _on(_within(-1.0, 1.0), 0.0, _bending(_name, _f)))
-operations.elementwise("acosh", _on(_above(1.0), 2.0, _concave("acosh", jnp.arccosh)))
+    operations.elementwise(_name, on(_within(-1.0, 1.0), 0.0, _bending(_name, _f)))
+_QUANTILE = Elementwise(
+    "ndtri",
+    special.ndtri,
+    elementwise.rising(special.ndtri),
+    sigmoidal.bending_lines(special.ndtri, bends=(0.5,)),
+)
+_QUANTILE = on(_within(0.0, 1.0), 0.5, _QUANTILE)
+operations.function(special.ndtri, name="_ndtri")(  # of JAX 0.12
+    lambda add, _, arguments: add(_QUANTILE, arguments)
+)
+operations.elementwise("acosh", on(_above(1.0), 2.0, _concave("acosh", jnp.arccosh)))
 
 
 def _loosened(bounds: Callable[..., Interval]) -> Callable[..., Interval]:
@@ -118,7 +135,7 @@ for _smooth in (
     ),
 ):
     _loose = _smooth._replace(bounds=_loosened(_smooth.bounds))
-    operations.elementwise(_smooth.name, _on(_above(0.0), 1.0, _loose))
+    operations.elementwise(_smooth.name, on(_above(0.0), 1.0, _loose))
 operations.elementwise(
     "cosh",
     Elementwise(
@@ -132,7 +149,7 @@ def _is_first_branch(lower: jax.Array, upper: jax.Array) -> jax.Array:
     return (lower > -jnp.pi / 2 + slack) & (upper < jnp.pi / 2 - slack)
 
 
-operations.elementwise("tan", _on(_is_first_branch, 0.0, _bending("tan", jnp.tan)))
+operations.elementwise("tan", on(_is_first_branch, 0.0, _bending("tan", jnp.tan)))
 
 
 @operations.rule("acos")
@@ -235,4 +252,129 @@ def _power_of(exponent: Any) -> Elementwise:
         del upper
         return (lower > 0) | ((lower >= 0) & (exponents(lower) >= 0))
 
-    return _on(is_inside, 1.0, Elementwise("pow", power, bounds, lines))
+    return on(is_inside, 1.0, Elementwise("pow", power, bounds, lines))
+
+
+def _as_arrays(add: Add, arguments: Sequence[Any]) -> list[Any] | None:
+    """Bounded floats and constants in one shape; None for counts."""
+    bounded = [a for a in arguments if isinstance(a, Bounded)]
+    if not all(jnp.issubdtype(a.dtype, jnp.floating) for a in bounded):
+        return None
+    shape = jnp.broadcast_shapes(*(jnp.shape(_shape_of(a)) for a in arguments))
+    return [
+        affine.spread(add, a, shape)
+        if isinstance(a, Bounded)
+        else jnp.broadcast_to(jnp.asarray(a, bounded[0].dtype), shape)
+        for a in arguments
+    ]
+
+
+def _corners(
+    f: Callable[..., jax.Array], arguments: Sequence[Any], given: Sequence[Interval]
+) -> Interval:
+    """A function that rises in all arguments, at their lower and upper bounds."""
+    low, high = (
+        affine.of_bounded(f, arguments)(*(x[side] for x in given)) for side in (0, 1)
+    )
+    slack = 16 * jnp.finfo(low.dtype).eps
+    return low - slack * jnp.abs(low), high + slack * jnp.abs(high)
+
+
+@operations.function(jnp.hypot)
+def _hypotenuse(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded | None:
+    sides = _as_arrays(add, arguments)
+    if sides is None:
+        return None
+    squares = [
+        affine.multiply(add, jnp.multiply, [side, side])
+        if isinstance(side, Bounded)
+        else jnp.square(side)
+        for side in sides
+    ]
+    root: Any = operations.for_primitive("sqrt")
+    found = root(add, None, [affine.plus(add, jnp.add, squares)])
+
+    def bounds(*given: Interval) -> Interval:
+        sizes = [elementwise.even(_same)(*x) for x in given]
+        lengths = [s if isinstance(s, Bounded) else jnp.abs(s) for s in sides]
+        return _corners(jnp.hypot, lengths, sizes)
+
+    return add(Narrowed(bounds), [found, *sides])
+
+
+def _same(x: jax.Array) -> jax.Array:
+    return x
+
+
+@operations.function(jnp.logaddexp)
+def _log_of_two(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded | None:
+    terms = _as_arrays(add, arguments)
+    if terms is None:
+        return None
+    # A constant may be -inf: the other one is subtracted from it.
+    x, y = terms if isinstance(terms[1], Bounded) else terms[::-1]
+    excess = add(elementwise.SOFTPLUS, [affine.subtract(add, jnp.subtract, [x, y])])
+    found = affine.plus(add, jnp.add, [y, excess])
+
+    def bounds(*given: Interval) -> Interval:
+        return _corners(jnp.logaddexp, terms, given)
+
+    return add(Narrowed(bounds), [found, *terms])
+
+
+_MOST_KNOTS = 256
+
+
+@operations.function(jnp.interp, name="_interp")
+def _between_knots(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded | None:
+    """Constant knots and values; constant beyond the ends."""
+    x, *constants = arguments
+    if not isinstance(x, Bounded) or len(constants) != 2:
+        return None
+    if any(isinstance(a, Bounded) for a in constants):
+        return None
+    knots, values = map(jnp.asarray, constants)
+    if not 1 < knots.size <= _MOST_KNOTS:
+        return None
+    is_defined = jnp.all(jnp.diff(knots) > 1e-6) & jnp.all(jnp.isfinite(values))
+    edge = jnp.full_like(knots[:1], jnp.inf)
+    places = jnp.concatenate([-edge, knots, edge])
+
+    def f(x: jax.Array) -> jax.Array:
+        return jnp.interp(x, knots.astype(x.dtype), values.astype(x.dtype))
+
+    def excess(
+        slope: jax.Array, lower: jax.Array, upper: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """Extremes of f(x) - slope x, with what is rounded."""
+        shape = (*lower.shape, len(places))
+        low, high, own, at = (
+            jnp.broadcast_to(v, shape)
+            for v in (
+                lower[..., None], upper[..., None], slope[..., None],
+                places.astype(lower.dtype),
+            )
+        )  # fmt: skip
+        at = jnp.clip(at, low, high)
+        steep = own * jnp.where(own == 0, 0.0, at)
+        heights = f(at) - steep
+        most = jnp.max(jnp.abs(steep), axis=-1) + jnp.max(jnp.abs(values))
+        slack = 16 * jnp.finfo(lower.dtype).eps * most
+        return (
+            jnp.where(is_defined, jnp.min(heights, axis=-1) - slack, -jnp.inf),
+            jnp.where(is_defined, jnp.max(heights, axis=-1) + slack, jnp.inf),
+        )
+
+    def bounds(lower: jax.Array, upper: jax.Array) -> Interval:
+        return excess(jnp.zeros_like(lower), lower, upper)
+
+    def lines(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> Lines:
+        del mix
+        width = upper - lower
+        is_wide = (width > 0) & jnp.isfinite(width)
+        slope = (f(upper) - f(lower)) / jnp.where(is_wide, width, 1.0)
+        slope = jnp.where(is_wide, slope, 0.0)
+        low, high = excess(slope, lower, upper)
+        return Lines(slope, low, slope, high)
+
+    return add(Elementwise("interp", f, bounds, lines), [x])

@@ -40,6 +40,7 @@ def _secant(f: _Function, lower: jax.Array, upper: jax.Array) -> tuple[Any, Any]
     width = upper - lower
     is_wide = width > 0
     slope = jnp.where(is_wide, (high - low) / jnp.where(is_wide, width, 1.0), 0.0)
+    lower, upper = (jnp.where(slope == 0, 0.0, v) for v in (lower, upper))  # may be inf
     return slope, jnp.maximum(low - slope * lower, high - slope * upper)
 
 
@@ -49,6 +50,9 @@ def _tangent(f: _Function, at: jax.Array) -> tuple[Any, Any]:
 
 
 def _between(lower: jax.Array, upper: jax.Array, mix: jax.Array) -> jax.Array:
+    """A finite point of an interval: the width may be infinite, or overflow."""
+    most = float(jnp.finfo(lower.dtype).max) / 4
+    lower, upper = (jnp.clip(v, -most, most) for v in (lower, upper))
     return lower + mix * (upper - lower)
 
 
@@ -215,7 +219,6 @@ EXP = Elementwise(
 )
 _register("expm1", jnp.expm1, convex(jnp.expm1))
 for _name, _f in (
-    ("log", jnp.log),
     ("log1p", jnp.log1p),
     ("log2", jnp.log2),
 ):
@@ -236,19 +239,28 @@ for _name, _f in (
     ("erf", jax.scipy.special.erf),
 ):
     operations.rule(_name)(functools.partial(_gate, s_shaped(_name, _f)))
-operations.elementwise(
+_LOG = Elementwise("log", jnp.log, rising(jnp.log), concave(jnp.log))
+_ABS = Elementwise(
     "abs",
-    Elementwise(
-        "abs",
-        jnp.abs,
-        _abs_bounds,
-        _abs_lines,
-        _larger_side,
-        lambda lower, upper: (lower >= 0) | (upper <= 0),
-        is_finite=True,
-        breakpoint=0.0,
-    ),
+    jnp.abs,
+    _abs_bounds,
+    _abs_lines,
+    _larger_side,
+    lambda lower, upper: (lower >= 0) | (upper <= 0),
+    is_finite=True,
+    breakpoint=0.0,
 )
+
+
+@operations.rule("log")
+def _logarithm(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    return shares.logarithm(add(_LOG, arguments), arguments[0])
+
+
+@operations.rule("abs")
+def _absolute(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    (x,) = arguments
+    return x if shares.is_sum(x) else add(_ABS, arguments)
 
 
 def _of_function(f: Any, lines: Any) -> None:
@@ -257,7 +269,10 @@ def _of_function(f: Any, lines: Any) -> None:
     operations.function(f)(lambda add, _, arguments: add(operation, arguments))
 
 
-_of_function(jax.nn.softplus, convex)
+SOFTPLUS = Elementwise(
+    "softplus", jax.nn.softplus, rising(jax.nn.softplus), convex(jax.nn.softplus)
+)
+operations.function(jax.nn.softplus)(lambda add, _, arguments: add(SOFTPLUS, arguments))
 _of_function(jax.nn.log_sigmoid, concave)
 _ELU = Elementwise(
     "elu",
@@ -268,23 +283,30 @@ _ELU = Elementwise(
 
 
 @operations.function(jax.nn.leaky_relu)
-def _leaky_relu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
+def _leaky_relu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded | None:
     """The function s x + (1 - s) relu(x)."""
-    return _bent(add, arguments[0], arguments[0], -_at_minus_one(called, arguments))
+    below = _at_minus_one(called, arguments)
+    return None if below is None else _bent(add, arguments[0], arguments[0], -below)
 
 
 @operations.function(jax.nn.elu)
-def _elu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded:
+def _elu(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded | None:
     """The function s elu(x) + (1 - s) relu(x), with the elu of slope one at zero."""
-    slope = _at_minus_one(called, arguments) / jnp.expm1(-1.0)
-    return _bent(add, arguments[0], add(_ELU, arguments[:1]), slope)
+    below = _at_minus_one(called, arguments)
+    if below is None:
+        return None
+    curve = add(_ELU, arguments[:1])
+    return _bent(add, arguments[0], curve, below / jnp.expm1(-1.0))
 
 
-def _at_minus_one(called: Any, arguments: Sequence[Any]) -> jax.Array:
-    """What a function is at -1: it tells a slope that is hidden inside of a call."""
+def _at_minus_one(called: Any, arguments: Sequence[Any]) -> jax.Array | None:
+    """What a function is at -1: it tells a slope that is hidden inside of a call.
+
+    None if the slope depends on the bounded input.
+    """
     x, *rest = arguments
     if any(isinstance(a, Bounded) for a in rest):
-        raise operations.UnsupportedError("Expected an activation of constant slope.")
+        return None
     return called(jnp.full(x.shape, -1.0, x.dtype), *rest)[0]
 
 

@@ -1,9 +1,10 @@
 """Rules of scattering, of choosing by the bounded values, and of sorting with keys.
 
 An index that depends on the bounded input is bounded itself: argmax is one of the
-entries whose upper bound reaches the largest lower one,
+entries whose upper bound reaches the largest lower one, and exceeds those before,
 
-    possible = {k : u_k >= max_j l_j},   min possible <= argmax <= max possible,
+    possible = {k : u_k >= max_j l_j, u_k > max_{j < k} l_j},
+    min possible <= argmax <= max possible,
 
 and what is taken at such an index lies between the smallest and the largest entry.
 """
@@ -80,9 +81,12 @@ def _winner(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     dtype, is_largest = bind.params["index_dtype"], bind.primitive.name == "argmax"
 
     def bounds(ends: Interval) -> Interval:
+        if ends[0].dtype == jnp.bool_:
+            ends = ends[0].astype(jnp.int32), ends[1].astype(jnp.int32)
         low, high = operations.outward(ends)
         low, high = (low, high) if is_largest else (-high, -low)
         possible = high >= jnp.max(low, axis=axis, keepdims=True)
+        possible &= high > _best_before(low, axis)  # the first of equal ones wins
         is_lost = jnp.any(ibp.is_unknown(ends), axis=axis, keepdims=True)  # NaN wins
         possible = possible | is_lost
         count = possible.shape[axis]
@@ -93,6 +97,16 @@ def _winner(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         return first.astype(dtype), last.astype(dtype)
 
     return add(IntervalOnly(bind.primitive.name, bind, bounds), arguments)
+
+
+def _best_before(x: jax.Array, axis: int) -> jax.Array:
+    """The largest of the entries in front of each; of none, the smallest number."""
+    is_float = jnp.issubdtype(x.dtype, jnp.floating)
+    least = -jnp.inf if is_float else jnp.iinfo(x.dtype).min
+    best = jax.lax.cummax(x, axis=axis)
+    best = jax.lax.slice_in_dim(best, 0, x.shape[axis] - 1, axis=axis)
+    start = jnp.full_like(jax.lax.slice_in_dim(x, 0, 1, axis=axis), least)
+    return jnp.concatenate([start, best], axis=axis)
 
 
 @operations.rule("top_k")

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from robustjax.bounds import ibp, operations
-from robustjax.bounds.operations import Add, Bounded, Interval, IntervalOnly
-from robustjax.bounds.rules import affine
+from robustjax.bounds.operations import About, Add, Bounded, Interval, IntervalOnly
+from robustjax.bounds.rules import affine, shares
 
 _GREATER = {"gt": False, "ge": False, "lt": True, "le": True}  # with the sides turned
 _TOTAL = ("lt_to", "le_to")  # an order in which -0 is below 0, and NaN above all
@@ -65,7 +65,9 @@ def _is_finite(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         certain = bind(ends[0]) & bind(ends[1])
         return certain, jnp.ones_like(certain)
 
-    return add(IntervalOnly("is_finite", bind, bounds), arguments)
+    (x,) = arguments
+    found = add(IntervalOnly("is_finite", bind, bounds), arguments)
+    return found._replace(about=About("finite", x.value, (), x.shape))
 
 
 @operations.rule("not")
@@ -140,7 +142,7 @@ def _choose(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         return low, high
 
     chosen = IntervalOnly("select_n", affine.of_bounded(bind, arguments), bounds)
-    return add(chosen, arguments)
+    return shares.shift(add(chosen, arguments), which, cases)
 
 
 def _truth(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:

@@ -99,21 +99,51 @@ def _of_integers(
 
 
 def _taken(add: Add, x: Bounded, indices: np.ndarray, axis: int) -> Bounded:
-    """Entries of an array by constant indices along an axis."""
+    """Entries of an array by constant indices along an axis, sliced where they can be.
+
+    A gather has a scatter for its transpose, which is slow to compile and to run.
+    """
+    first, step = (
+        int(indices[0]),
+        int(indices[1] - indices[0]) if indices.size > 1 else 1,
+    )
+    is_regular = step > 0 and np.all(np.diff(indices) == step)
 
     def take(values: jax.Array) -> jax.Array:
+        if is_regular:
+            limit = int(indices[-1]) + 1
+            return jax.lax.slice_in_dim(values, first, limit, step, axis)
         return jnp.take(values, indices, axis=axis)
 
     return add(Affine(take, take, is_linear=True, signs=(1,)), [x])
 
 
+def _along(add: Add, x: Bounded, axis: int) -> Bounded:
+    """The largest along an axis, of which one entry stays.
+
+    Round by round the larger of each pair of neighbours, all pairs in one node.
+    """
+    while x.shape[axis] > 1:
+        count = x.shape[axis]
+        pairs = np.arange(0, count - 1, 2)
+        first, second = (_taken(add, x, pairs + k, axis) for k in (0, 1))
+        larger = maximum(add, jnp.maximum, [first, second])
+        if count % 2:
+            left = _taken(add, x, np.asarray([count - 1]), axis)
+            larger = affine.concatenated(add, [larger, left], axis=axis)
+        x = larger
+    return x
+
+
 def _largest_of(add: Add, candidates: list[Bounded]) -> Bounded:
-    """Round by round the larger of each pair."""
-    while len(candidates) > 1:
-        pairs = zip(candidates[::2], candidates[1::2], strict=False)
-        rest = candidates[len(candidates) // 2 * 2 :]
-        candidates = [maximum(add, jnp.maximum, pair) for pair in pairs] + rest
-    return candidates[0]
+    """Entry by entry the largest of arrays of one shape."""
+    if len(candidates) > 3:  # fewer nodes if they are one array
+        stacked = affine.stacked(add, candidates, axis=0)
+        return affine.slices(add, _along(add, stacked, 0), axis=0)[0]
+    largest = candidates[0]
+    for candidate in candidates[1:]:
+        largest = maximum(add, jnp.maximum, [largest, candidate])
+    return largest
 
 
 @operations.rule("reduce_max")
@@ -128,10 +158,8 @@ def _reduce_max(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
         return shares.along("largest", found, of=x, axes=axes)
     result = x
     for axis in axes:
-        slices = [
-            _taken(add, result, np.asarray(i), axis) for i in range(x.shape[axis])
-        ]
-        result = _largest_of(add, slices)
+        result = _along(add, result, axis)
+        result = affine.slices(add, result, axis=axis)[0]
     return shares.along("largest", result, of=x, axes=axes)
 
 

@@ -3,7 +3,9 @@
     floor, ceil, round, sign   rise, so bounds are the values at the ends,
     rem(x, c) = x - c trunc(x / c)   is a line where x / c has one whole part.
 
-Near a jump, rounding may decide the side; intervals are moved outward there.
+and where x / c has several, or c is not constant, it has the sign of x and is no larger
+in size than x and c. A search in sorted numbers counts those that are below. Near a
+jump, rounding may decide the side; intervals are moved outward there.
 """
 
 import functools
@@ -12,9 +14,18 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from robustjax.bounds import operations
-from robustjax.bounds.operations import Add, Bounded, Elementwise, Interval, Lines
+from robustjax.bounds import ibp, operations
+from robustjax.bounds.operations import (
+    Add,
+    Affine,
+    Bounded,
+    Elementwise,
+    Interval,
+    IntervalOnly,
+    Lines,
+)
 from robustjax.bounds.rules import affine
 
 
@@ -43,11 +54,9 @@ def _round(add: Add, bind: Callable[..., Any], arguments: Sequence[Any]) -> Boun
 def _remainder(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
     """The remainder by a constant, of the sign of x."""
     x, divisor = arguments
-    if isinstance(divisor, Bounded):
-        raise operations.UnsupportedError(
-            "Bounds cannot follow a remainder by what depends on the bounded input."
-        )
     affine.check_floats(arguments)
+    if isinstance(divisor, Bounded):
+        return _by_bounded(add, bind, arguments)
     shape = jnp.broadcast_shapes(x.shape, jnp.shape(divisor))
 
     def point(x: jax.Array) -> jax.Array:
@@ -95,3 +104,102 @@ def _remainder(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
 
     operation = Elementwise("rem", point, bounds, lines)
     return add(operation, [affine.spread(add, x, shape)])
+
+
+def _by_bounded(add: Add, bind: Any, arguments: Sequence[Any]) -> Bounded:
+    """The remainder by a bounded number: the divisor may be zero, which gives NaN."""
+    shape = jnp.broadcast_shapes(*(jnp.shape(_stand_in(a)) for a in arguments))
+    spread = [
+        affine.spread(add, a, shape) if isinstance(a, Bounded) else a for a in arguments
+    ]
+
+    def bounds(*given: Interval) -> Interval:
+        rest = iter(given)
+        (a, b), (c, d) = (
+            next(rest) if isinstance(v, Bounded) else (jnp.asarray(v),) * 2
+            for v in spread
+        )
+        size = jnp.maximum(jnp.abs(c), jnp.abs(d))
+        low = jnp.where(a >= 0, 0.0, -jnp.minimum(size, jnp.abs(a)))
+        high = jnp.where(b <= 0, 0.0, jnp.minimum(size, jnp.abs(b)))
+        is_lost = (c <= 0) & (d >= 0)
+        is_lost |= ~(jnp.isfinite(a) & jnp.isfinite(b))
+        return jnp.where(is_lost, -jnp.inf, low), jnp.where(is_lost, jnp.inf, high)
+
+    return add(IntervalOnly("rem", affine.of_bounded(bind, spread), bounds), spread)
+
+
+def _stand_in(argument: Any) -> Any:
+    return np.empty(argument.shape) if isinstance(argument, Bounded) else argument
+
+
+@operations.function(jnp.signbit)
+def _is_negative(add: Add, called: Any, arguments: Sequence[Any]) -> Bounded | None:
+    """The sign of zero is not known, nor that of what may be no number."""
+    (x,) = arguments
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return None
+
+    def bounds(ends: Interval) -> Interval:
+        low, high = operations.outward(ends)
+        return (high < 0) & ~ibp.is_unknown(ends), low <= 0
+
+    return add(IntervalOnly("signbit", jnp.signbit, bounds), arguments)
+
+
+def _search(
+    side: str, add: Add, called: Any, arguments: Sequence[Any]
+) -> Bounded | None:
+    """How many of sorted numbers are below x, as a sum of truth values."""
+    array, x = arguments
+    if isinstance(array, Bounded) or not jnp.issubdtype(x.dtype, jnp.floating):
+        return _any_count(side, add, arguments)
+    compare = jnp.less if side == "left" else jnp.less_equal
+    is_sorted = jnp.all(jnp.diff(jnp.asarray(array)) >= 0)  # not so with NaN
+
+    def below(x: jax.Array) -> jax.Array:
+        shape = (*x.shape, *jnp.shape(array))
+        numbers = jnp.broadcast_to(jnp.asarray(array, x.dtype), shape)
+        return compare(numbers, jnp.broadcast_to(x[..., None], shape))
+
+    def bounds(ends: Interval) -> Interval:
+        low, high = operations.outward(ends)
+        is_known = is_sorted & ~ibp.is_unknown(ends)[..., None]
+        return below(low) & is_known, below(high) | ~is_known
+
+    def total(counts: jax.Array) -> jax.Array:
+        return jnp.sum(counts, axis=-1, dtype=jnp.int32)
+
+    are_below = add(IntervalOnly("searchsorted", below, bounds), [x])
+    counts = add(IntervalOnly("truth", _as_count, _counted), [are_below])
+    return add(Affine(total, total, is_linear=True, signs=(1,)), [counts])
+
+
+def _as_count(is_true: jax.Array) -> jax.Array:
+    return is_true.astype(jnp.int32)
+
+
+def _counted(ends: Interval) -> Interval:
+    return _as_count(ends[0]), _as_count(ends[1])
+
+
+def _any_count(side: str, add: Add, arguments: Sequence[Any]) -> Bounded:
+    """Where the numbers depend on the input."""
+    array, _ = arguments
+
+    def point(array: jax.Array, x: jax.Array) -> jax.Array:
+        return jnp.searchsorted(array, x, side=side).astype(jnp.int32)
+
+    of_bounded = affine.of_bounded(point, arguments)
+
+    def bounds(*given: Interval) -> Interval:
+        found = jax.eval_shape(of_bounded, *(x[0] for x in given))
+        return jnp.zeros_like(found), jnp.full_like(found, array.shape[0])
+
+    return add(IntervalOnly("searchsorted", of_bounded, bounds), arguments)
+
+
+for _side in ("left", "right"):
+    operations.function(functools.partial(jnp.searchsorted, side=_side))(
+        functools.partial(_search, _side)
+    )

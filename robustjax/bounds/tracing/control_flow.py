@@ -89,7 +89,11 @@ def _counts(params: Mapping[str, Any]) -> tuple[int, int]:
     """Numbers of constants and of carried values; JAX 0.12 has them as trees."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
-    consts, carry, _ = params["ft_in"]
+    trees = params["ft_in"]
+    if hasattr(trees, "unpack"):
+        consts, carry, _ = trees.unpack()
+        return len(consts), len(carry)
+    consts, carry, _ = trees
     sizes = [
         len(jax.tree.leaves(tree, is_leaf=lambda leaf: leaf is None))
         for tree in (consts, carry)
@@ -114,7 +118,7 @@ def _while(
     for _ in range(_MOST_STEPS + 1):
         (goes_on,) = inline(params["cond_jaxpr"], [*of_cond, *carry])
         known = None if isinstance(goes_on, Bounded) else _validate.concrete(goes_on)
-        if known is None:
+        if known is None or known.size != 1:  # several under `jnp.vectorize`
             raise UnsupportedError(
                 "Bounds cannot follow a loop whose number of steps is not known."
             )

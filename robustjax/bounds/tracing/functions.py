@@ -12,7 +12,7 @@ from robustjax.bounds import operations
 from robustjax.bounds.tracing import calls
 
 
-def rule_of(called: core.ClosedJaxpr) -> operations.Rule | None:
+def rule_of(called: core.ClosedJaxpr) -> operations.FunctionRule | None:
     """The rule of a function of JAX, None for anybody else's.
 
     Its derivatives are calls of the same name, and so may others be: the call has to do
@@ -21,14 +21,15 @@ def rule_of(called: core.ClosedJaxpr) -> operations.Rule | None:
     info = getattr(called.jaxpr, "debug_info", None)
     name, _, _ = str(getattr(info, "func_src_info", "") or "").partition(" at ")
     found = operations.for_function(name)
-    if found is None or len(called.out_avals) != 1 or called.consts:
+    if not found or len(called.out_avals) != 1 or called.consts:
         return None
-    original, rule = found
     avals: list[Any] = list(called.in_avals)
-    structs = [(a.shape, jnp.dtype(a.dtype), bool(a.weak_type)) for a in avals]
+    structs = tuple((a.shape, jnp.dtype(a.dtype), bool(a.weak_type)) for a in avals)
     body = str(called.jaxpr)  # traced with or without x64
-    bodies = (_body_of(original, tuple(structs), has_x64) for has_x64 in (True, False))
-    return rule if body in bodies else None
+    for original, rule in found:
+        if body in (_body_of(original, structs, has_x64) for has_x64 in (True, False)):
+            return rule
+    return None
 
 
 @functools.lru_cache(maxsize=256)

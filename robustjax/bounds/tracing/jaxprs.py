@@ -32,6 +32,7 @@ from robustjax.bounds.rules import (
     sigmoidal,
     steps,
 )
+from robustjax.bounds.rules.special import curved, monotone
 from robustjax.bounds.tracing import (
     calls,
     control_flow,
@@ -42,8 +43,8 @@ from robustjax.bounds.tracing.primitives import Bind
 
 _PLACE = re.compile(r"\(.+:\d+\)|\(source unknown\)")
 _RULE_MODULES = (
-    affine, curves, elementwise, indexing, logic, narrow_floats, ordering,
-    products, sigmoidal, steps,
+    affine, curved, curves, elementwise, indexing, logic, monotone, narrow_floats,
+    ordering, products, sigmoidal, steps,
 )  # fmt: skip
 
 
@@ -214,15 +215,19 @@ class _Builder:
         dtypes = [aval.dtype for aval in called.out_avals]
         is_narrow = any(narrow_floats.are_narrower(d, self.dtype) for d in dtypes)
         rule = None if is_narrow and self.wide is None else functions.rule_of(called)
-        if rule is None or not isinstance(arguments[0], operations.Bounded):
-            return self.inline(called.jaxpr, called.consts, arguments, is_needed, site)
 
         def call(*values: Any) -> Any:  # of constants
             return self.inline(
                 called.jaxpr, called.consts, values, [True] * len(dtypes), site
             )
 
-        return _as_list(rule(self._add, call, arguments))
+        if rule is not None and any(
+            isinstance(a, operations.Bounded) for a in arguments
+        ):
+            found = rule(self._add, call, arguments)
+            if found is not None:
+                return [found]
+        return self.inline(called.jaxpr, called.consts, arguments, is_needed, site)
 
     def _check_bits(self, equation: core.JaxprEqn, site: str) -> None:
         """Raises where floats of more bits would give something else."""

@@ -1,0 +1,1 @@
+"""Rules of log-sum-exps and of functions of `jax.scipy.special`."""
