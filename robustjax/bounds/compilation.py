@@ -1,7 +1,7 @@
 """Programs that bound one function for many boxes, specifications and methods.
 
 A program is compiled for each method and set of options, and for each number of boxes
-and of rows. These are filled up to 1, 2, 4, 8, and from there on to four sizes for each
+and of rows. These are filled up to 1, 2, 4, 8, and beyond to four sizes for each
 factor of two: 10, 12, 14, 16, 20, 24, ... What is filled in is cut off again.
 """
 

@@ -60,7 +60,8 @@ def through(node: Node, known: Mapping[int, Interval]) -> Interval:
         found = intersect(intervals[0], operation.bounds(*intervals[1:]))
         sources = intervals[1:]
     elif isinstance(operation, Product):
-        found, sources = product(*intervals), intervals
+        # Settled, as XLA computes fused chains of products again for each use of each.
+        found, sources = settled(product(*intervals)), intervals
         if node.unit:
             sizes = magnitude(intervals[0]) * magnitude(intervals[1])
             sizes += least_size(sizes.dtype)

@@ -297,7 +297,7 @@ class RefusalTest(parameterized.TestCase):
     def test_models_that_are_not_piecewise_linear_are_named(self):
         for fn, name in (
             (lambda x: jnp.tanh(x).sum((1, 2)), "tanh"),
-            (lambda x: jax.nn.softmax(x.sum((1, 2))), "product"),
+            (lambda x: jax.nn.softmax(x.sum((1, 2))), "exp"),
             (lambda x: (x * x).sum((1, 2)), "square"),
         ):
             with self.assertRaisesRegex(bounds.UnsupportedError, name):
