@@ -29,6 +29,7 @@ from robustjax.bounds.operations import (
     Product,
 )
 
+_CHAIN = 3  # products that are computed together
 _ULPS = 64  # that the value of an elementwise function may be off
 
 
@@ -42,9 +43,14 @@ def propagate(graph: Graph, box: Interval) -> list[Interval]:
     Returns:
         Lower and upper bounds of values 0, 1, 2, ...
     """
-    found = [box]
+    found, depths = [box], [0]
     for node in graph.nodes:
-        found.append(through(node, dict(enumerate(found))))
+        ends = through(node, dict(enumerate(found)))
+        is_product = isinstance(node.operation, Product)
+        depths.append(is_product + max(depths[value] for value in node.inputs))
+        # In a longer chain, XLA computes each product again wherever it is used.
+        is_last = is_product and depths[-1] % _CHAIN == 0
+        found.append(settled(ends) if is_last else ends)
     return found
 
 
@@ -60,8 +66,7 @@ def through(node: Node, known: Mapping[int, Interval]) -> Interval:
         found = intersect(intervals[0], operation.bounds(*intervals[1:]))
         sources = intervals[1:]
     elif isinstance(operation, Product):
-        # Settled, as XLA computes fused chains of products again for each use of each.
-        found, sources = settled(product(*intervals)), intervals
+        found, sources = product(*intervals), intervals
         if node.unit:
             sizes = magnitude(intervals[0]) * magnitude(intervals[1])
             sizes += least_size(sizes.dtype)

@@ -75,7 +75,7 @@ def norm_ball(
     [device] Pure, jittable, vmappable, differentiable.
 
     Guarantee:
-        Every x' in the valid range with |(x' - x) / epsilon| <= 1 lies in the box and
+        Every x' in the valid range with `|(x' - x) / epsilon|` <= 1 lies in the box and
         in the set, with x and epsilon in the dtype of x: the box is rounded outward.
 
     Args:

@@ -137,6 +137,21 @@ class SpecialFunctionsTest(parameterized.TestCase):
         np.testing.assert_array_equal(found.lower, np.full((11, 1), -np.inf))
         np.testing.assert_array_equal(found.upper, np.full((11, 1), np.inf))
 
+    def test_poles_are_infinite_on_one_side(self):
+        """Ei falls to -inf at zero and rises from there; E_1(0) is inf."""
+
+        @jax.jit
+        def every(lower, upper):
+            return [
+                bounds.interval_bounds(special.expi, lower, upper),
+                bounds.interval_bounds(special.exp1, jnp.zeros(1), upper),
+            ]
+
+        (low, high), (least, most) = every(jnp.array([-0.2]), jnp.array([0.5]))
+        self.assertEqual((low[0], most[0]), (-np.inf, np.inf))
+        np.testing.assert_allclose(high, [scipy.special.expi(0.5)], rtol=1e-12)
+        np.testing.assert_allclose(least, [scipy.special.exp1(0.5)], rtol=1e-12)
+
     def test_numbers_out_of_order_may_be_found_anywhere(self):
         def fn(x):
             return jnp.searchsorted(jnp.array([2.0, 0.0, 1.0]), x).astype(x.dtype)

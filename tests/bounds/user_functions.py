@@ -224,7 +224,7 @@ FUNCTIONS = {
         special.gammainc(2.0, 3 + y)), "its complement": lambda y: (
         special.gammaincc(2.0, 3 + y)), "incomplete beta": lambda y: (
         special.betainc(2.0, 3.0, nn.sigmoid(y))), "hurwitz zeta": lambda y: (
-        special.zeta(5.0, 4 + y)),
+        special.zeta(5.0, lax.stop_gradient(4 + y))),
     "trigamma": lambda y: special.polygamma(1, 4 + y),
     "interpolated": lambda y: jnp.interp(
         y, jnp.arange(-2.0, 3), jnp.arange(5.0) ** 2),

@@ -34,7 +34,7 @@ class Lipschitz(NamedTuple):
 
     constant: jax.Array  # of the function, in one norm for inputs and outputs
     of_entries: jax.Array  # [...] as the output, of each entry alone
-    jacobian: Bounds  # [*shape of the output, *shape of the input]
+    jacobian: Bounds  # shape of the output, then that of the input
 
 
 def jacobian_bounds(
@@ -115,14 +115,15 @@ def lipschitz(
     [device] Pure, jittable, vmappable over the box, differentiable.
 
     Guarantee:
-        |fn(x) - fn(y)| <= constant |x - y| in the norm, and |fn(x)_i - fn(y)_i| <=
-        of_entries_i |x - y|, for all x and y in the box, and in `input_set` if that is
-        given. This is about fn in exact arithmetic, without casts to narrower floats,
+        `|fn(x) - fn(y)| <= constant |x - y|` in the norm, and
+        `|fn(x)_i - fn(y)_i| <= of_entries_i |x - y|`, for all x and y in the box, and
+        in `input_set` if that is given. This is about fn in exact arithmetic, without casts to narrower floats,
         and up to rounding as in `linear_bounds`. Kinks are allowed, as of relu and max.
         The constants are inf where fn may be NaN, and where it may jump or its
         derivative may be another one than JAX computes: by a comparison, a count, a
         sort, floor, ceil, round, sign, a remainder or the cut of atan2 that the box
-        does not decide, by `jax.lax.stop_gradient` or a derivative rule of your own.
+        does not decide, by `jax.lax.stop_gradient`, `jax.lax.reduce_precision` or a
+        derivative rule that JAX does not come with.
         Primitives that you `register` are taken to be continuous.
 
     Args:

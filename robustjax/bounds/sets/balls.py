@@ -44,7 +44,7 @@ class L2Ball(NamedTuple):
 
 
 class L1Ball(NamedTuple):
-    """Inputs with sum of |x - centre| / radius <= 1; where radius is 0 x = centre."""
+    """Inputs with sum `|x - centre| / radius` <= 1; where radius is 0 x = centre."""
 
     centre: jax.Array  # [...] as the input
     radius: jax.Array  # >= 0, a number or [...] as the input
