@@ -117,8 +117,9 @@ def lipschitz(
     Guarantee:
         `|fn(x) - fn(y)| <= constant |x - y|` in the norm, and
         `|fn(x)_i - fn(y)_i| <= of_entries_i |x - y|`, for all x and y in the box, and
-        in `input_set` if that is given. This is about fn in exact arithmetic, without casts to narrower floats,
-        and up to rounding as in `linear_bounds`. Kinks are allowed, as of relu and max.
+        in `input_set` if that is given. This is about fn in exact arithmetic, without
+        casts to narrower floats, and up to rounding as in `linear_bounds`. Kinks are
+        allowed, as of relu and max.
         The constants are inf where fn may be NaN, and where it may jump or its
         derivative may be another one than JAX computes: by a comparison, a count, a
         sort, floor, ceil, round, sign, a remainder or the cut of atan2 that the box
