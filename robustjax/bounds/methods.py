@@ -145,8 +145,9 @@ def linear_bounds(
         rounding: "ignore" that of the bounds themselves; or "cover" it: bounds are
             moved outward by what the roundings of the dtype of the box can add up to, a
             multiple of the sums of absolute values, so in float64.
-        engine: "robustjax", or "jax_verify", the package, with the extra `verify`. Its
-            "crown" is another method, see `robustjax.bounds.jax_verify`; it has no
+        engine: "robustjax", or "jax_verify", the package, with the extra `verify`.
+            "crown" of its release is another method, see `robustjax.bounds.jax_verify`,
+            that of its repository's head is backward as here; it has no
             "alpha", and takes neither input_set nor capacity nor chunk_size, and
             does not cover rounding.
 

@@ -2,14 +2,12 @@
 a checkout: its methods are sound on current JAX, and as tight as ours.
 """
 
-import contextlib
 import os
-import sys
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import on_the_path
 import pytest
 from absl.testing import absltest, parameterized
 
@@ -18,20 +16,6 @@ from robustjax.bounds import jax_verify
 
 _HEAD = os.environ.get("ROBUSTJAX_JAX_VERIFY_HEAD", "")
 _METHODS = ("ibp", "crown-ibp", "crown")
-
-
-@contextlib.contextmanager
-def _first_on_the_path(folder):
-    def ours():
-        return [n for n in sys.modules if n.partition(".")[0] == "jax_verify"]
-
-    with (
-        mock.patch.dict(sys.modules),
-        mock.patch.object(sys, "path", [folder, *sys.path]),
-    ):
-        for name in ours():
-            del sys.modules[name]
-        yield
 
 
 def _network(activation):
@@ -70,7 +54,7 @@ def _samples(low, high, count=10_000):
 class HeadTest(parameterized.TestCase):
     def setUp(self):
         super().setUp()
-        self.enterContext(_first_on_the_path(_HEAD))
+        self.enterContext(on_the_path.first_on_the_path(_HEAD))
         rng = np.random.default_rng(2)
         self.low = (rng.uniform(-1, 0, 6)).astype(jnp.result_type(float))
         self.high = self.low + np.asarray(0.7, self.low.dtype)

@@ -7,11 +7,11 @@ import contextlib
 import pathlib
 import sys
 import tempfile
-from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import on_the_path
 import pytest
 from absl.testing import absltest
 
@@ -207,20 +207,6 @@ _STUB = {
 
 
 @contextlib.contextmanager
-def _first_on_the_path(folder):
-    def ours():
-        return [n for n in sys.modules if n.partition(".")[0] == "jax_verify"]
-
-    with (
-        mock.patch.dict(sys.modules),
-        mock.patch.object(sys, "path", [folder, *sys.path]),
-    ):
-        for name in ours():
-            del sys.modules[name]
-        yield
-
-
-@contextlib.contextmanager
 def _stub():
     with tempfile.TemporaryDirectory() as folder:
         for name, text in _STUB.items():
@@ -228,7 +214,7 @@ def _stub():
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = [line[8:] for line in text.splitlines()]
             path.write_text("\n".join(lines))
-        with _first_on_the_path(folder):
+        with on_the_path.first_on_the_path(folder):
             yield jax_verify.load()
 
 
